@@ -1,0 +1,281 @@
+"""One flat, checked dataclass per stage: the same names as flags, recipe keys and report entries."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
+MIXED_PRECISION = ("no", "fp16", "bf16")
+
+
+def _help(text: str) -> dict:
+    return {"help": text}
+
+
+def _check(condition: bool, name: str, value, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"--{name} is {value!r}; it must be {rule}.")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the real data is and which part of it each stage sees."""
+
+    dataset_name: str = field(
+        default="scenes", metadata=_help("Folder, Hub id, or `scenes` for the built-in scenes.")
+    )
+    task: str = field(default="semantic", metadata=_help("semantic, instance or panoptic."))
+    train_split: str = field(default="train", metadata=_help("Split with the labelled training records."))
+    test_splits: list[str] = field(
+        default_factory=lambda: ["test"], metadata=_help("Splits that the report scores; never trained or tuned on.")
+    )
+    image_column: str | None = field(default=None, metadata=_help("Image column; guessed when not given."))
+    mask_column: str | None = field(default=None, metadata=_help("Mask column; guessed when not given."))
+    labels: str | None = field(
+        default=None, metadata=_help("labels.json, classes.json, or `ade20k` / `coco`; read from the source if absent.")
+    )
+    max_train_records: int | None = field(default=None, metadata=_help("Use only the first records (lack of labels)."))
+    max_test_records: int | None = field(default=None, metadata=_help("Score only the first records of a test split."))
+    height: int = field(default=64, metadata=_help("Height in pixels at which the generators work."))
+    width: int = field(default=64, metadata=_help("Width in pixels at which the generators work."))
+
+    def __post_init__(self):
+        _check(self.task in ("semantic",), "task", self.task, "semantic (instance and panoptic are not built yet)")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            _check(value >= 16 and value % 8 == 0, name, value, "a multiple of 8, at least 16")
+        _check(len(self.test_splits) > 0, "test_splits", self.test_splits, "at least one split")
+
+
+@dataclass(kw_only=True)
+class CaptionConfig:
+    """How the caption column is made where the source brings none."""
+
+    captioner: str = field(
+        default="template",
+        metadata=_help("`template` (classes present, largest first), or the Hub id of a captioning model."),
+    )
+    caption_prompt: str | None = field(
+        default=None, metadata=_help("Question asked of a chat-style vision-language model.")
+    )
+    caption_batch_size: int = field(default=8, metadata=_help("Images captioned at once."))
+    max_new_tokens: int = field(default=40, metadata=_help("Longest caption, in tokens."))
+    recaption: bool = field(default=False, metadata=_help("Replace captions that the source already has."))
+
+    def __post_init__(self):
+        _check(self.caption_batch_size > 0, "caption_batch_size", self.caption_batch_size, "positive")
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """What every training shares: optimizer, schedule, checkpoints, trackers."""
+
+    output_dir: str = field(default="runs/training", metadata=_help("Folder for the result and its checkpoints."))
+    seed: int = field(default=0, metadata=_help("Every random draw of the training follows from it."))
+    max_train_steps: int = field(default=30_000, metadata=_help("Optimizer steps."))
+    train_batch_size: int = field(default=4, metadata=_help("Samples per process and forward pass."))
+    gradient_accumulation_steps: int = field(default=1, metadata=_help("Forward passes per optimizer step."))
+    gradient_checkpointing: bool = field(default=False, metadata=_help("Recompute activations to save memory."))
+    mixed_precision: str = field(default="no", metadata=_help("no, fp16 or bf16."))
+    learning_rate: float = field(default=1e-5, metadata=_help("Peak learning rate."))
+    lr_scheduler: str = field(default="constant_with_warmup", metadata=_help("One of: " + ", ".join(LR_SCHEDULES)))
+    lr_warmup_steps: int = field(default=0, metadata=_help("Steps of linear warm-up."))
+    lr_power: float = field(default=0.9, metadata=_help("Exponent of the polynomial schedule."))
+    adam_beta1: float = field(default=0.9, metadata=_help("AdamW beta 1."))
+    adam_beta2: float = field(default=0.999, metadata=_help("AdamW beta 2."))
+    adam_epsilon: float = field(default=1e-8, metadata=_help("AdamW epsilon."))
+    weight_decay: float = field(default=0.01, metadata=_help("AdamW weight decay."))
+    max_grad_norm: float = field(default=1.0, metadata=_help("Gradient clipping norm; 0 turns it off."))
+    ema_decay: float = field(default=0.0, metadata=_help("Decay of the weight average that is kept; 0 turns it off."))
+    checkpointing_steps: int = field(default=500, metadata=_help("Steps between checkpoints; 0 writes only the last."))
+    checkpoints_total_limit: int = field(default=2, metadata=_help("Checkpoints kept; older ones are removed."))
+    resume: bool = field(default=True, metadata=_help("Continue from the newest whole checkpoint in output_dir."))
+    validation_steps: int = field(default=0, metadata=_help("Steps between validations; 0 validates once, at the end."))
+    logging_steps: int = field(default=10, metadata=_help("Steps between log lines."))
+    report_to: str = field(default="none", metadata=_help("Accelerate tracker: none, tensorboard, wandb, ..."))
+    dataloader_num_workers: int = field(default=0, metadata=_help("Worker processes that prepare samples."))
+    dry_run: bool = field(
+        default=False, metadata=_help("Build everything on the meta device, print sizes and memory, and stop.")
+    )
+
+    def __post_init__(self):
+        _check(self.max_train_steps > 0, "max_train_steps", self.max_train_steps, "positive")
+        _check(self.train_batch_size > 0, "train_batch_size", self.train_batch_size, "positive")
+        _check(self.gradient_accumulation_steps > 0, "gradient_accumulation_steps", self.gradient_accumulation_steps, "positive")
+        _check(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
+        _check(self.lr_scheduler in LR_SCHEDULES, "lr_scheduler", self.lr_scheduler, f"one of {LR_SCHEDULES}")
+        _check(self.mixed_precision in MIXED_PRECISION, "mixed_precision", self.mixed_precision, f"one of {MIXED_PRECISION}")
+        _check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
+        _check(self.checkpoints_total_limit >= 1, "checkpoints_total_limit", self.checkpoints_total_limit, "at least 1")
+
+
+@dataclass(kw_only=True)
+class GeneratorConfig(TrainingConfig):
+    """What Text2Mask and Mask2Img trainings share."""
+
+    base_model: str = field(
+        default="miniature", metadata=_help("Hub id or folder of an SDXL pipeline, or `miniature` (ships with the package).")
+    )
+    revision: str | None = field(default=None, metadata=_help("Commit, tag or branch of base_model."))
+    height: int = field(default=768, metadata=_help("Training height in pixels."))
+    width: int = field(default=768, metadata=_help("Training width in pixels."))
+    cache_latents: bool = field(default=True, metadata=_help("Encode images and captions once, before training."))
+    cache_variants: int = field(default=4, metadata=_help("Random flips and crops cached of each record."))
+    cache_max_gb: float = field(default=50.0, metadata=_help("Refuse to write a larger cache than this."))
+    random_flip: bool = field(default=True, metadata=_help("Mirror image and map together, half of the time."))
+    max_crop_zoom: float = field(default=1.0, metadata=_help("Largest zoom of the paired random crop; 1 turns it off."))
+    caption_dropout: float = field(default=0.1, metadata=_help("Share of captions emptied, so guidance has a null."))
+    snr_gamma: float = field(default=0.0, metadata=_help("Min-SNR loss weighting (arXiv:2303.09556); 0 turns it off."))
+    num_validation_images: int = field(default=4, metadata=_help("Images drawn at each validation."))
+    validation_inference_steps: int = field(default=20, metadata=_help("Denoising steps of validation images."))
+    validation_guidance_scale: float = field(default=5.0, metadata=_help("Guidance scale of validation images."))
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check(0 <= self.caption_dropout < 1, "caption_dropout", self.caption_dropout, "a share of the captions, in [0, 1)")
+        _check(self.max_crop_zoom >= 1, "max_crop_zoom", self.max_crop_zoom, "at least 1")
+        _check(self.snr_gamma >= 0, "snr_gamma", self.snr_gamma, "0 (off) or positive")
+        _check(self.cache_variants >= 1, "cache_variants", self.cache_variants, "at least 1")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            _check(value >= 16 and value % 8 == 0, name, value, "a multiple of 8, at least 16")
+
+
+@dataclass(kw_only=True)
+class Text2MaskConfig(GeneratorConfig):
+    """Caption -> color map: the base's U-Net, fully fine-tuned or through LoRA."""
+
+    lora_rank: int = field(default=0, metadata=_help("0 trains the whole U-Net; otherwise the rank of a LoRA."))
+    lora_alpha: int | None = field(default=None, metadata=_help("LoRA alpha; the rank if not given."))
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"], metadata=_help("Layers that get a LoRA.")
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check(self.lora_rank >= 0, "lora_rank", self.lora_rank, "0 (full fine-tune) or positive")
+
+
+@dataclass(kw_only=True)
+class Mask2ImgConfig(GeneratorConfig):
+    """Color map + caption -> image: a ControlNet on the frozen base."""
+
+    controlnet_model: str | None = field(
+        default=None, metadata=_help("ControlNet to start from; a copy of the base's encoder if not given.")
+    )
+    train_base: bool = field(
+        default=False, metadata=_help("Also train the base's U-Net (departs from the paper; helps small bases).")
+    )
+    validation_segmenter: str | None = field(
+        default=None, metadata=_help("Segmenter that measures how well validation images follow their maps.")
+    )
+
+
+@dataclass(kw_only=True)
+class SynthesisConfig:
+    """How many samples MaskSyn and ImgSyn make, and how."""
+
+    masksyn_variants: int = field(default=1, metadata=_help("MaskSyn samples per real caption."))
+    imgsyn_variants: int = field(default=1, metadata=_help("ImgSyn samples per real segmentation map."))
+    seed: int = field(default=0, metadata=_help("Each sample's own seed follows from it and the sample's id."))
+    batch_size: int = field(default=4, metadata=_help("Samples denoised together."))
+    shard_size: int = field(default=256, metadata=_help("Samples per shard; a shard is the unit of resuming."))
+    text2mask_steps: int = field(default=200, metadata=_help("Denoising steps of Text2Mask (paper: 200)."))
+    text2mask_guidance: float = field(default=5.0, metadata=_help("Guidance scale of Text2Mask (not published)."))
+    mask2img_steps: int = field(default=40, metadata=_help("Denoising steps of Mask2Img (paper: 40)."))
+    mask2img_guidance: float = field(default=5.0, metadata=_help("Guidance scale of Mask2Img (not published)."))
+    conditioning_scale: float = field(default=1.0, metadata=_help("Weight of the ControlNet's residuals."))
+    max_color_distance: float = field(
+        default=60.0, metadata=_help("Pixels further than this from every label's color become ignored (0-255 units).")
+    )
+    min_region_area: int = field(default=20, metadata=_help("Smaller regions join their surroundings (JoDiffusion: 20)."))
+    max_ignored_share: float = field(
+        default=0.3, metadata=_help("A generated map with a larger share of ignored pixels is dropped, with the reason.")
+    )
+    caption_styles: list[str] = field(
+        default_factory=list,
+        metadata=_help("Closing clauses to draw from; replaces the caption's own one of them, else is appended."),
+    )
+    caption_style_share: float = field(default=0.5, metadata=_help("Share of the samples that get a drawn style."))
+
+    def __post_init__(self):
+        for name in ("batch_size", "shard_size", "text2mask_steps", "mask2img_steps"):
+            _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        for name in ("masksyn_variants", "imgsyn_variants", "min_region_area"):
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or positive")
+        for name in ("caption_style_share", "max_ignored_share"):
+            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
+
+
+@dataclass(kw_only=True)
+class SegmenterConfig(TrainingConfig):
+    """Mask2Former with the paper's optimizer; real data, synthetic data, or a mixture."""
+
+    learning_rate: float = field(default=1e-4, metadata=_help("Peak learning rate."))
+    lr_scheduler: str = field(default="polynomial", metadata=_help("One of: " + ", ".join(LR_SCHEDULES)))
+    weight_decay: float = field(default=0.05, metadata=_help("AdamW weight decay."))
+    max_grad_norm: float = field(default=0.01, metadata=_help("Gradient clipping norm; 0 turns it off."))
+    max_train_steps: int = field(default=160_000, metadata=_help("Optimizer steps."))
+    train_batch_size: int = field(default=16, metadata=_help("Samples per process and forward pass."))
+    model: str = field(
+        default="miniature", metadata=_help("Hub id or folder of a Mask2Former (weights or config), or `miniature`.")
+    )
+    model_revision: str | None = field(default=None, metadata=_help("Commit, tag or branch of model."))
+    backbone_lr_multiplier: float = field(default=0.1, metadata=_help("Learning rate factor of the backbone."))
+    crop_height: int = field(default=512, metadata=_help("Height of training crops in pixels."))
+    crop_width: int = field(default=512, metadata=_help("Width of training crops in pixels."))
+    min_scale: float = field(default=0.5, metadata=_help("Smallest factor of large-scale jitter."))
+    max_scale: float = field(default=2.0, metadata=_help("Largest factor of large-scale jitter."))
+    random_flip: bool = field(default=True, metadata=_help("Mirror image and map together, half of the time."))
+    color_jitter: float = field(default=0.5, metadata=_help("Strength of photometric augmentation, 0 to 1."))
+    style_augmentation: bool = field(
+        default=False, metadata=_help("Hand-made night, fog and tint augmentation: the control for synthetic styles.")
+    )
+    synthetic_dataset: str | None = field(default=None, metadata=_help("Synthetic data: folder(s, comma-separated) or Hub id."))
+    synthetic_mode: str = field(default="replace", metadata=_help("One of: " + ", ".join(SYNTHETIC_MODES)))
+    p_aug: float = field(
+        default=0.6, metadata=_help("Probability that a synthetic sample takes a real one's place (paper, ADE20K: 0.6).")
+    )
+    synthetic_until: float = field(
+        default=1.0, metadata=_help("Share of the steps in which synthetic samples are drawn; then real data only.")
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check(self.synthetic_mode in SYNTHETIC_MODES, "synthetic_mode", self.synthetic_mode, f"one of {SYNTHETIC_MODES}")
+        _check(0 <= self.p_aug <= 1, "p_aug", self.p_aug, "a probability, in [0, 1]")
+        _check(0 <= self.synthetic_until <= 1, "synthetic_until", self.synthetic_until, "a share of the steps, in [0, 1]")
+        _check(0 < self.min_scale <= self.max_scale, "min_scale", self.min_scale, "positive and at most max_scale")
+        if self.synthetic_mode == "only" and not self.synthetic_dataset:
+            raise ValueError("--synthetic_mode is 'only' but no --synthetic_dataset is given.")
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """How segmenters are scored and which arms are compared."""
+
+    eval_batch_size: int = field(default=8, metadata=_help("Images per forward pass."))
+    arms: list[str] = field(
+        default_factory=lambda: ["real", "synthetic"],
+        metadata=_help("Trainings compared: real, imgsyn, masksyn, synthetic (both), style-augmentation, renderer."),
+    )
+    seeds: list[int] = field(default_factory=lambda: [0], metadata=_help("Seeds of the segmenter trainings."))
+
+    def __post_init__(self):
+        known = {"real", "imgsyn", "masksyn", "synthetic", "style-augmentation", "renderer"}
+        unknown = sorted(set(self.arms) - known)
+        _check(not unknown, "arms", self.arms, f"taken from {sorted(known)}")
+        _check(len(self.seeds) > 0, "seeds", self.seeds, "at least one seed")
+
+
+def save_config(config, folder: str | Path) -> None:
+    """Write `config` as run_config.json beside what it made."""
+    path = Path(folder) / "run_config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    os.replace(temporary, path)
