@@ -1,0 +1,47 @@
+# Every target sets itself up: a virtual environment in $(VENV), the package and what it needs, then the work.
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+CODE := setup.py src pipelines model_cards training tests
+RUN := $(VENV)/bin/.installed
+TEST := $(VENV)/bin/.installed-test
+
+.PHONY: quickstart test style quality install
+
+quickstart: $(RUN)  ## the whole loop on the built-in scenes, on a CPU
+	@echo "== Running the whole loop on the built-in scenes: captions, masks, images, segmenters, report."
+	$(VENV)/bin/seggen quickstart $(ARGS)
+
+test: $(TEST)
+	@echo "== Running the tests; they need no network and no GPU."
+	$(VENV)/bin/python -m pytest -q $(ARGS)
+
+style: $(TEST)
+	@echo "== Formatting the code and mending what ruff can mend."
+	$(VENV)/bin/ruff check --fix $(CODE)
+	$(VENV)/bin/ruff format $(CODE)
+
+quality: $(TEST)
+	@echo "== Checking style; \`make style\` mends most of what this finds."
+	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/ruff format --check $(CODE)
+
+install: $(TEST)
+	@echo "== Installed for development. Activate with: source $(VENV)/bin/activate"
+
+# Re-done when setup.py or constraints.txt changes. -e: edits count at once. -c: the versions that the tests ran with.
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "seggen_hf needs Python 3.11 or newer with its venv module, and none was found." \
+		"Install one (Debian, Ubuntu: apt install python3 python3-venv), or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "== Making a virtual environment in $(VENV) with $(PYTHON)."
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): setup.py constraints.txt | $(VENV)/bin/python
+	@echo "== Installing seggen_hf and what it needs into $(VENV) (a few minutes the first time; PyTorch is large)."
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(TEST): setup.py constraints.txt | $(VENV)/bin/python
+	@echo "== Installing seggen_hf, what it needs and the test tools into $(VENV) (a few minutes the first time)."
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $(RUN) $@

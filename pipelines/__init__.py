@@ -1,0 +1,29 @@
+"""What travels to the Hub: the pipelines and the codec they share. Names resolve on first use."""
+
+import importlib
+
+_MODULE_OF = {
+    "ColormapCodec": "seggen_colormap",
+    "ColormapPipelineMixin": "seggen_colormap",
+    "DecodedMaps": "seggen_colormap",
+    "encode_condition": "seggen_colormap",
+    "generate_palette": "seggen_colormap",
+    "packing_bound": "seggen_colormap",
+    "Mask2ImgOutput": "pipeline_mask2img",
+    "Mask2ImgPipeline": "pipeline_mask2img",
+    "Text2MaskOutput": "pipeline_text2mask",
+    "Text2MaskPipeline": "pipeline_text2mask",
+}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,62 @@
+"""Packaging: `pipelines/`, `model_cards/` and `training/recipes/` stay at the top of the repository and are mapped in."""
+
+from setuptools import find_packages, setup
+
+# Lower bounds are versions that the tests ran with; constraints.txt has the exact ones.
+install_requires = [
+    "accelerate>=1.15",
+    "datasets>=5.2",
+    "diffusers>=0.42.1",
+    "huggingface_hub>=2.4",
+    "jinja2>=3.1",
+    "numpy>=2.4",
+    "peft>=0.21",
+    "pillow>=13.0",
+    "pyarrow>=26.0",
+    "pyyaml>=6.0",
+    "safetensors>=0.8",
+    "scipy>=1.17",
+    "torch>=2.13",
+    "tqdm>=4.70",
+    "transformers>=5.23",
+    "typer>=0.29",
+]
+
+extras_require = {
+    "test": ["build>=1.6", "hypothesis>=6.170", "pytest>=9.2", "ruff>=0.17"],
+    "demo": ["gradio"],
+    "trackers": ["tensorboard>=2.21"],
+    # The template and BLIP-2 need nothing more; the image processors of current vision-language models want torchvision.
+    "captions": ["torchvision"],
+}
+
+setup(
+    name="seggen_hf",
+    version="0.1.0.dev0",
+    description="SegGen with Hugging Face libraries: text becomes masks, masks become images, segmenters become better",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    install_requires=install_requires,
+    extras_require=extras_require,
+    entry_points={"console_scripts": ["seggen = seggen_hf.cli:main"]},
+    package_dir={
+        "": "src",
+        "seggen_hf.pipelines": "pipelines",
+        "seggen_hf.model_cards": "model_cards",
+        "seggen_hf.recipes": "training/recipes",
+    },
+    packages=[
+        *find_packages("src"),
+        "seggen_hf.pipelines",
+        "seggen_hf.model_cards",
+        "seggen_hf.recipes",
+    ],
+    package_data={
+        "seggen_hf": ["py.typed", "assets/**", "templates/**"],
+        "seggen_hf.model_cards": ["*.md", "*.html"],
+        "seggen_hf.recipes": ["*.yaml"],
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,30 @@
+"""SegGen with Hugging Face libraries. Names resolve on first use, so that `import seggen_hf` is instant."""
+
+import importlib
+from importlib.metadata import version
+
+__version__ = version("seggen_hf")
+
+_MODULE_OF = {
+    "ColormapCodec": "pipelines",
+    "LabelSet": "labels",
+    "Mask2ImgPipeline": "pipelines",
+    "Text2MaskPipeline": "pipelines",
+    "evaluate_segmenter": "evaluation",
+    "load_records": "data.sources",
+    "roundtrip_report": "roundtrip",
+    "synthesize": "synthesis",
+}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

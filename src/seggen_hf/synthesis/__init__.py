@@ -1,0 +1,1 @@
+"""Synthetic records from the trained generators."""
