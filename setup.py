@@ -1,4 +1,4 @@
-"""Packaging: `pipelines/`, `model_cards/` and `training/recipes/` stay at the top of the repository and are mapped in."""
+"""Packaging: `pipelines/`, `model_cards/` and `training/recipes/` stay at the top and are mapped into the package."""
 
 from setuptools import find_packages, setup
 
@@ -26,14 +26,14 @@ extras_require = {
     "test": ["build>=1.6", "hypothesis>=6.170", "pytest>=9.2", "ruff>=0.17"],
     "demo": ["gradio"],
     "trackers": ["tensorboard>=2.21"],
-    # The template and BLIP-2 need nothing more; the image processors of current vision-language models want torchvision.
+    # The template and BLIP-2 need nothing more; current vision-language models want torchvision.
     "captions": ["torchvision"],
 }
 
 setup(
     name="seggen_hf",
     version="0.1.0.dev0",
-    description="SegGen with Hugging Face libraries: text becomes masks, masks become images, segmenters become better",
+    description="SegGen: text becomes masks, masks become images, and a segmenter trained with them becomes better",
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
