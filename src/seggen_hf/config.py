@@ -25,9 +25,7 @@ def _check(condition: bool, name: str, value, rule: str) -> None:
 class DataConfig:
     """Where the real data is and which part of it each stage sees."""
 
-    dataset_name: str = field(
-        default="scenes", metadata=_help("Folder, Hub id, or `scenes` for the built-in scenes.")
-    )
+    dataset_name: str = field(default="scenes", metadata=_help("Folder, Hub id, or `scenes` for the built-in scenes."))
     task: str = field(default="semantic", metadata=_help("semantic, instance or panoptic."))
     train_split: str = field(default="train", metadata=_help("Split with the labelled training records."))
     test_splits: list[str] = field(
@@ -36,7 +34,8 @@ class DataConfig:
     image_column: str | None = field(default=None, metadata=_help("Image column; guessed when not given."))
     mask_column: str | None = field(default=None, metadata=_help("Mask column; guessed when not given."))
     labels: str | None = field(
-        default=None, metadata=_help("labels.json, classes.json, or `ade20k` / `coco`; read from the source if absent.")
+        default=None,
+        metadata=_help("labels.json, classes.json, or `ade20k` / `coco`; read from the source if absent."),
     )
     max_train_records: int | None = field(default=None, metadata=_help("Use only the first records (lack of labels)."))
     max_test_records: int | None = field(default=None, metadata=_help("Score only the first records of a test split."))
@@ -94,7 +93,9 @@ class TrainingConfig:
     checkpointing_steps: int = field(default=500, metadata=_help("Steps between checkpoints; 0 writes only the last."))
     checkpoints_total_limit: int = field(default=2, metadata=_help("Checkpoints kept; older ones are removed."))
     resume: bool = field(default=True, metadata=_help("Continue from the newest whole checkpoint in output_dir."))
-    validation_steps: int = field(default=0, metadata=_help("Steps between validations; 0 validates once, at the end."))
+    validation_steps: int = field(
+        default=0, metadata=_help("Steps between validations; 0 validates once, at the end.")
+    )
     logging_steps: int = field(default=10, metadata=_help("Steps between log lines."))
     report_to: str = field(default="none", metadata=_help("Accelerate tracker: none, tensorboard, wandb, ..."))
     dataloader_num_workers: int = field(default=0, metadata=_help("Worker processes that prepare samples."))
@@ -105,12 +106,24 @@ class TrainingConfig:
     def __post_init__(self):
         _check(self.max_train_steps > 0, "max_train_steps", self.max_train_steps, "positive")
         _check(self.train_batch_size > 0, "train_batch_size", self.train_batch_size, "positive")
-        _check(self.gradient_accumulation_steps > 0, "gradient_accumulation_steps", self.gradient_accumulation_steps, "positive")
+        _check(
+            self.gradient_accumulation_steps > 0,
+            "gradient_accumulation_steps",
+            self.gradient_accumulation_steps,
+            "positive",
+        )
         _check(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
         _check(self.lr_scheduler in LR_SCHEDULES, "lr_scheduler", self.lr_scheduler, f"one of {LR_SCHEDULES}")
-        _check(self.mixed_precision in MIXED_PRECISION, "mixed_precision", self.mixed_precision, f"one of {MIXED_PRECISION}")
+        _check(
+            self.mixed_precision in MIXED_PRECISION,
+            "mixed_precision",
+            self.mixed_precision,
+            f"one of {MIXED_PRECISION}",
+        )
         _check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
-        _check(self.checkpoints_total_limit >= 1, "checkpoints_total_limit", self.checkpoints_total_limit, "at least 1")
+        _check(
+            self.checkpoints_total_limit >= 1, "checkpoints_total_limit", self.checkpoints_total_limit, "at least 1"
+        )
 
 
 @dataclass(kw_only=True)
@@ -118,7 +131,8 @@ class GeneratorConfig(TrainingConfig):
     """What Text2Mask and Mask2Img trainings share."""
 
     base_model: str = field(
-        default="miniature", metadata=_help("Hub id or folder of an SDXL pipeline, or `miniature` (ships with the package).")
+        default="miniature",
+        metadata=_help("Hub id or folder of an SDXL pipeline, or `miniature` (ships with the package)."),
     )
     revision: str | None = field(default=None, metadata=_help("Commit, tag or branch of base_model."))
     height: int = field(default=768, metadata=_help("Training height in pixels."))
@@ -127,7 +141,9 @@ class GeneratorConfig(TrainingConfig):
     cache_variants: int = field(default=4, metadata=_help("Random flips and crops cached of each record."))
     cache_max_gb: float = field(default=50.0, metadata=_help("Refuse to write a larger cache than this."))
     random_flip: bool = field(default=True, metadata=_help("Mirror image and map together, half of the time."))
-    max_crop_zoom: float = field(default=1.0, metadata=_help("Largest zoom of the paired random crop; 1 turns it off."))
+    max_crop_zoom: float = field(
+        default=1.0, metadata=_help("Largest zoom of the paired random crop; 1 turns it off.")
+    )
     caption_dropout: float = field(default=0.1, metadata=_help("Share of captions emptied, so guidance has a null."))
     snr_gamma: float = field(default=0.0, metadata=_help("Min-SNR loss weighting (arXiv:2303.09556); 0 turns it off."))
     num_validation_images: int = field(default=4, metadata=_help("Images drawn at each validation."))
@@ -136,7 +152,12 @@ class GeneratorConfig(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _check(0 <= self.caption_dropout < 1, "caption_dropout", self.caption_dropout, "a share of the captions, in [0, 1)")
+        _check(
+            0 <= self.caption_dropout < 1,
+            "caption_dropout",
+            self.caption_dropout,
+            "a share of the captions, in [0, 1)",
+        )
         _check(self.max_crop_zoom >= 1, "max_crop_zoom", self.max_crop_zoom, "at least 1")
         _check(self.snr_gamma >= 0, "snr_gamma", self.snr_gamma, "0 (off) or positive")
         _check(self.cache_variants >= 1, "cache_variants", self.cache_variants, "at least 1")
@@ -192,9 +213,12 @@ class SynthesisConfig:
     max_color_distance: float = field(
         default=60.0, metadata=_help("Pixels further than this from every label's color become ignored (0-255 units).")
     )
-    min_region_area: int = field(default=20, metadata=_help("Smaller regions join their surroundings (JoDiffusion: 20)."))
+    min_region_area: int = field(
+        default=20, metadata=_help("Smaller regions join their surroundings (JoDiffusion: 20).")
+    )
     max_ignored_share: float = field(
-        default=0.3, metadata=_help("A generated map with a larger share of ignored pixels is dropped, with the reason.")
+        default=0.3,
+        metadata=_help("A generated map with a larger share of ignored pixels is dropped, with the reason."),
     )
     caption_styles: list[str] = field(
         default_factory=list,
@@ -235,10 +259,13 @@ class SegmenterConfig(TrainingConfig):
     style_augmentation: bool = field(
         default=False, metadata=_help("Hand-made night, fog and tint augmentation: the control for synthetic styles.")
     )
-    synthetic_dataset: str | None = field(default=None, metadata=_help("Synthetic data: folder(s, comma-separated) or Hub id."))
+    synthetic_dataset: str | None = field(
+        default=None, metadata=_help("Synthetic data: folder(s, comma-separated) or Hub id.")
+    )
     synthetic_mode: str = field(default="replace", metadata=_help("One of: " + ", ".join(SYNTHETIC_MODES)))
     p_aug: float = field(
-        default=0.6, metadata=_help("Probability that a synthetic sample takes a real one's place (paper, ADE20K: 0.6).")
+        default=0.6,
+        metadata=_help("Probability that a synthetic sample takes a real one's place (paper, ADE20K: 0.6)."),
     )
     synthetic_until: float = field(
         default=1.0, metadata=_help("Share of the steps in which synthetic samples are drawn; then real data only.")
@@ -246,9 +273,13 @@ class SegmenterConfig(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _check(self.synthetic_mode in SYNTHETIC_MODES, "synthetic_mode", self.synthetic_mode, f"one of {SYNTHETIC_MODES}")
+        _check(
+            self.synthetic_mode in SYNTHETIC_MODES, "synthetic_mode", self.synthetic_mode, f"one of {SYNTHETIC_MODES}"
+        )
         _check(0 <= self.p_aug <= 1, "p_aug", self.p_aug, "a probability, in [0, 1]")
-        _check(0 <= self.synthetic_until <= 1, "synthetic_until", self.synthetic_until, "a share of the steps, in [0, 1]")
+        _check(
+            0 <= self.synthetic_until <= 1, "synthetic_until", self.synthetic_until, "a share of the steps, in [0, 1]"
+        )
         _check(0 < self.min_scale <= self.max_scale, "min_scale", self.min_scale, "positive and at most max_scale")
         if self.synthetic_mode == "only" and not self.synthetic_dataset:
             raise ValueError("--synthetic_mode is 'only' but no --synthetic_dataset is given.")

@@ -1,0 +1,111 @@
+"""Checkpoints without pickle: weights and optimizer state as safetensors, counters as JSON, whole or absent."""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass
+class TrainingState:
+    """The counters of a training. Random states need no place: every draw follows from (seed, step, position)."""
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict] = field(default_factory=list)
+    loss_scale: float | None = None
+    fingerprint: dict = field(default_factory=dict)
+
+
+def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """`{"<parameter index>.<state name>": tensor}`; AdamW's state holds tensors only."""
+    state = optimizer.state_dict()["state"]
+    tensors = {}
+    for index, entries in state.items():
+        for name, value in entries.items():
+            tensors[f"{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def trainable_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters that train, and buffers that training changes (batch-norm statistics)."""
+    tensors = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    persistent = module.state_dict()
+    tensors |= {name: b for name, b in module.named_buffers() if name in persistent}
+    return {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+def save_checkpoint(folder: Path, module, optimizer, ema, state: TrainingState) -> Path:
+    """Write `folder/step-XXXXXXXX` under a temporary name, then rename it. Main process only."""
+    target = folder / f"step-{state.step:08d}"
+    temporary = folder / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(trainable_tensors(module), temporary / "model.safetensors")
+    save_file(_flatten_optimizer(optimizer), temporary / "optimizer.safetensors")
+    if ema is not None:
+        shadow = {str(i): p.detach().cpu().contiguous() for i, p in enumerate(ema.shadow_params)}
+        save_file(shadow, temporary / "ema.safetensors", metadata={"optimization_step": str(ema.optimization_step)})
+    (temporary / "state.json").write_text(json.dumps(vars(state)))
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+    return target
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first; a temporary folder of a killed run is not one."""
+    if not folder.is_dir():
+        return []
+    found = [(int(m.group(1)), p) for p in folder.iterdir() if (m := _NAME.fullmatch(p.name))]
+    return [path for _, path in sorted(found)]
+
+
+def rotate_checkpoints(folder: Path, limit: int) -> None:
+    """Remove the oldest checkpoints beyond `limit`, and what killed runs left behind."""
+    for path in list_checkpoints(folder)[:-limit]:
+        shutil.rmtree(path)
+    for path in folder.glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_checkpoint(path: Path, module, optimizer, ema, fingerprint: dict) -> TrainingState:
+    """Restore weights, optimizer and average in place, on every rank; returns the counters.
+
+    Raises:
+        ValueError: the checkpoint was made with settings that change the course of the training.
+    """
+    state = TrainingState(**json.loads((path / "state.json").read_text()))
+    changed = {k: (state.fingerprint[k], v) for k, v in fingerprint.items() if state.fingerprint.get(k, v) != v}
+    if changed:
+        told = ", ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())
+        raise ValueError(
+            f"{path} cannot be continued: {told}. Restore the setting, name another --output_dir, or pass "
+            "--resume false to start again."
+        )
+    tensors = load_file(path / "model.safetensors")
+    missing, unexpected = module.load_state_dict(tensors, strict=False)
+    needed = set(trainable_tensors(module))
+    if unexpected or needed & set(missing):
+        raise ValueError(f"{path} holds another model than the one being trained; name another --output_dir.")
+    _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
+    if ema is not None:
+        shadow = load_file(path / "ema.safetensors")
+        for index, parameter in enumerate(ema.shadow_params):
+            parameter.data.copy_(shadow[str(index)])
+        ema.optimization_step = state.step
+    return state

@@ -1,0 +1,310 @@
+"""The one training loop: step, accumulate, clip, average, log, validate, checkpoint, resume.
+
+Every random draw of a sample follows from its place in the stream of samples: place `p` draws from
+`np.random.default_rng([seed, p])`. So one process, many processes and a resumed run see the same samples, and a
+checkpoint carries no random state.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm.auto import tqdm
+
+from ..config import TrainingConfig, save_config
+from .checkpoints import (
+    TrainingState,
+    list_checkpoints,
+    load_checkpoint,
+    rotate_checkpoints,
+    save_checkpoint,
+)
+
+logger = logging.getLogger(__name__)
+
+# Settings that change what a step computes: a checkpoint made with others is refused.
+_FINGERPRINT = ("seed", "train_batch_size", "gradient_accumulation_steps", "ema_decay")
+
+
+class Task(Protocol):
+    """What is trained. The loop never asks which task it runs."""
+
+    num_records: int
+    trainable: torch.nn.Module
+
+    def parameter_groups(self) -> list[dict]: ...
+
+    def sample(self, index: int, rng: np.random.Generator, step: int) -> dict: ...
+
+    def collate(self, samples: list[dict]) -> dict: ...
+
+    def loss(self, module: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: ...
+
+    def validate(self, step: int, folder: Path) -> dict[str, float]: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None: ...
+
+
+@dataclass
+class Run:
+    """A finished training: its folder, optimizer steps, log lines and seconds (all parts of a resumed run)."""
+
+    folder: Path
+    steps: int
+    history: list[dict]
+    seconds: float
+
+
+class SampleStream(Dataset):
+    """Sample number `position` of the endless, shuffled stream over a task's records."""
+
+    def __init__(self, task: Task, seed: int, samples_per_step: int):
+        self.task, self.seed, self.samples_per_step = task, seed, samples_per_step
+        self._epoch, self._permutation = -1, None
+
+    def record_index(self, position: int) -> int:
+        epoch, place = divmod(position, self.task.num_records)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._permutation = np.random.default_rng([self.seed, 2**32, epoch]).permutation(self.task.num_records)
+        return int(self._permutation[place])
+
+    def __getitem__(self, position: int) -> dict:
+        rng = np.random.default_rng([self.seed, position])
+        return self.task.sample(self.record_index(position), rng, position // self.samples_per_step)
+
+
+class RankBatches(Sampler):
+    """Stream positions of one rank's batches, from `first_step` on: ranks lie side by side in each batch."""
+
+    def __init__(
+        self, first_step: int, last_step: int, accumulation: int, batch_size: int, rank: int, world_size: int
+    ):
+        self.steps, self.accumulation, self.batch_size = range(first_step, last_step), accumulation, batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            for micro in range(self.accumulation):
+                batch = (step * self.accumulation + micro) * self.world_size + self.rank
+                yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
+
+
+def lr_factor(config: TrainingConfig, step: int) -> float:
+    """Factor of the learning rate at `step` (0-based), a function of nothing else."""
+    if step < config.lr_warmup_steps:
+        return (step + 1) / config.lr_warmup_steps
+    if config.lr_scheduler in ("constant", "constant_with_warmup"):
+        return 1.0
+    length = max(1, config.max_train_steps - config.lr_warmup_steps)
+    progress = min(1.0, (step - config.lr_warmup_steps) / length)
+    if config.lr_scheduler == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return (1 - progress) ** (config.lr_power if config.lr_scheduler == "polynomial" else 1.0)
+
+
+def build_accelerator(config: TrainingConfig) -> Accelerator:
+    """The only place where Accelerate is configured."""
+    return Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with=None if config.report_to == "none" else config.report_to,
+        project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=f"{config.output_dir}/log"),
+    )
+
+
+@contextlib.contextmanager
+def averaged_weights(ema: EMAModel | None, parameters: list[torch.nn.Parameter]):
+    """Within the block the parameters hold their average; without one they stay as they are."""
+    if ema is None:
+        yield
+        return
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
+
+
+def _to_device(batch, device):
+    if torch.is_tensor(batch):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {k: _to_device(v, device) for k, v in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return [_to_device(v, device) for v in batch]
+    return batch
+
+
+def _write_history(folder: Path, history: list[dict]) -> None:
+    temporary = folder / ".history.jsonl.tmp"
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in history))
+    os.replace(temporary, folder / "history.jsonl")
+
+
+def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = None) -> Run:
+    """Train `task` for `config.max_train_steps` optimizer steps and save it to `config.output_dir`.
+
+    Called by every rank: preparing, reducing and waiting are collective. Files are written by the main process.
+
+    Raises:
+        FloatingPointError: the loss became infinite or NaN; the last whole checkpoint stays as it is.
+        ValueError: a checkpoint in the folder was made with other settings.
+    """
+    accelerator = accelerator or build_accelerator(config)
+    folder = Path(config.output_dir)
+    checkpoints = folder / "checkpoints"
+    weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    task.to(accelerator.device, weight_dtype)
+
+    optimizer = torch.optim.AdamW(
+        task.parameter_groups(),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+    )
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    module, optimizer = accelerator.prepare(task.trainable, optimizer)
+    bare = accelerator.unwrap_model(module)
+    parameters = [p for p in bare.parameters() if p.requires_grad]
+    ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay > 0 else None
+
+    fingerprint = {name: getattr(config, name) for name in _FINGERPRINT} | {"processes": accelerator.num_processes}
+    state = TrainingState(fingerprint=fingerprint)
+    if config.resume and (found := list_checkpoints(checkpoints)):
+        state = load_checkpoint(found[-1], bare, optimizer, ema, fingerprint)
+        if state.loss_scale and accelerator.scaler is not None:
+            accelerator.scaler.update(state.loss_scale)
+        logger.info("Continuing at step %d of %s", state.step, folder)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, folder)
+        if config.report_to != "none":
+            accelerator.init_trackers("seggen_hf", config={k: str(v) for k, v in vars(config).items()})
+
+    accumulation = config.gradient_accumulation_steps
+    samples_per_step = config.train_batch_size * accumulation * accelerator.num_processes
+    loader = DataLoader(
+        SampleStream(task, config.seed, samples_per_step),
+        batch_sampler=RankBatches(
+            state.step,
+            config.max_train_steps,
+            accumulation,
+            config.train_batch_size,
+            accelerator.process_index,
+            accelerator.num_processes,
+        ),
+        collate_fn=task.collate,
+        num_workers=config.dataloader_num_workers,
+        persistent_workers=config.dataloader_num_workers > 0,
+    )
+
+    def checkpoint() -> None:
+        state.loss_scale = accelerator.scaler.get_scale() if accelerator.scaler is not None else None
+        if accelerator.is_main_process:
+            save_checkpoint(checkpoints, bare, optimizer, ema, state)
+            rotate_checkpoints(checkpoints, config.checkpoints_total_limit)
+            _write_history(folder, state.history)
+        accelerator.wait_for_everyone()
+
+    def validate() -> None:
+        bare.eval()
+        with averaged_weights(ema, parameters), torch.no_grad():
+            if accelerator.is_main_process:
+                numbers = task.validate(state.step, folder / "validation")
+                if numbers:
+                    state.history.append({"step": state.step} | {f"validation/{k}": v for k, v in numbers.items()})
+                    accelerator.log({f"validation/{k}": v for k, v in numbers.items()}, step=state.step)
+        bare.train()
+        accelerator.wait_for_everyone()
+
+    bar = tqdm(
+        total=config.max_train_steps,
+        initial=state.step,
+        desc=folder.name,
+        unit="step",
+        disable=not accelerator.is_local_main_process,
+        mininterval=1.0,
+    )
+    bare.train()
+    begun, seconds_before = time.monotonic(), state.seconds
+    sums, window_start = {}, time.monotonic()
+    window_steps = 0
+    batches = iter(loader)
+    while state.step < config.max_train_steps:
+        # Dropout and the like draw from the global generator: tied to the step, so that resuming repeats it.
+        torch.manual_seed((config.seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
+        factor = lr_factor(config, state.step)
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = rate * factor
+        for micro in range(accumulation):
+            batch = _to_device(next(batches), accelerator.device)
+            synced = micro == accumulation - 1
+            with contextlib.nullcontext() if synced else accelerator.no_sync(module):
+                with accelerator.autocast():
+                    loss, parts = task.loss(module, batch)
+                accelerator.backward(loss / accumulation)
+            numbers = torch.stack([loss.detach().float(), *(v.detach().float() for v in parts.values())])
+            numbers = accelerator.reduce(numbers, reduction="mean")
+            if not torch.isfinite(numbers[0]):
+                raise FloatingPointError(
+                    f"The loss became {numbers[0].item()} at step {state.step} of {folder}. Lower --learning_rate or "
+                    "use --mixed_precision no; the training continues from the last checkpoint."
+                )
+            for name, value in zip(("loss", *parts), numbers.tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + value / accumulation
+        if config.max_grad_norm > 0:
+            norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if ema is not None:
+            ema.step(parameters)
+        state.step += 1
+        window_steps += 1
+        state.seconds = seconds_before + time.monotonic() - begun
+        bar.update()
+
+        last = state.step == config.max_train_steps
+        if state.step % config.logging_steps == 0 or last:
+            rate = window_steps * samples_per_step / (time.monotonic() - window_start)
+            line = {name: value / window_steps for name, value in sums.items()}
+            line |= {"lr": optimizer.param_groups[0]["lr"], "samples_per_second": rate}
+            bar.set_postfix(loss=f"{line['loss']:.4f}", rate=f"{rate:.0f}/s")
+            accelerator.log(line, step=state.step)
+            state.history.append({"step": state.step} | line)
+            sums, window_steps, window_start = {}, 0, time.monotonic()
+        if (config.validation_steps and state.step % config.validation_steps == 0) or last:
+            validate()
+        if (config.checkpointing_steps and state.step % config.checkpointing_steps == 0) or last:
+            checkpoint()
+    bar.close()
+
+    with averaged_weights(ema, parameters):
+        if accelerator.is_main_process:
+            bare.eval()
+            task.save(folder)
+            _write_history(folder, state.history)
+    accelerator.wait_for_everyone()
+    if config.report_to != "none":
+        accelerator.end_training()
+    return Run(folder=folder, steps=state.step, history=state.history, seconds=state.seconds)
