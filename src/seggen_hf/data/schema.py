@@ -1,0 +1,154 @@
+"""What a record is: its features, its labels, and how its maps and images are written and read."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Features, Image, Value
+from datasets.fingerprint import Hasher
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+from seggen_hf.labels import LabelSet
+
+# More labels than an 8-bit map holds beside its ignore_index 255.
+MAX_LABELS_8BIT = 255
+IGNORE_INDEX_8BIT, IGNORE_INDEX_16BIT = 255, 65535
+SCORES = ("decode_confidence", "ignored_share", "alignment")
+SEGMENT = {
+    "id": Value("int64"),
+    "category_id": Value("int32"),
+    "isthing": Value("bool"),
+    "iscrowd": Value("bool"),
+    "area": Value("int64"),
+    "bbox": [Value("int32")],
+}
+
+
+def ignore_index_for(num_labels: int) -> int:
+    """The id of void pixels in the maps of a data set with `num_labels` labels: 255, or 65535 above 255 labels."""
+    return IGNORE_INDEX_8BIT if num_labels <= MAX_LABELS_8BIT else IGNORE_INDEX_16BIT
+
+
+def record_features(
+    synthetic: bool = False, panoptic: bool = False, num_labels: int | None = None, scores: tuple[str, ...] = SCORES
+) -> Features:
+    """The columns of a record, the same for real and synthetic data, on disk and on the Hub.
+
+    Args:
+        synthetic (`bool`): add kind, source_id, variant, seed and the struct `scores` (float32, null if not known).
+        panoptic (`bool`): add panoptic_map (RGB, id = R + 256 G + 65536 B, 0 = void) and segments_info.
+        num_labels (`int`): accepted for symmetry with `encode_map`; the features do not depend on it.
+        scores (`tuple` of `str`): names of the fields of `scores`.
+    """
+    features = {"image": Image(mode="RGB"), "segmentation_map": Image()}
+    if panoptic:
+        features |= {"panoptic_map": Image(mode="RGB"), "segments_info": [SEGMENT]}
+    features |= {"caption": Value("string"), "image_id": Value("string")}
+    if synthetic:
+        features |= {name: Value("string") for name in ("kind", "source_id")}
+        features |= {"variant": Value("int32"), "seed": Value("int64")}
+        features["scores"] = {name: Value("float32") for name in scores}
+    return Features(features)
+
+
+def attach_labels(dataset: Dataset, labels: LabelSet) -> Dataset:
+    """A copy of `dataset` (rows shared) whose `info.description` is the JSON `{"labels": labels.to_dict()}`.
+
+    It survives select, map, concatenation with equal labels, save_to_disk and load_from_disk; Hub and Parquet folders
+    carry labels.json instead.
+    """
+    description = json.dumps({"labels": labels.to_dict()}, sort_keys=True)
+    fingerprint = Hasher.hash([dataset._fingerprint, description])
+    # select_columns is the public way to a shallow copy; info is copied before it is written.
+    labelled = dataset.select_columns(dataset.column_names)
+    labelled._info = dataset.info.copy()
+    labelled.info.features = dataset.features
+    labelled.info.description = description
+    labelled._fingerprint = fingerprint
+    return labelled
+
+
+def labels_of(dataset: Dataset) -> LabelSet:
+    """The label set that `attach_labels` put on `dataset`. Raises `ValueError` if there is none."""
+    return LabelSet.from_records(dataset)
+
+
+def encode_map(segmentation_map, num_labels: int | None = None, name: str = "map") -> dict:
+    """Write label ids as a PNG that `datasets` stores byte for byte (it would turn 16-bit PIL images into TIFF).
+
+    Args:
+        segmentation_map (`np.ndarray` of shape `(height, width)`): label ids, integers in [0, 65535].
+        num_labels (`int`): more than 255 makes a 16-bit PNG (mode I;16); by default the largest id decides.
+        name (`str`): stem of the file name that the record carries.
+    Returns: `{"bytes": png, "path": "NAME.png"}`. Raises: `ValueError` on another shape, dtype or range.
+    """
+    array = np.asarray(segmentation_map)
+    if array.ndim != 2 or array.dtype.kind not in "iub":
+        raise ValueError(f"A segmentation_map is (height, width) integers; this is {array.shape} {array.dtype}.")
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    wide = num_labels > MAX_LABELS_8BIT if num_labels is not None else high > IGNORE_INDEX_8BIT
+    limit = IGNORE_INDEX_16BIT if wide else IGNORE_INDEX_8BIT
+    if low < 0 or high > limit:
+        raise ValueError(f"Label ids run from {low} to {high}; {num_labels} labels fit in [0, {limit}].")
+    buffer = io.BytesIO()
+    PILImage.fromarray(array.astype(np.uint16 if wide else np.uint8)).save(buffer, "PNG", compress_level=4)
+    return {"bytes": buffer.getvalue(), "path": f"{name}.png"}
+
+
+def encode_image(image, name: str = "image") -> dict:
+    """Write a PIL image or RGB array (`(height, width, 3)`, uint8) as `{"bytes": png, "path": "NAME.png"}`."""
+    if not isinstance(image, PILImage.Image):
+        image = PILImage.fromarray(np.asarray(image))
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", compress_level=4)
+    return {"bytes": buffer.getvalue(), "path": f"{name}.png"}
+
+
+def open_image(value) -> PILImage.Image:
+    """Open what a record holds (PIL image, path, bytes, `{"bytes", "path"}`) without EXIF rotation, pixels unread."""
+    if isinstance(value, PILImage.Image):
+        return value
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") is not None else value["path"]
+    if isinstance(value, bytes):
+        return PILImage.open(io.BytesIO(value))
+    return PILImage.open(os.fspath(value))
+
+
+def read_image(value, exif: bool = True) -> np.ndarray:
+    """RGB pixels of a record's image as uint8 `(height, width, 3)`; EXIF orientation applied, as `datasets` does."""
+    image = open_image(value)
+    return np.array((ImageOps.exif_transpose(image) if exif else image).convert("RGB"))
+
+
+def read_map(value) -> np.ndarray:
+    """Label ids of a record's map as int32 `(height, width)`.
+
+    Takes PIL images, paths, bytes, `{"bytes", "path"}` and arrays. Palette PNGs give their indices, never luminance;
+    RGB is read only where its three channels are equal. Raises `ValueError` for anything else.
+    """
+    if isinstance(value, np.ndarray):
+        if value.ndim != 2 or value.dtype.kind not in "iub":
+            raise ValueError(f"A segmentation_map is (height, width) integers; this is {value.shape} {value.dtype}.")
+        return value.astype(np.int32)
+    image = open_image(value)
+    array = np.asarray(image)
+    if array.ndim == 3:
+        channels = array[..., :1] if image.mode in ("LA", "La", "PA") else array[..., :3]
+        if not (channels == channels[..., :1]).all():
+            raise ValueError(f"the map is a color image ({image.mode}), not label ids")
+        array = channels[..., 0]
+    if array.dtype.kind == "f" and not (array == np.rint(array)).all():
+        raise ValueError(f"the map holds fractions (mode {image.mode}), not label ids")
+    return array.astype(np.int32)
+
+
+def write_json(path: str | Path, content) -> None:
+    """Write JSON to a temporary name, then rename: a half-written file is never taken for a whole one."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
