@@ -1,10 +1,15 @@
 """One flat, checked dataclass per stage: the same names as flags, recipe keys and report entries."""
 
+import argparse
 import dataclasses
 import json
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .settings import build, find_recipe, nearest_name, read_yaml
 
 SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -310,3 +315,99 @@ def save_config(config, folder: str | Path) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     os.replace(temporary, path)
+
+
+# Sections of a recipe, in the order of a run. Each is one flat dataclass.
+SECTIONS = {
+    "data": DataConfig,
+    "caption": CaptionConfig,
+    "text2mask": Text2MaskConfig,
+    "mask2img": Mask2ImgConfig,
+    "synthesis": SynthesisConfig,
+    "segmenter": SegmenterConfig,
+    "evaluation": EvaluationConfig,
+}
+
+
+def read_sections(path: str | os.PathLike, shared_size: bool = True) -> tuple[str, dict[str, dict]]:
+    """Name and raw sections of a recipe file; absent sections are empty.
+
+    Args:
+        shared_size (`bool`): apply `share_size`.
+
+    Raises: `ValueError` for another top-level key, with the nearest known one.
+    """
+    content = read_yaml(path)
+    for key in content:
+        if key != "name" and key not in SECTIONS:
+            raise ValueError(f"{path} has no section {key!r}. {nearest_name(str(key), [*SECTIONS, 'name'])}")
+    sections = {}
+    for name in SECTIONS:
+        section = {} if content.get(name) is None else content[name]
+        if not isinstance(section, dict):
+            raise ValueError(f"{path}, section {name}, holds {section!r}; it must be `name: value` lines.")
+        sections[name] = dict(section)
+    if shared_size:
+        share_size(sections)
+    return str(content.get("name", Path(path).stem)), sections
+
+
+def share_size(sections: dict[str, dict]) -> None:
+    """Give the generators' sections the height and width of `data` where they have none, in place."""
+    for name in ("text2mask", "mask2img"):
+        for side in ("height", "width"):
+            if side in sections["data"]:
+                sections[name].setdefault(side, sections["data"][side])
+
+
+def parse_config(*classes, argv: Sequence[str] | None = None) -> tuple:
+    """Instances of `classes` from the command line: an optional recipe (YAML file or built-in name), then overriding `--name value`.
+
+    A flag that several of the classes have sets it in all of them. `--help` prints all names and leaves.
+
+    Args:
+        classes: dataclasses out of `SECTIONS`; each reads its own section of the recipe.
+        argv (`Sequence[str]`): arguments without the program's name; those of the process if not given.
+
+    Raises: `ValueError`, one clear line: unknown key or flag (with the nearest known one), wrong type, refused value.
+    """
+    from transformers import HfArgumentParser  # seconds to import, and only command lines need it
+
+    class Parser(HfArgumentParser):
+        def error(self, message):
+            raise ValueError(message[:1].upper() + message[1:] + ".")
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = Parser(
+        classes,
+        conflict_handler="resolve",
+        allow_abbrev=False,
+        usage="%(prog)s [RECIPE] [--name value ...]",
+    )
+    if {"-h", "--help"} & set(argv):
+        parser.parse_args(["--help"])
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS  # what was not said stays with the recipe, then with the dataclass
+    path = find_recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else None
+    sections = read_sections(path)[1] if path else {name: {} for name in SECTIONS}
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings if "-" not in option[2:]]
+        raise ValueError(f"There is no {unknown[0]}. {nearest_name(unknown[0].split('=')[0], flags, '`--help`')}")
+    section_of = {cls: name for name, cls in SECTIONS.items()}
+    built = []
+    for cls in classes:
+        names = {f.name for f in dataclasses.fields(cls)}
+        flags = {name: value for name, value in vars(given).items() if name in names}
+        where = f"{path}, section {section_of[cls]}" if path else "Command line"
+        built.append(build(cls, sections[section_of[cls]] | flags, where))
+    return tuple(built)
+
+
+def parse_or_exit(*classes, argv: Sequence[str] | None = None) -> tuple:
+    """`parse_config` for scripts: what the user got wrong becomes one line on stderr and exit status 2."""
+    try:
+        return parse_config(*classes, argv=argv)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

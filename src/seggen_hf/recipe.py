@@ -1,0 +1,74 @@
+"""A recipe: the settings of a whole run, one flat section per stage, in one YAML file."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import yaml
+
+from .config import (
+    SECTIONS,
+    CaptionConfig,
+    DataConfig,
+    EvaluationConfig,
+    Mask2ImgConfig,
+    SegmenterConfig,
+    SynthesisConfig,
+    Text2MaskConfig,
+    read_sections,
+    share_size,
+)
+from .settings import build, find_recipe, nearest_name, write_yaml
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """The sections of a run. The generators work at the height and width of `data` unless their sections differ."""
+
+    name: str
+    data: DataConfig = field(default_factory=DataConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    text2mask: Text2MaskConfig = field(default_factory=Text2MaskConfig)
+    mask2img: Mask2ImgConfig = field(default_factory=Mask2ImgConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def to_dict(self) -> dict:
+        """Plain values in the order of a recipe file."""
+        return dataclasses.asdict(self)
+
+
+def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path_or_name: a YAML file, or the name of a built-in recipe.
+        overrides (`Sequence[str]`): `section.key=value` or `name=value`, the value in YAML.
+
+    Raises: `ValueError`, one line that names the file or override: unknown section or key, wrong type, refused value.
+    """
+    path = find_recipe(path_or_name)
+    # Overrides may set data.height: the rule about sizes comes after them, so they are laid over the raw sections.
+    name, sections = read_sections(path, shared_size=False)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, dot, setting = key.strip().partition(".")
+        if not equals or (not dot and section != "name"):
+            raise ValueError(f"--set {override}: write section.key=value, such as data.height=128.")
+        value = yaml.safe_load(text) if text.strip() else ""
+        if section == "name":
+            name = str(value)
+        elif section in sections:
+            sections[section][setting] = value
+        else:
+            raise ValueError(f"--set {override}: there is no section {section!r}. {nearest_name(section, SECTIONS)}")
+    share_size(sections)
+    built = {key: build(cls, sections[key], f"{path}, section {key}") for key, cls in SECTIONS.items()}
+    return Recipe(name=name, **built)
+
+
+def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
+    """Write every setting of `recipe`, defaults too; `load_recipe` reads the same recipe back."""
+    write_yaml(recipe.to_dict(), path)

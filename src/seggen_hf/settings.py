@@ -1,0 +1,111 @@
+"""Values of dataclass fields from YAML and `key=value` text: typed, checked; unknown names are refused."""
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+
+def nearest_name(name: str, known: Iterable[str], listing: str | None = None) -> str:
+    """`Did you mean 'x'?` for the closest of `known`, or the list of them (or what prints the list)."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"{listing} lists what there is." if listing else f"Known are: {', '.join(known)}."
+
+
+def convert(value, wanted, name: str):
+    """`value`, read from YAML, as the type that the field `name` has.
+
+    YAML 1.1 reads `1e-5` as text and a commit such as `1234567` as a number; the field's type decides.
+
+    Raises: `ValueError` naming the field, the value and what was expected.
+    """
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (types.UnionType, typing.Union):
+        if value is None or value == "null":
+            return None
+        return convert(value, next(a for a in arguments if a is not type(None)), name)
+    if origin is list:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{name} is {value!r}; it must be a list, such as [{value}].")
+        return [convert(item, arguments[0], name) for item in value]
+    try:
+        if wanted is bool and isinstance(value, bool):
+            return value
+        if wanted is int and not isinstance(value, bool) and float(value) == int(float(value)):
+            return int(value) if isinstance(value, int) else int(float(value))
+        if wanted is float and not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    if wanted is str and isinstance(value, (str, int)) and not isinstance(value, bool):
+        return str(value)
+    told = {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes)"}[wanted]
+    raise ValueError(f"{name} is {value!r}; it must be {told}.")
+
+
+def build(cls, values: dict, where: str):
+    """An instance of the dataclass `cls` from `values`; the rest are defaults.
+
+    Raises: `ValueError`, one line that begins with `where`: an unknown name, a wrong type, or what `cls` refuses.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} holds {values!r}; it must be `name: value` lines.")
+    hints = typing.get_type_hints(cls)
+    names = {f.name for f in dataclasses.fields(cls)}
+    try:
+        for name in values:
+            if name not in names:
+                raise ValueError(f"there is no setting {name!r}. {nearest_name(str(name), names)}")
+        return cls(**{name: convert(value, hints[name], name) for name, value in values.items()})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """Names and files of the recipes that ship with the package."""
+    folder = Path(str(resources.files("seggen_hf.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(path_or_name: str | os.PathLike) -> Path:
+    """A recipe's file: a path, or the name of a built-in one.
+
+    Raises: `ValueError` if it is neither, with the nearest built-in name.
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    builtin = builtin_recipes()
+    if str(path_or_name) in builtin:
+        return builtin[str(path_or_name)]
+    raise ValueError(f"There is no recipe {path_or_name}. {nearest_name(path.stem, builtin)}")
+
+
+def read_yaml(path: str | os.PathLike) -> dict:
+    """The mapping in a YAML file. Raises `ValueError` if it holds something else."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold `name: value` lines, not {type(content).__name__}.")
+    return content
+
+
+def write_yaml(content: dict, path: str | os.PathLike) -> None:
+    """Write `content` to a temporary name, then rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    os.replace(temporary, path)
