@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .scene_layouts import Plan, Stuff
+from .scene_plan import Plan, Stuff
 from .scene_styles import Color, Style, mix, shade
 
 SUPERSAMPLING = 3  # odd, so that a pixel's label is the one exactly at its centre
@@ -46,7 +46,7 @@ class Canvas:
         share = np.clip((y - y0) / (y1 - y0), 0, 1)[:, None]
         column = np.asarray(top) + (np.asarray(bottom, float) - np.asarray(top)) * share
         column = np.rint(column).astype(np.uint8)[:, None, :]
-        return Image.fromarray(np.repeat(column, self.width, axis=1))
+        return Image.fromarray(column).resize((self.width, self.height), Image.Resampling.NEAREST)
 
     def at(self, points) -> list[tuple[float, float]]:
         return [(x * self.width, y * self.height) for x, y in points]

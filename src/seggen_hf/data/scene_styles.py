@@ -20,7 +20,8 @@ PAINTS: dict[str, Color] = {
 
 def mix(a: Color, b: Color, share: float) -> Color:
     """Colour on the way from `a` (share 0) to `b` (share 1)."""
-    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    (r0, g0, b0), (r1, g1, b1) = a, b
+    return round(r0 + (r1 - r0) * share), round(g0 + (g1 - g0) * share), round(b0 + (b1 - b0) * share)
 
 
 def shade(color: Color, amount: float) -> Color:

@@ -1,7 +1,7 @@
 """The things of the built-in scenes, each drawn from a few flat shapes with a light and a shaded side."""
 
 from .scene_canvas import WINDOW_LIGHT, Canvas
-from .scene_layouts import Thing
+from .scene_plan import Thing
 from .scene_styles import PAINTS, Color, shade
 
 SKIN = ((246, 206, 170), (222, 168, 126), (150, 102, 72), (236, 190, 150))

@@ -4,17 +4,38 @@ A scene follows from (seed, index) alone. Its content is planned before its ligh
 every style with identical maps.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import datasets
 import numpy as np
+import PIL
+from datasets.fingerprint import Hasher
 from PIL import Image
 
+from seggen_hf.labels import Category, LabelSet
+
 from .scene_canvas import Canvas
-from .scene_layouts import LAYOUTS, THING_COLORS, Plan, make_plan
+from .scene_layouts import LAYOUTS, make_plan
+from .scene_plan import THING_COLORS, Plan
 from .scene_styles import SEEN_STYLES, STYLE_TABLE, STYLES, UNSEEN_STYLES
 from .scene_things import draw_thing
+from .schema import attach_labels, encode_image, encode_map, record_features
 
-__all__ = ["SCENE_CATEGORIES", "SCENE_WORDS", "SEEN_STYLES", "STYLES", "UNSEEN_STYLES", "Scene", "draw_scene"]
+__all__ = [
+    "SCENE_CATEGORIES",
+    "SCENE_SPLITS",
+    "SCENE_WORDS",
+    "SEEN_STYLES",
+    "STYLES",
+    "UNSEEN_STYLES",
+    "Scene",
+    "draw_scene",
+    "scene_index",
+    "scene_labels",
+    "scene_records",
+]
 
 _STUFF_COLORS = {
     "sky": (135, 206, 250),
@@ -40,6 +61,17 @@ SCENE_CATEGORIES: list[dict] = [
     for i, (name, color) in enumerate({**_STUFF_COLORS, **_THING_COLORS}.items())
 ]
 _LABEL2ID = {category["name"]: category["id"] for category in SCENE_CATEGORIES}
+
+# How many records each split has by default, and the styles in them. `unlabelled` is for the generators' prior: it has
+# the unseen styles too, and although its records carry maps, as all do, the prior's training must not read them.
+SCENE_SPLITS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "unlabelled": (24_000, STYLES),
+    "train": (100, SEEN_STYLES),
+    "val": (100, SEEN_STYLES),
+    "test": (300, SEEN_STYLES),
+    "unseen": (300, UNSEEN_STYLES),
+}
+MAX_SPLIT_RECORDS = 10_000_000  # each split has as many scene indices to itself
 
 COUNTS = ("a", "two", "three", "four", "five", "six")
 PLURALS = {"person": "people"}
@@ -131,21 +163,15 @@ def draw_scene(
 
 def _segments_info(segments: np.ndarray, label_of_segment: np.ndarray) -> list[dict]:
     infos = []
-    for segment in np.flatnonzero(np.bincount(segments.ravel(), minlength=1)):
-        inside = segments == segment
-        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-        x, y = int(columns[0]), int(rows[0])
+    for segment, area in enumerate(np.bincount(segments.ravel()).tolist()):
+        if not area:
+            continue
+        x0, y0, x1, y1 = Image.fromarray(segments == segment).getbbox()
         label = int(label_of_segment[segment])
-        infos.append(
-            {
-                "id": int(segment),
-                "category_id": label,
-                "isthing": SCENE_CATEGORIES[label]["isthing"],
-                "iscrowd": 0,
-                "area": int(inside.sum()),
-                "bbox": [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
-            }
-        )
+        isthing = SCENE_CATEGORIES[label]["isthing"]
+        bbox = [x0, y0, x1 - x0, y1 - y0]
+        info = {"id": segment, "category_id": label, "isthing": isthing, "iscrowd": 0, "area": area, "bbox": bbox}
+        infos.append(info)
     return infos
 
 
@@ -169,3 +195,83 @@ def _content(plan: Plan, infos: list[dict], colors: dict[int, str], num_pixels: 
         return place
     *first, last = mentions
     return f"{place} with " + (f"{', '.join(first)} and {last}" if first else last)
+
+
+def scene_labels() -> LabelSet:
+    """The label set of the scenes: 7 stuff and 8 thing classes, ignore_index 255 (no scene has void pixels)."""
+    return LabelSet(
+        tuple(Category(c["id"], c["name"], bool(c["isthing"]), tuple(c["color"])) for c in SCENE_CATEGORIES)
+    )
+
+
+def scene_index(split: str, number: int) -> int:
+    """The index at which `draw_scene` draws record `number` of `split`; splits share no index.
+
+    Raises:
+        ValueError: for an unknown split, or a number outside 0..9,999,999.
+    """
+    if split not in SCENE_SPLITS:
+        raise ValueError(f"The scenes have no split {split!r}; it must be one of {', '.join(SCENE_SPLITS)}.")
+    if not 0 <= number < MAX_SPLIT_RECORDS:
+        raise ValueError(f"Scene number {number} of split {split!r}; it must be in 0..{MAX_SPLIT_RECORDS - 1}.")
+    return list(SCENE_SPLITS).index(split) * MAX_SPLIT_RECORDS + number
+
+
+def scene_records(
+    split: str,
+    num_records: int | None = None,
+    size: tuple[int, int] = (64, 64),
+    seed: int = 0,
+    style: str | None = None,
+) -> datasets.Dataset:
+    """The records of one split: image, segmentation_map, panoptic_map, segments_info, caption, image_id.
+
+    The first records of a split are the same however many are asked for. They are drawn once and kept in the cache of
+    `datasets`, on disk and memory-mapped, until the drawing code changes.
+
+    Args:
+        split (`str`): unlabelled, train, val, test or unseen; see `SCENE_SPLITS` for their sizes and styles.
+        num_records (`int`, optional): the split's own number if absent.
+        size (`tuple` of `int`): (height, width) in pixels.
+        seed (`int`): another seed is another world of scenes.
+        style (`str`, optional): draw every scene in this style instead of its own; the maps stay the same.
+    Raises: `ValueError` for an unknown split or style, fewer than one record, or a size under 16 pixels.
+    """
+    num_records = SCENE_SPLITS.get(split, (1,))[0] if num_records is None else num_records
+    if num_records < 1:
+        raise ValueError(f"Asked for {num_records} records of split {split!r}; it must be at least 1.")
+    scene_index(split, num_records - 1)
+    if seed < 0:
+        raise ValueError(f"The seed of the scenes is {seed}; it must not be negative.")
+    request = {"split": split, "num_records": num_records, "size": tuple(size), "seed": seed, "style": style}
+    draw_scene(seed, 0, size=size, style=style)  # refuses a wrong size or style before anything is written
+    records = datasets.Dataset.from_generator(
+        _generate,
+        features=record_features(panoptic=True),
+        gen_kwargs=request,
+        fingerprint=Hasher.hash([sorted(request.items(), key=str), _drawing_code()]),
+        split=datasets.NamedSplit(split),
+    )
+    return attach_labels(records, scene_labels())
+
+
+def _generate(split: str, num_records: int, size: tuple[int, int], seed: int, style: str | None) -> Iterator[dict]:
+    styles = SCENE_SPLITS[split][1]
+    for number in range(num_records):
+        scene = draw_scene(seed, scene_index(split, number), styles, size, style)
+        image_id = f"{split}-{number:06d}"
+        ids = scene.panoptic_map
+        yield {
+            "image": encode_image(scene.image, image_id),
+            "segmentation_map": encode_map(scene.segmentation_map, len(SCENE_CATEGORIES), image_id),
+            "panoptic_map": encode_image(np.stack([ids, ids >> 8, ids >> 16], -1).astype(np.uint8), image_id),
+            "segments_info": scene.segments_info,
+            "caption": scene.caption,
+            "image_id": image_id,
+        }
+
+
+def _drawing_code() -> list[str]:
+    """What decides the pixels: a cached split drawn by other code is not taken for this one."""
+    sources = [path.read_text() for path in sorted(Path(__file__).parent.glob("scene*.py"))]
+    return [*sources, PIL.__version__, np.__version__]

@@ -1,0 +1,191 @@
+"""The plan of a built-in scene: regions and things in normalised coordinates, and the draws that fill it.
+
+x and y run from 0 to 1 over the image, y downwards; sizes are fractions of the image's shorter side.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Point = tuple[float, float]
+
+# Size of a thing that stands at the lower border: the height, or the length of cars, boats and cows.
+NEAR_SIZE = {
+    "tree": 0.54,
+    "house": 0.52,
+    "car": 0.44,
+    "boat": 0.46,
+    "person": 0.38,
+    "ball": 0.17,
+    "cow": 0.4,
+    "lamp": 0.56,
+}
+# Half width and height in units of that size.
+EXTENT = {
+    "tree": (0.33, 1.0),
+    "house": (0.5, 0.8),
+    "car": (0.5, 0.45),
+    "boat": (0.5, 0.95),
+    "person": (0.18, 1.0),
+    "ball": (0.5, 1.0),
+    "cow": (0.5, 0.68),
+    "lamp": (0.12, 1.0),
+}
+THING_COLORS = {
+    "tree": ("green", "green", "orange", "pink", "pine", "pine"),
+    "house": ("white", "red", "yellow", "blue"),
+    "car": ("red", "blue", "yellow", "white"),
+    "boat": ("red", "blue", "yellow", "white"),
+    "person": ("red", "blue", "yellow", "green"),
+    "ball": ("red", "blue", "yellow", "orange"),
+    "cow": ("brown", "white", "black"),
+    "lamp": ("",),
+}
+
+
+@dataclass
+class Stuff:
+    """One region of a stuff class; `tone` in [0, 1] picks its hue, `texture` the large pattern on it."""
+
+    category: str
+    polygon: list[Point]
+    tone: float = 0.5
+    texture: str = ""
+    center: float = 0.5  # where the texture's lines meet, or the number it is drawn with
+
+
+@dataclass
+class Thing:
+    """One thing that stands on (x, y)."""
+
+    kind: str
+    color: str
+    x: float
+    y: float
+    size: float
+    depth: float
+    flip: bool
+    variant: int
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        half, height = EXTENT[self.kind]
+        return self.x - half * self.size, self.y - height * self.size, self.x + half * self.size, self.y
+
+
+@dataclass
+class Plan:
+    """A scene before light: regions from back to front, things from far to near."""
+
+    layout: str
+    horizon: float
+    sun_x: float
+    clouds: list[tuple[float, float, float]]
+    stuff: list[Stuff] = field(default_factory=list)
+    things: list[Thing] = field(default_factory=list)
+
+    def depth(self, y: float) -> float:
+        """0 at the lower border, 1 at the horizon."""
+        return min(max((1 - y) / (1 - self.horizon), 0.0), 1.0)
+
+
+class Planner:
+    """Draws the random choices of one scene."""
+
+    def __init__(self, rng: np.random.Generator, layout: str, horizon: float):
+        self.rng = rng
+        clouds = [(u(rng, 0, 1), u(rng, 0.06, horizon * 0.62), u(rng, 0.1, 0.17)) for _ in range(5)]
+        self.plan = Plan(layout, horizon, u(rng, 0.12, 0.88), clouds)
+        self.tones = {name: u(rng, 0, 1) for name in ("grass", "water", "sand", "road", "mountain", "building")}
+
+    def chance(self, probability: float) -> bool:
+        return self.rng.random() < probability
+
+    def stuff(self, category: str, polygon: list[Point], texture: str = "", center: float = 0.5) -> None:
+        self.plan.stuff.append(Stuff(category, polygon, self.tones[category], texture, center))
+
+    def mountains(self) -> None:
+        """Two to four peaks behind everything; each peak is one triangle, lit from the left."""
+        h = self.plan.horizon
+        count = int(self.rng.integers(2, 5))
+        for k in self.rng.permutation(count):
+            x = (k + u(self.rng, 0.25, 0.75)) / count
+            height = u(self.rng, 0.13, 0.27) * h / 0.4
+            half = height * u(self.rng, 1.0, 1.5)
+            self.stuff("mountain", [(x - half, h + 0.005), (x, h - height), (x + half, h + 0.005)], "peak")
+
+    def skyline(self) -> None:
+        """A row of blocks along the horizon."""
+        h = self.plan.horizon
+        x = u(self.rng, -0.1, 0.0)
+        while x < 1:
+            width, height = u(self.rng, 0.13, 0.22), u(self.rng, 0.13, 0.28) * h / 0.4
+            if self.chance(0.88):
+                box = [(x, h - height), (x + width, h - height), (x + width, h + 0.01), (x, h + 0.01)]
+                self.stuff("building", box, "windows", float(self.rng.integers(0, 1 << 16)))
+            x += width + (0 if self.chance(0.7) else 0.02)
+
+    def backdrop(self, mountain: float, building: float) -> None:
+        draw = self.rng.random()
+        if draw < mountain:
+            self.mountains()
+        elif draw < mountain + building:
+            self.skyline()
+
+    def things(self, kind: str, low: int, high: int, place, spread: float = 1.0) -> None:
+        """Adds `low`..`high` things at points of `place()`, none hidden by more than a part by another one."""
+        color = self.pick(kind)
+        for _ in range(int(self.rng.integers(low, high + 1))):
+            if self.chance(0.45):
+                color = self.pick(kind)
+            for _attempt in range(8):
+                if self.stand(kind, color, *place(), spread):
+                    break
+
+    def pick(self, kind: str) -> str:
+        return str(self.rng.choice(THING_COLORS[kind]))
+
+    def stand(self, kind: str, color: str, x: float, y: float, spread: float) -> bool:
+        plan = self.plan
+        near = 0.36 + 0.64 * (1 - plan.depth(y))
+        size = NEAR_SIZE[kind] * near * u(self.rng, 0.88, 1.12) * spread
+        flip, variant = self.chance(0.5), int(self.rng.integers(0, 4))
+        thing = Thing(kind, color, x, y, size, plan.depth(y), flip, variant)
+        if any(hides(thing.box, other.box) for other in plan.things):
+            return False
+        plan.things.append(thing)
+        return True
+
+
+def u(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(low + (high - low) * rng.random())
+
+
+def hides(a, b) -> bool:
+    """Whether two boxes share more than a third of the smaller one."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return False
+    smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return width * height > 0.34 * smaller
+
+
+def wave(y0: float, y1: float, height: float, phase: float, turns: float = 1.0) -> list[Point]:
+    """Points of a gently waving line from the left to the right border."""
+    steps = 24
+    return [
+        (k / steps, y0 + (y1 - y0) * k / steps + height * math.sin(phase + 2 * math.pi * turns * k / steps))
+        for k in range(steps + 1)
+    ]
+
+
+def below(line: list[Point]) -> list[Point]:
+    return [*line, (1.0, 1.0), (0.0, 1.0)]
+
+
+def height_at(line: list[Point], x: float) -> float:
+    k = min(max(x, 0.0), 1.0) * (len(line) - 1)
+    i = min(int(k), len(line) - 2)
+    return line[i][1] + (line[i + 1][1] - line[i][1]) * (k - i)
