@@ -154,7 +154,7 @@ def style_augment(
 def _night(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     grey = image.mean(axis=2, keepdims=True)
     muted = grey + (image - grey) * rng.uniform(0.3, 0.8)
-    dark = muted ** rng.uniform(1.0, 1.8) * rng.uniform(0.15, 0.5)
+    dark = muted ** rng.uniform(1.0, 1.5) * rng.uniform(0.22, 0.55)
     sky = np.array([rng.uniform(0.5, 0.9), rng.uniform(0.6, 0.95), rng.uniform(1.0, 1.5)], np.float32)
     lift = np.array([0.01, 0.015, 0.05], np.float32) * rng.uniform(0, 2)
     noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(0, 0.03)
@@ -170,7 +170,7 @@ def _fog(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _tint(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    cast = rng.uniform(0.55, 1.35, 3).astype(np.float32)
+    cast = rng.uniform(0.65, 1.25, 3).astype(np.float32)
     tone = rng.uniform(0.6, 1.7)
     blend = rng.uniform(0, 0.3)
     return (1 - blend) * image**tone * cast + blend * rng.uniform(0, 1, 3).astype(np.float32)

@@ -1,0 +1,170 @@
+"""Reads `datasets` folders (save_to_disk), Parquet folders and Hub ids that have an image and a mask column."""
+
+import json
+import re
+from pathlib import Path
+
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Image,
+    Value,
+    get_dataset_split_names,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.features import List
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from seggen_hf.data.checks import Source
+from seggen_hf.data.folder_source import LABEL_FILES
+from seggen_hf.data.map_decoder import LabelFile, MapDecoder, label_file_of, read_label_file
+from seggen_hf.data.schema import ignore_index_for, labels_of
+
+IMAGE_COLUMNS = ("image", "pixel_values", "img")
+MASK_COLUMNS = ("segmentation_map", "annotation", "label", "mask", "segmentation_mask", "semantic_map")
+CAPTION_COLUMNS = ("caption", "text")
+SYNTHETIC_COLUMNS = ("kind", "source_id", "variant", "seed", "scores")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def is_saved(root: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
+    return (root / "state.json").is_file() or (root / "dataset_dict.json").is_file()
+
+
+def parquet_files(root: Path) -> dict[str, list[str]]:
+    """Parquet shards of a folder by split: SPLIT-*.parquet, SPLIT.parquet or SPLIT/*.parquet; others are "train"."""
+    splits = {}
+    for path in sorted(root.rglob("*.parquet")):
+        parent = path.parent.name if path.parent not in (root, root / "data") else ""
+        named = re.match(r"(train|training|val|validation|test|unseen\w*)(?=[-_.]|$)", path.stem)
+        splits.setdefault(named[1] if named else parent or "train", []).append(str(path))
+    return splits
+
+
+def dataset_splits(source: str, config_name: str | None = None, revision: str | None = None) -> list[str]:
+    """The splits of a saved folder, a Parquet folder or a Hub id."""
+    root = Path(source)
+    if (root / "dataset_dict.json").is_file():
+        return json.loads((root / "dataset_dict.json").read_text())["splits"]
+    if (root / "state.json").is_file():
+        return [json.loads((root / "state.json").read_text()).get("_split") or "train"]
+    if root.is_dir():
+        return sorted(parquet_files(root))
+    return get_dataset_split_names(source, config_name, revision=revision)
+
+
+def read_dataset(
+    source: str,
+    split: str,
+    labels: LabelFile | None = None,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    zero_is_void: bool = False,
+    config_name: str | None = None,
+    revision: str | None = None,
+) -> Source:
+    """Read a `datasets` source; columns are guessed where they are not named, pictures stay undecoded."""
+    root = Path(source)
+    if is_saved(root):
+        dataset = load_from_disk(source)
+        dataset = dataset[split] if isinstance(dataset, DatasetDict) else dataset
+    elif root.is_dir():
+        dataset = load_dataset("parquet", data_files={split: parquet_files(root)[split]}, split=split)
+    else:
+        dataset = load_dataset(source, config_name, split=split, revision=revision)
+    return rows_of(dataset, source, split, labels, image_column, mask_column, zero_is_void, revision)
+
+
+def rows_of(
+    dataset: Dataset,
+    source: str,
+    split: str,
+    labels: LabelFile | None = None,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    zero_is_void: bool = False,
+    revision: str | None = None,
+) -> Source:
+    """The `Source` of an open dataset; see `read_dataset`."""
+    where = f"{source} ({split})"
+    image_column = _pick(dataset, where, image_column, IMAGE_COLUMNS, "image_column")
+    mask_column = _pick(dataset, where, mask_column, MASK_COLUMNS, "mask_column")
+    if labels is None:
+        labels = (
+            label_file_of(labels_of(dataset))
+            if has_labels(dataset)
+            else _find_labels(dataset, source, revision, where)
+        )
+    decoder = labels.decoder
+    if zero_is_void:
+        void = ignore_index_for(decoder.num_labels)
+        ids = {0: void, void: void} | {label + 1: label for label in range(decoder.num_labels)}
+        decoder = MapDecoder(decoder.num_labels, ids, decoder.colors)
+    columns = {"image": image_column, "segmentation_map": mask_column}
+    caption_column = next((name for name in CAPTION_COLUMNS if name in dataset.column_names), None)
+    columns |= {"caption": caption_column} if caption_column else {}
+    own = ("image_id", "panoptic_map", "segments_info", *SYNTHETIC_COLUMNS)
+    columns |= {name: name for name in own if name in dataset.column_names}
+    rows = dataset.select_columns(list(columns.values()))
+    rows = rows.rename_columns({old: new for new, old in columns.items() if old != new})
+    for name in ("image", "segmentation_map", "panoptic_map"):
+        if name in columns:
+            rows = rows.cast_column(name, Image(decode=False))
+    if "caption" not in columns:
+        rows = rows.add_column("caption", [None] * len(rows), feature=Value("string"))
+    if "image_id" not in columns:
+        rows = rows.add_column("image_id", _image_ids(rows), feature=Value("string"))
+    return Source("datasets", rows, labels.labels, decoder, [], labels.collisions, rows._fingerprint)
+
+
+def _pick(dataset: Dataset, where: str, column: str | None, guesses: tuple[str, ...], flag: str) -> str:
+    pictures = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+    for name in [column] if column else guesses:
+        if name in pictures:
+            return name
+    wanted = f"no image column {column!r}" if column else f"none of the columns {', '.join(guesses)}"
+    raise ValueError(
+        f"{where} has {wanted}; its image columns are {pictures}, all columns {dataset.column_names}. "
+        f"Name the right one with --{flag}."
+    )
+
+
+def has_labels(dataset: Dataset) -> bool:
+    try:
+        labels_of(dataset)
+    except ValueError:
+        return False
+    return True
+
+
+def _find_labels(dataset: Dataset, source: str, revision: str | None, where: str) -> LabelFile:
+    """From the folder or repository's label files, else from a column that lists classes by name."""
+    for folder in (Path(source), Path(source).parent):
+        for name in ("labels.json", "classes.json", "id2label.json"):
+            if Path(source).is_dir() and (folder / name).is_file():
+                return read_label_file(folder / name)
+    if not Path(source).exists() and HUB_ID.fullmatch(source):
+        for name in LABEL_FILES[1:] + LABEL_FILES[:1]:
+            try:
+                return read_label_file(hf_hub_download(source, name, repo_type="dataset", revision=revision))
+            except (EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError):
+                continue
+    for feature in dataset.features.values():
+        if isinstance(feature, List) and isinstance(feature.feature, ClassLabel):
+            return read_label_file(dict(enumerate(feature.feature.names)))
+    raise ValueError(
+        f"{where} does not say what its label ids mean: no labels.json, no id2label.json, no column of class names. "
+        f"Give a label file with --labels, or one of the built-in sets ade20k and coco."
+    )
+
+
+def _image_ids(rows: Dataset) -> list[str]:
+    """File stems where every row has one of its own, else row numbers."""
+    stems = []
+    for batch in rows.select_columns("image").with_format("arrow").iter(1000):  # batches: pictures stay out of memory
+        stems += [Path(path or "").stem for path in batch["image"].combine_chunks().field("path").to_pylist()]
+    return stems if all(stems) and len(set(stems)) == len(stems) else [f"{index:08d}" for index in range(len(rows))]

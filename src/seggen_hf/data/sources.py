@@ -1,0 +1,273 @@
+"""`load_records`: any source -> a `datasets.Dataset` of records, every broken file named before anything starts."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import datasets
+from datasets import Dataset, Features, Image
+from datasets.fingerprint import Hasher
+from PIL import ImageOps
+
+from seggen_hf.data.ade20k_source import SPLITS as ADE20K_SPLITS
+from seggen_hf.data.ade20k_source import ade20k_root, ade20k_splits, read_ade20k
+from seggen_hf.data.checks import (
+    UNREADABLE,
+    Inspection,
+    Source,
+    drop_exif,
+    explain,
+    inspect_rows,
+    name_of,
+    raise_problems,
+)
+from seggen_hf.data.coco_source import coco_splits, read_coco
+from seggen_hf.data.folder_source import folder_splits, read_folder
+from seggen_hf.data.hub_source import HUB_ID, dataset_splits, is_saved, parquet_files, read_dataset, rows_of
+from seggen_hf.data.map_decoder import LabelFile, label_file_of, read_label_file
+from seggen_hf.data.scenes import SCENE_SPLITS, scene_records
+from seggen_hf.data.schema import attach_labels, encode_map, open_image, record_features, write_json
+from seggen_hf.labels import LabelSet
+
+SCENES = "scenes"
+FORMAT = 1  # raised when conversion changes, so that older caches are left alone
+
+
+def load_records(
+    source: str | Path,
+    split: str = "train",
+    *,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    labels: LabelSet | dict | str | Path | None = None,
+    max_records: int | None = None,
+    check: bool = True,
+    zero_is_void: bool = False,
+    size: tuple[int, int] | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Dataset:
+    """Read one split of a source as records (`data.schema.record_features`), with its labels attached.
+
+    Pictures stay where they are and are decoded on access. Where masks must change (colors, ids with gaps, panoptic
+    PNGs) or EXIF rotation would part image and mask, a converted copy is kept in the cache and used again while the
+    source's files stay the same.
+
+    Args:
+        source (`str`): a folder (SPLIT/images + SPLIT/masks + classes.json; COCO panoptic; ADE20K SceneParsing;
+            `save_to_disk`; Parquet), a Hub id, or `scenes`.
+        image_column, mask_column (`str`): of a `datasets` source; guessed if not given.
+        labels: a label file, `ade20k`, `coco` or a `LabelSet`; read from the source if not given.
+        max_records (`int`): only the first records, in the order of their names.
+        check (`bool`): look at every pixel of every record first; the result is remembered while the files stay equal.
+        zero_is_void (`bool`): ids 1..C with 0 as void, for `datasets` sources (ADE20K's annotations on the Hub).
+        size (`tuple` of `int`): height and width of the built-in scenes.
+        config_name, revision (`str`): of a Hub id.
+        cache_dir (`str`): for converted copies; the `datasets` cache if not given.
+    Raises: `ValueError` for a source that is no known layout, a split that it lacks, missing labels, and broken
+        records: file and reason of the first 20, and their number.
+    """
+    if str(source) == SCENES and labels is None:
+        _check_split(SCENES, split, list(SCENE_SPLITS))
+        return scene_records(split, num_records=max_records, **({"size": tuple(size)} if size else {}))
+    where = f"{source} ({split})"
+    found = open_source(source, split, image_column, mask_column, labels, zero_is_void, config_name, revision)
+    if max_records is not None:
+        found.rows = found.rows.select(range(min(max_records, len(found.rows))))
+    total = len(found.rows) + len(found.problems)
+    if check:
+        raise_problems(where, found.problems, total)
+    if len(found.rows) == 0:
+        raise ValueError(f"{where} has no records.")
+    fingerprint = _fingerprint(found)
+    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf")
+    plan = _plan(found, where, check, folder / f"{fingerprint}.json")
+    return attach_labels(_to_records(found, plan, folder, fingerprint), found.labels)
+
+
+def open_source(
+    source: str | Path,
+    split: str = "train",
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    labels=None,
+    zero_is_void: bool = False,
+    config_name: str | None = None,
+    revision: str | None = None,
+) -> Source:
+    """List a split's records without reading a picture. Arguments as in `load_records`."""
+    root, label_file = Path(source), _label_file(labels)
+    kind = _kind(source)
+    _check_split(source, split, splits_of(source, config_name, revision), kind)
+    if kind == SCENES:
+        return rows_of(scene_records(split), SCENES, split, label_file)
+    if kind == "folder":
+        return read_folder(root, split, label_file)
+    if kind == "coco":
+        return read_coco(root, split, label_file)
+    if kind == "ade20k":
+        return read_ade20k(root, split, label_file)
+    return read_dataset(str(source), split, label_file, image_column, mask_column, zero_is_void, config_name, revision)
+
+
+def splits_of(source: str | Path, config_name: str | None = None, revision: str | None = None) -> list[str]:
+    """Names of the splits that a source has."""
+    kind, root = _kind(source), Path(source)
+    if kind == SCENES:
+        return list(SCENE_SPLITS)
+    listing = {"folder": folder_splits, "coco": coco_splits, "ade20k": ade20k_splits}
+    return listing[kind](root) if kind in listing else dataset_splits(str(source), config_name, revision)
+
+
+def _kind(source: str | Path) -> str:
+    """Which reader a source needs, by what lies in it."""
+    root = Path(source)
+    if str(source) == SCENES:
+        return SCENES
+    if root.is_dir():
+        if is_saved(root):
+            return "datasets"
+        if folder_splits(root):
+            return "folder"
+        if ade20k_root(root):
+            return "ade20k"
+        if coco_splits(root):
+            return "coco"
+        if parquet_files(root):
+            return "datasets"
+        raise ValueError(
+            f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
+            f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or ADE20K (images/training, "
+            f"annotations/training); or a `datasets` folder (save_to_disk, Parquet). It holds: {_listing(root)}."
+        )
+    if root.exists() or str(source).startswith((".", "/", "~")) or not HUB_ID.fullmatch(str(source)):
+        reason = "is a file" if root.exists() else "does not exist"
+        raise ValueError(f"{source} {reason}; give the folder of a data set, a Hub id or `{SCENES}`.")
+    return "datasets"
+
+
+def _listing(root: Path) -> str:
+    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "nothing"
+
+
+def _check_split(source, split: str, splits: list[str], kind: str = "") -> None:
+    if split not in splits and not (kind == "ade20k" and ADE20K_SPLITS.get(split) in map(ADE20K_SPLITS.get, splits)):
+        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}.")
+
+
+def _label_file(labels) -> LabelFile | None:
+    if labels is None:
+        return None
+    if isinstance(labels, LabelSet):
+        return label_file_of(labels)
+    return read_label_file(labels)
+
+
+def _fingerprint(found: Source) -> str:
+    """Of the rows, the files behind them (size and time of change) and the way they are decoded."""
+    stamps = []
+    for batch in found.rows.select_columns(["image", "segmentation_map"]).with_format("arrow").iter(1000):
+        for name in ("image", "segmentation_map"):
+            column = batch[name].combine_chunks()
+            external = column.field("bytes").is_null().to_pylist()
+            for path, outside in zip(column.field("path").to_pylist(), external, strict=True):
+                if outside and path and os.path.exists(path):
+                    status = os.stat(path)
+                    stamps.append((path, status.st_size, status.st_mtime_ns))
+    decoder = found.decoder
+    colors = sorted((list(color), label) for color, label in decoder.colors.items())
+    way = (FORMAT, decoder.num_labels, sorted(decoder.ids.items()), colors, decoder.panoptic)
+    return Hasher.hash([found.origin, list(found.rows["image_id"]), list(found.rows["caption"]), stamps, way])
+
+
+def _plan(found: Source, where: str, check: bool, stamp: Path) -> dict:
+    """What has to be converted, as `{"maps": bool, "exif": [row, ...]}`; kept in `stamp` once all was checked."""
+    if stamp.is_file():
+        return json.loads(stamp.read_text())
+    inspections = inspect_rows(found, pixels=check)
+    if check:
+        raise_problems(where, [entry.problem for entry in inspections if entry.problem], len(inspections))
+    _warn_of_exif(where, inspections)
+    plan = {
+        "maps": any(entry.converts_map for entry in inspections),
+        "exif": [index for index, entry in enumerate(inspections) if entry.drops_exif],
+    }
+    if check:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        write_json(stamp, plan)
+    return plan
+
+
+def _warn_of_exif(where: str, inspections: list[Inspection]) -> None:
+    uncertain = [entry.image_id for entry in inspections if entry.uncertain_exif]
+    if uncertain:
+        warnings.warn(
+            f"{where}: {len(uncertain)} images are rotated by EXIF and fit their masks either way, first "
+            f"{uncertain[0]}; they are read rotated, as viewers show them.",
+            stacklevel=3,
+        )
+
+
+def _to_records(found: Source, plan: dict, folder: Path, fingerprint: str) -> Dataset:
+    rows, features = found.rows, _features(found)
+    if not plan["maps"] and not plan["exif"]:
+        rows = rows.select_columns(list(features))
+        for name, feature in features.items():
+            if rows.features[name] != feature:
+                rows = rows.cast_column(name, feature)  # pictures only change how they are decoded
+        rows._fingerprint = fingerprint
+        return rows
+    folder.mkdir(parents=True, exist_ok=True)
+    exif = set(plan["exif"])
+
+    def convert(row: dict, index: int) -> dict:
+        current = row["segmentation_map"]
+        try:
+            record = {name: row[name] for name in features if name in row}
+            if plan["maps"]:
+                with open_image(current) as mask:
+                    labels = found.decoder.decode(_upright(mask), row.get("segments_info"))
+                record["segmentation_map"] = encode_map(labels, found.labels.num_labels, row["image_id"])
+            if found.decoder.panoptic:
+                record["panoptic_map"] = row["segmentation_map"]
+            if index in exif:
+                current = row["image"]
+                record["image"] = drop_exif(current)
+        except UNREADABLE as error:
+            raise ValueError(f"{name_of(current, row)}: {explain(error, current)}") from error
+        return record
+
+    return rows.map(
+        convert,
+        with_indices=True,
+        features=features,
+        remove_columns=[name for name in rows.column_names if name not in features],
+        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        load_from_cache_file=True,
+        writer_batch_size=100,
+        new_fingerprint=fingerprint,
+        desc="Converting records",
+    )
+
+
+def _upright(mask):
+    """EXIF orientation applied; the same object, format included, where there is none."""
+    return ImageOps.exif_transpose(mask) if mask.getexif().get(0x0112, 1) != 1 else mask
+
+
+def _features(found: Source) -> Features:
+    rows = found.rows
+    panoptic = found.decoder.panoptic or "panoptic_map" in rows.column_names
+    features = record_features(synthetic="kind" in rows.column_names, panoptic=panoptic)
+    if "scores" in features and "scores" in rows.column_names:
+        features["scores"] = rows.features["scores"]
+    return Features(
+        {
+            name: feature
+            for name, feature in features.items()
+            if name in rows.column_names or isinstance(feature, Image)
+        }
+    )
