@@ -1,0 +1,163 @@
+"""Mask2Img: a segmentation map and a caption become an image that fits them (SegGen, arXiv:2311.03355)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLControlNetPipeline, UNet2DConditionModel
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers.utils import BaseOutput
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
+
+from .seggen_colormap import ColormapPipelineMixin, encode_condition
+
+
+@dataclass
+class Mask2ImgOutput(BaseOutput):
+    """
+    Args:
+        images: list of PIL images, `(B, H, W, 3)` array or `(B, 3, H, W)` tensor in [0, 1], as `output_type` asks; the
+            latents for `output_type="latent"`.
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+
+
+class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipeline):
+    """A ControlNet on SDXL, conditioned on color maps, with the codec that paints them.
+
+    Args: those of `StableDiffusionXLControlNetPipeline`, with one ControlNet and without watermarker, and
+        colormap (`dict`): `ColormapCodec.to_dict()` of the codec that painted the training maps.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        text_encoder_2: CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        tokenizer_2: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        controlnet: ControlNetModel,
+        scheduler: KarrasDiffusionSchedulers,
+        force_zeros_for_empty_prompt: bool = True,
+        feature_extractor: CLIPImageProcessor = None,
+        image_encoder: CLIPVisionModelWithProjection = None,
+        colormap: dict | None = None,
+    ):
+        super().__init__(
+            vae=vae,
+            text_encoder=text_encoder,
+            text_encoder_2=text_encoder_2,
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer_2,
+            unet=unet,
+            controlnet=controlnet,
+            scheduler=scheduler,
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+            add_watermarker=False,  # images are training data: nothing may be written into them
+            feature_extractor=feature_extractor,
+            image_encoder=image_encoder,
+        )
+        self.register_to_config(colormap=colormap)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        segmentation_map=None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        max_color_distance: float = 0.0,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **kwargs,
+    ) -> Mask2ImgOutput | tuple:
+        """Draw images that fit segmentation maps.
+
+        Args:
+            prompt (`str` or list of `str`): captions; `prompt_embeds` and its companions may stand for them.
+            segmentation_map: one map, or as many as captions: a list, a `(B, H, W)` batch, or a `(H, W)` map, of
+                - label ids: integer numpy arrays or tensors, PIL images of mode L, P (palette images: their indices),
+                  I or I;16;
+                - color maps in this pipeline's colors: PIL RGB, uint8 arrays `(H, W, 3)` or `(B, H, W, 3)`, float
+                  tensors `(3, H, W)` or `(B, 3, H, W)` in [0, 1].
+            height, width (`int`, optional): of the images; the first map's if not given, rounded down to what the VAE
+                can make. Maps are resized to it by nearest neighbour.
+            max_color_distance (`float`): how far (0-255 RGB units) the pixels of color maps may lie from the palette.
+                0 demands exact colors; above, further pixels become `ignore_index`.
+            output_type (`str`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            kwargs: every other argument of `StableDiffusionXLControlNetPipeline.__call__`, but `image`:
+                num_inference_steps, guidance_scale, controlnet_conditioning_scale, generator, num_images_per_prompt,
+                latents, callback_on_step_end, ...
+        Returns: `Mask2ImgOutput`, or a tuple of its field.
+        Raises: `ValueError` for ids that are no labels, color maps of another palette, maps of another rank, a
+            pipeline without codec; `TypeError` for an argument that SDXL's pipeline lacks (it has no guidance_rescale).
+        """
+        # 1. Refuse what is no map of this pipeline's labels before a denoising step is paid for.
+        self.check_call_arguments(StableDiffusionXLControlNetPipeline, kwargs, taken=("image",))
+        maps = self.read_segmentation_maps(segmentation_map, max_color_distance)
+        if (height is None or width is None) and len({m.shape for m in maps}) > 1:
+            raise ValueError(
+                f"The maps have sizes {sorted({m.shape for m in maps})}; give the height and width to draw."
+            )
+        factor = self.vae_scale_factor
+        height = height or maps[0].shape[0] // factor * factor
+        width = width or maps[0].shape[1] // factor * factor
+
+        # 2. The condition, painted as in training.
+        condition = encode_condition(self.codec, maps, height, width)  # (B, 3, H, W) in [0, 1]
+
+        # 3. The stock loop.
+        images = super().__call__(
+            prompt,
+            image=condition,
+            height=height,
+            width=width,
+            output_type=output_type,
+            return_dict=False,
+            **kwargs,
+        )[0]
+        return Mask2ImgOutput(images=images) if return_dict else (images,)
+
+    def read_segmentation_maps(self, segmentation_map, max_color_distance: float = 0.0) -> list[np.ndarray]:
+        """Label ids `(H, W)` of each given map, whichever form it has; see `__call__`."""
+        if segmentation_map is None:
+            raise ValueError("Mask2ImgPipeline needs segmentation_map: label ids or color maps, one for each caption.")
+        if isinstance(segmentation_map, (list, tuple)):
+            return [m for item in segmentation_map for m in self.read_segmentation_maps(item, max_color_distance)]
+
+        given = segmentation_map
+        if isinstance(given, torch.Tensor):
+            given = given.detach().cpu()
+            is_color = given.is_floating_point() or given.ndim == 4
+            values = (given.float() if given.is_floating_point() else given).numpy()
+            values = np.moveaxis(values, -3, -1) if is_color and values.ndim in (3, 4) else values
+        else:
+            values = np.asarray(given)  # PIL palette images give their indices
+            is_color = values.ndim == 4 or (values.ndim == 3 and values.shape[-1] == 3)
+        if not is_color:
+            if values.ndim not in (2, 3) or not np.issubdtype(values.dtype, np.integer):
+                raise ValueError(
+                    f"A segmentation_map of shape {values.shape} and type {values.dtype} is neither label ids, "
+                    f"integers (H, W) or (B, H, W), nor an RGB color map."
+                )
+            return list(values) if values.ndim == 3 else [values]
+
+        maps, distances = self.codec.decode(values, max_distance=max_color_distance or None)
+        if not max_color_distance and distances.max() > 0:
+            share = float((distances > 0).mean())
+            raise ValueError(
+                f"{share:.1%} of the color map's pixels have none of this pipeline's colors (the furthest is "
+                f"{distances.max():.0f} RGB units away). Paint it with pipe.codec.encode(segmentation_map), pass the "
+                f"segmentation_map itself, or allow noise with max_color_distance."
+            )
+        return list(maps) if maps.ndim == 3 else [maps]

@@ -1,0 +1,130 @@
+"""Text2Mask: a caption becomes a color map, and the color map a segmentation map (SegGen, arXiv:2311.03355)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers.utils import BaseOutput
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
+
+from .seggen_colormap import ColormapPipelineMixin
+
+
+@dataclass
+class Text2MaskOutput(BaseOutput):
+    """
+    Args:
+        color_maps: what the model drew: list of PIL images, `(B, H, W, 3)` array or `(B, 3, H, W)` tensor in [0, 1],
+            as `output_type` asks; the latents for `output_type="latent"`.
+        segmentation_maps: label ids (int64) and `ignore_index`: list of `(H, W)` arrays, `(B, H, W)` array or tensor.
+        distances: of each pixel to its label's color (float32, 0-255 RGB units), in the same form.
+    """
+
+    color_maps: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    segmentation_maps: list[np.ndarray] | np.ndarray | torch.Tensor | None
+    distances: list[np.ndarray] | np.ndarray | torch.Tensor | None
+
+
+class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
+    """SDXL fine-tuned on (caption, color map) pairs, with the codec that reads its color maps.
+
+    Args: those of `StableDiffusionXLPipeline`, without watermarker, and
+        colormap (`dict`): `ColormapCodec.to_dict()` of the codec that painted the training maps.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        text_encoder_2: CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        tokenizer_2: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: KarrasDiffusionSchedulers,
+        image_encoder: CLIPVisionModelWithProjection = None,
+        feature_extractor: CLIPImageProcessor = None,
+        force_zeros_for_empty_prompt: bool = True,
+        colormap: dict | None = None,
+    ):
+        super().__init__(
+            vae=vae,
+            text_encoder=text_encoder,
+            text_encoder_2=text_encoder_2,
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer_2,
+            unet=unet,
+            scheduler=scheduler,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+            add_watermarker=False,  # a watermark repaints labels
+        )
+        self.register_to_config(colormap=colormap)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        *,
+        max_color_distance: float | None = 40.0,
+        min_region_area: int = 0,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **kwargs,
+    ) -> Text2MaskOutput | tuple:
+        """Draw color maps and read them.
+
+        Args:
+            prompt (`str` or list of `str`): captions; `prompt_embeds` and its companions may stand for them.
+            max_color_distance (`float`, optional): pixels further than this from every label's color become
+                `ignore_index`; 0-255 RGB units; `None` always takes the nearest.
+            min_region_area (`int`): smaller regions join their surroundings; 0 keeps all.
+            output_type (`str`): `"pil"`, `"np"`, `"pt"`, or `"latent"`, which is not decoded.
+            kwargs: every other argument of `StableDiffusionXLPipeline.__call__`: height, width, num_inference_steps,
+                guidance_scale, guidance_rescale, generator, num_images_per_prompt, latents, callback_on_step_end, ...
+        Returns: `Text2MaskOutput`, or the tuple of its fields.
+        Raises: `ValueError` for a pipeline without codec; `TypeError` for an argument that SDXL's pipeline lacks.
+        """
+        # 1. Refuse what cannot be decoded before a denoising step is paid for.
+        self.check_decoding(max_color_distance, min_region_area, output_type)
+        self.check_call_arguments(StableDiffusionXLPipeline, kwargs)
+
+        # 2. The stock SDXL loop: it already knows guidance, offload, LoRA and callbacks.
+        stock_type = "latent" if output_type == "latent" else "pt"
+        rgb = super().__call__(prompt, output_type=stock_type, return_dict=False, **kwargs)[0]  # (B, 3, H, W)
+        if output_type == "latent":
+            output = Text2MaskOutput(color_maps=rgb, segmentation_maps=None, distances=None)
+            return output if return_dict else (rgb, None, None)
+
+        # 3. Nearest palette color of each pixel, ignore_index where none is near.
+        maps, distances = self.codec.decode(rgb, max_color_distance, min_region_area)  # (B, H, W) each
+
+        # 4. The form that was asked for.
+        if output_type != "pt":
+            rgb = self.image_processor.pt_to_numpy(rgb)  # (B, H, W, 3)
+            maps, distances = maps.cpu().numpy(), distances.cpu().numpy()
+        if output_type == "pil":
+            rgb, maps, distances = self.image_processor.numpy_to_pil(rgb), list(maps), list(distances)
+        if not return_dict:
+            return (rgb, maps, distances)
+        return Text2MaskOutput(color_maps=rgb, segmentation_maps=maps, distances=distances)
+
+    def check_decoding(self, max_color_distance, min_region_area, output_type) -> None:
+        """Refuse a call whose result could not be read. `check_inputs` is the name of the stock loop's own check."""
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type is {output_type!r}; it must be pil, np, pt or latent.")
+        if output_type != "latent":
+            _ = self.codec
+        if max_color_distance is not None and not max_color_distance >= 0:
+            raise ValueError(f"max_color_distance is {max_color_distance}; it must be 0 or more, or None.")
+        if min_region_area < 0:
+            raise ValueError(f"min_region_area is {min_region_area}; it must be 0 (keep all regions) or more.")
