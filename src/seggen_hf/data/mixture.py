@@ -1,0 +1,81 @@
+"""Which record a segmenter trains on next, real or synthetic, and its decoded pixels."""
+
+import numpy as np
+
+from ..config import SegmenterConfig
+from .schema import read_image, read_map
+
+CACHE_BYTES = 1_000_000_000  # of decoded records, in each process that prepares samples
+
+
+class DecodedRecords:
+    """Images (uint8 RGB) and segmentation maps of `records`, decoded once and kept as long as they fit."""
+
+    def __init__(self, records, cache_bytes: int = CACHE_BYTES):
+        self.records, self.free, self.cache = records, cache_bytes, {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if index in self.cache:
+            return self.cache[index]
+        row = self.records[index]
+        image, segmentation_map = read_image(row["image"]), read_map(row["segmentation_map"])
+        segmentation_map = segmentation_map.astype(np.min_scalar_type(max(int(segmentation_map.max()), 255)))
+        size = image.nbytes + segmentation_map.nbytes
+        if size <= self.free:
+            self.free -= size
+            self.cache[index] = image, segmentation_map
+        return image, segmentation_map
+
+
+class RecordMixture:
+    """Which record is trained on: real ones, synthetic ones, or both, as `config.synthetic_mode` says.
+
+    `replace`: an epoch is the real records; with probability p_aug a synthetic one, drawn at random, takes the place.
+    `pretrain`: synthetic records only, and after `synthetic_until` of the steps real ones only.
+    `joint`: an epoch is all real and all synthetic records. `only`: an epoch is the synthetic records.
+    In each mode no synthetic record is drawn after `synthetic_until` of the steps.
+    """
+
+    def __init__(self, num_real: int, num_synthetic: int, config: SegmenterConfig):
+        if num_real + num_synthetic == 0:
+            raise ValueError("There are no records to train on.")
+        mode = config.synthetic_mode
+        if num_synthetic == 0:
+            if mode == "only" or config.synthetic_dataset:
+                raise ValueError(f"--synthetic_dataset {config.synthetic_dataset} has no records.")
+        elif num_real == 0 and (mode != "only" or config.synthetic_until < 1):
+            raise ValueError(
+                f"--synthetic_mode {mode} needs real records too; `only` with --synthetic_until 1 does not."
+            )
+        elif mode == "pretrain" and config.synthetic_until == 1:
+            raise ValueError(
+                "--synthetic_mode pretrain needs --synthetic_until below 1: the share of the steps after which "
+                "training goes on with real data. For synthetic data alone use --synthetic_mode only."
+            )
+        self.num_real, self.num_synthetic, self.mode, self.p_aug = num_real, num_synthetic, mode, config.p_aug
+        self.last_step = config.synthetic_until * config.max_train_steps
+        self.num_records = {
+            "replace": num_real,
+            "pretrain": num_real,
+            "joint": num_real + num_synthetic,
+            "only": num_synthetic,
+        }[mode if num_synthetic else "replace"]
+
+    def pick(self, index: int, rng: np.random.Generator, step: int) -> tuple[bool, int]:
+        """Whether the sample is synthetic, and its index in its data set. Three draws from `rng`, whatever comes."""
+        chance, any_real, any_synthetic = rng.random(3)
+        any_real, any_synthetic = int(any_real * self.num_real), int(any_synthetic * self.num_synthetic)
+        if self.num_synthetic == 0:
+            return False, index
+        if step >= self.last_step:
+            return False, index if self.mode in ("replace", "pretrain") else any_real
+        if self.mode == "replace":
+            return (True, any_synthetic) if chance < self.p_aug else (False, index)
+        if self.mode == "pretrain":
+            return True, any_synthetic
+        if self.mode == "joint" and index < self.num_real:
+            return False, index
+        return True, index - (self.num_real if self.mode == "joint" else 0)

@@ -1,0 +1,240 @@
+"""The segmenter as a task of the training loop: which record comes next, how it is augmented, and its loss."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ..config import SegmenterConfig, save_config
+from ..data.mixture import DecodedRecords, RecordMixture
+from ..data.schema import labels_of, read_image, read_map
+from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
+from ..evaluation import evaluate_segmenter
+from ..labels import LabelSet
+from ..pipelines import ColormapCodec
+from ..segmentation_loss import SegmentationTargets, segmentation_loss, semantic_targets
+from ..segmenters import build_segmenter, normalize, predict_semantic
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
+NO_DECAY_PARAMETERS = ("relative_position_bias_table", "absolute_pos_embed")
+
+
+class SampleDropPath(nn.Module):
+    """Stochastic depth whose draws follow from each sample's seed, so that they do not depend on the process."""
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob, self.draws = drop_prob, None
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.draws is None:
+            return hidden_states
+        keep = (self.draws >= self.drop_prob).to(hidden_states)
+        return hidden_states * (keep / (1 - self.drop_prob)).view(-1, *[1] * (hidden_states.ndim - 1))
+
+
+def seed_drop_path(model: nn.Module) -> list[SampleDropPath]:
+    """Replace the stochastic depth layers of `model` by `SampleDropPath`, in place, and return those."""
+    ours = []
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child).__name__.endswith("DropPath") and not isinstance(child, SampleDropPath):
+                setattr(module, name, SampleDropPath(child.drop_prob))
+                ours.append(getattr(module, name))
+    return ours
+
+
+def parameter_groups(model: nn.Module, config: SegmenterConfig) -> list[dict]:
+    """Mask2Former's groups (its train_net.py): backbone at a smaller rate, no decay of norms and embeddings."""
+    groups: dict[tuple[bool, bool], list] = {}
+    seen = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            is_backbone = "pixel_level_module.encoder" in module_name
+            decays = not isinstance(module, (*NORMS, nn.Embedding)) and name not in NO_DECAY_PARAMETERS
+            groups.setdefault((is_backbone, decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.learning_rate * (config.backbone_lr_multiplier if is_backbone else 1.0),
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (is_backbone, decays), parameters in groups.items()
+    ]
+
+
+class SegmenterTask:
+    """Semantic segmentation with Mask2Former on real records, synthetic records, or a mixture.
+
+    Args:
+        model, processor: from `build_segmenter`.
+        records: labelled records, `image` and `segmentation_map`; None trains on synthetic ones alone.
+        synthetic_records: the same columns and labels.
+        validation_records: scored at each validation; none of the test splits.
+    """
+
+    def __init__(
+        self,
+        model,
+        processor,
+        config: SegmenterConfig,
+        labels: LabelSet,
+        records,
+        synthetic_records=None,
+        validation_records=None,
+    ):
+        self.trainable, self.processor, self.config, self.labels = model, processor, config, labels
+        self.real = DecodedRecords(records if records is not None else [])
+        self.synthetic = DecodedRecords(synthetic_records if synthetic_records is not None else [])
+        self.validation_records = validation_records
+        self.mixture = RecordMixture(len(self.real), len(self.synthetic), config)
+        self.num_records = self.mixture.num_records
+        self.drop_paths = seed_drop_path(model)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: SegmenterConfig,
+        records,
+        labels: LabelSet | None = None,
+        synthetic_records=None,
+        validation_records=None,
+    ) -> "SegmenterTask":
+        """Build the segmenter that `config.model` names; its inference resizes images as the training crop implies."""
+        labels = labels or labels_of(records)
+        model, processor = build_segmenter(
+            config.model,
+            labels,
+            revision=config.model_revision,
+            backbone_model=config.backbone_model,
+            short_side=min(config.crop_height, config.crop_width),
+            seed=config.seed,
+        )
+        if config.gradient_checkpointing:
+            backbone = model.model.pixel_level_module.encoder
+            if not backbone.supports_gradient_checkpointing:
+                raise ValueError(f"A {backbone.config.model_type} backbone has no --gradient_checkpointing.")
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        return cls(model, processor, config, labels, records, synthetic_records, validation_records)
+
+    def parameter_groups(self) -> list[dict]:
+        return parameter_groups(self.trainable, self.config)
+
+    def sample(self, index: int, rng: np.random.Generator, step: int) -> dict:
+        """One augmented crop: `pixel_values` (3, h, w) float32, `segmentation_map` (h, w) int64, `seed`."""
+        config = self.config
+        is_synthetic, index = self.mixture.pick(index, rng, step)
+        image, segmentation_map = (self.synthetic if is_synthetic else self.real)[index]
+        crop_size = (config.crop_height, config.crop_width)
+        image, segmentation_map = large_scale_jitter(
+            image, segmentation_map, config.min_scale, config.max_scale, crop_size, rng, self.labels.ignore_index
+        )
+        if config.random_flip:
+            image, segmentation_map = flip_pair(image, segmentation_map, rng)
+        if config.color_jitter > 0:
+            image = color_jitter(image, config.color_jitter, rng)
+        if config.style_augmentation:
+            image = style_augment(image, rng)
+        return {
+            "pixel_values": normalize(image, self.processor),
+            "segmentation_map": torch.from_numpy(segmentation_map.astype(np.int64)),
+            "seed": int(rng.integers(2**62)),
+            "is_synthetic": is_synthetic,
+        }
+
+    def collate(self, samples: list[dict]) -> dict:
+        targets = [semantic_targets(sample["segmentation_map"], self.labels.ignore_index) for sample in samples]
+        return {
+            "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+            "mask_labels": [target.mask_labels for target in targets],
+            "class_labels": [target.class_labels for target in targets],
+            "valid_masks": [target.valid_mask for target in targets],
+            "seeds": [sample["seed"] for sample in samples],
+            "synthetic_share": torch.tensor([float(sample["is_synthetic"]) for sample in samples]).mean(),
+        }
+
+    def loss(self, module: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Collective: its normalizers are sums over all processes."""
+        pixel_values = batch["pixel_values"]
+        if self.drop_paths:
+            draws = np.stack(
+                [np.random.default_rng([seed, 1]).random(len(self.drop_paths)) for seed in batch["seeds"]]
+            )
+            for layer, column in zip(self.drop_paths, draws.T, strict=True):
+                layer.draws = torch.from_numpy(column.copy()).to(pixel_values.device)
+        outputs = module(pixel_values=pixel_values, output_auxiliary_logits=True)
+        keys = ("mask_labels", "class_labels", "valid_masks")
+        targets = [SegmentationTargets(*values) for values in zip(*(batch[key] for key in keys), strict=True)]
+        loss, parts = segmentation_loss(outputs, targets, batch["seeds"], self.trainable.config)
+        return loss, parts | {"synthetic_share": batch["synthetic_share"]}
+
+    def validate(self, step: int, folder: Path) -> dict[str, float]:
+        """Write a picture of images, ground truth and predictions; score the validation records, if there are any."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shown = (
+            self.validation_records
+            if self.validation_records is not None
+            else self.real.records or self.synthetic.records
+        )
+        shown = [shown[i] for i in range(min(4, len(shown)))]
+        picture = prediction_grid(self.trainable, self.processor, shown, self.labels)
+        temporary = folder / f".step-{step:06d}.png.tmp"
+        picture.save(temporary, "PNG")
+        os.replace(temporary, folder / f"step-{step:06d}.png")
+        if self.validation_records is None:
+            return {}
+        scores = evaluate_segmenter(
+            self.trainable,
+            self.processor,
+            self.validation_records,
+            labels=self.labels,
+            batch_size=self.config.train_batch_size,
+        )
+        return {name: scores[name] for name in ("mIoU", "pixel_accuracy") if scores[name] is not None}
+
+    def save(self, folder: Path) -> None:
+        """Write model, processor, labels and run_config.json; each file is whole or absent."""
+        staging = folder / ".saving"
+        shutil.rmtree(staging, ignore_errors=True)
+        self.trainable.save_pretrained(staging)
+        self.processor.save_pretrained(staging)
+        self.labels.save(staging)
+        save_config(self.config, staging)
+        # The configuration last: with it the folder becomes a model.
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == "config.json"):
+            os.replace(file, folder / file.name)
+        staging.rmdir()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Nothing is frozen beside the trainable module, which the loop moves itself."""
+
+
+def prediction_grid(model, processor, records, labels: LabelSet) -> Image.Image:
+    """One row per record: image, ground truth and prediction in the codec's colors (void where nobody labelled)."""
+    codec = ColormapCodec(labels)
+    images = [read_image(record["image"]) for record in records]
+    predicted = predict_semantic(model, processor, images)
+    rows = []
+    for record, image, prediction in zip(records, images, predicted, strict=True):
+        truth = codec.encode(read_map(record["segmentation_map"]))
+        cells = [Image.fromarray(cell) for cell in (image, truth, codec.encode(prediction))]
+        width = max(192, min(384, image.shape[1]))
+        size = (width, round(width * image.shape[0] / image.shape[1]))
+        row = Image.new("RGB", (3 * width + 8, size[1]), "white")
+        for column, cell in enumerate(cells):
+            resample = Image.Resampling.NEAREST if column else Image.Resampling.BICUBIC
+            row.paste(cell.resize(size, resample), (column * (width + 4), 0))
+        rows.append(row)
+    grid = Image.new("RGB", (max(row.width for row in rows), sum(row.height + 4 for row in rows)), "white")
+    top = 0
+    for row in rows:
+        grid.paste(row, (0, top))
+        top += row.height + 4
+    return grid

@@ -1,0 +1,176 @@
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from transformers import Mask2FormerConfig
+from transformers.models.mask2former import modeling_mask2former as library
+
+from seggen_hf.segmentation_loss import (
+    SegmentationTargets,
+    draw_points,
+    matching_cost,
+    sample_logits,
+    segmentation_loss,
+    semantic_targets,
+)
+
+NUM_LABELS, QUERIES, SIZE = 5, 8, 32
+
+
+def config(**changes):
+    settings = {"train_num_points": 200, "num_queries": QUERIES, "id2label": {i: str(i) for i in range(NUM_LABELS)}}
+    return Mask2FormerConfig(**settings | changes)
+
+
+def outputs(batch=2, layers=3, size=SIZE, seed=0):
+    """Random model outputs with gradients; a small mask resolution imitates stride 4."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(layers):
+        classes = torch.randn(batch, QUERIES, NUM_LABELS + 1, generator=generator)
+        masks = torch.randn(batch, QUERIES, size, size, generator=generator) * 3
+        made.append({"class_queries_logits": classes.requires_grad_(), "masks_queries_logits": masks.requires_grad_()})
+    return library.Mask2FormerForUniversalSegmentationOutput(**made[-1], auxiliary_logits=made[:-1])
+
+
+def blocks(seed=0, void=0):
+    """A label map of 8-pixel blocks whose last `void` columns are ignored."""
+    labels = torch.randint(0, NUM_LABELS, (SIZE // 8, SIZE // 8), generator=torch.Generator().manual_seed(seed))
+    segmentation_map = labels.repeat_interleave(8, 0).repeat_interleave(8, 1)
+    if void:
+        segmentation_map[:, -void:] = 255
+    return segmentation_map
+
+
+def leaves(out):
+    return [
+        t
+        for layer in [*out.auxiliary_logits, out]
+        for t in (layer["class_queries_logits"], layer["masks_queries_logits"])
+    ]
+
+
+def test_without_void_it_is_the_librarys_loss_at_the_same_points(monkeypatch):
+    settings = config(importance_sample_ratio=0.75)
+    out, target = outputs(batch=1), semantic_targets(blocks())
+    loss, parts = segmentation_loss(out, [target], [7], settings)
+    gradients = torch.autograd.grad(loss, leaves(out))
+
+    points = draw_points(target.valid_mask, 7, 200 + 600 + 50)
+    coordinates = torch.stack([(points % SIZE + 0.5) / SIZE, (points // SIZE + 0.5) / SIZE], -1)
+    ours = dict(zip((200, 600, 50), coordinates.split([200, 600, 50]), strict=True))
+    monkeypatch.setattr(torch, "rand", lambda n, count, _, device=None: ours[count].expand(n, -1, -1).clone())
+    weights = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+    criterion = library.Mask2FormerLoss(settings, weights)
+    losses = criterion(
+        out.masks_queries_logits,
+        out.class_queries_logits,
+        [target.mask_labels.float()],
+        [target.class_labels],
+        out.auxiliary_logits,
+    )
+    theirs = {name: sum(v * w for key, v in losses.items() if name in key) for name, w in weights.items()}
+    for name, value in theirs.items():
+        assert parts[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    for mine, other in zip(gradients, torch.autograd.grad(sum(theirs.values()), leaves(out)), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-7)
+
+
+def test_matching_cost_is_the_librarys():
+    settings, out, target = config(), outputs(batch=1, layers=1), semantic_targets(blocks())
+    points = out.masks_queries_logits.flatten(2)[None]  # all pixels
+    labels = target.mask_labels.flatten(1).float()
+    cost = matching_cost(out.class_queries_logits[None], points, labels[None], target.class_labels[None], settings)
+    flat = points[0, 0]
+    expected = (
+        5 * library.pair_wise_sigmoid_cross_entropy_loss(flat, labels)
+        + 5 * library.pair_wise_dice_loss(flat, labels)
+        - 2 * out.class_queries_logits[0].softmax(-1)[:, target.class_labels]
+    )
+    torch.testing.assert_close(cost[0, 0], expected, rtol=1e-4, atol=1e-5)
+    assert (linear_sum_assignment(cost[0, 0].detach())[0] == linear_sum_assignment(expected.detach())[0]).all()
+
+
+@pytest.mark.parametrize(("mask_size", "first_free_column"), [(SIZE, SIZE - 12), (SIZE // 4, SIZE // 4 - 2)])
+def test_logits_under_void_pixels_change_neither_loss_nor_gradients(mask_size, first_free_column):
+    # At stride 4 a void column's logit also enters its neighbors' interpolation: one cell more is not free.
+    target = semantic_targets(blocks(void=12))
+    before, after = outputs(batch=1, size=mask_size), outputs(batch=1, size=mask_size)
+    with torch.no_grad():
+        for layer in [*after.auxiliary_logits, after]:
+            layer["masks_queries_logits"][..., first_free_column:] += 50 * torch.randn(mask_size - first_free_column)
+    losses = [segmentation_loss(out, [target], [3], config())[0] for out in (before, after)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+    gradients = [torch.autograd.grad(loss, leaves(out)) for loss, out in zip(losses, (before, after), strict=True)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        if a.shape[-1] == mask_size:
+            assert a[..., :first_free_column].abs().sum() > 0
+            assert a[..., first_free_column:].abs().sum() == 0
+
+
+def test_points_are_drawn_among_labelled_pixels_by_the_seed_alone():
+    valid = semantic_targets(blocks(void=12)).valid_mask
+    points = draw_points(valid, 5, 4000)
+    assert valid.flatten()[points].all()
+    assert len(points.unique()) > 0.98 * valid.sum()
+    assert torch.equal(points, draw_points(valid, 5, 4000)) and not torch.equal(points, draw_points(valid, 6, 4000))
+
+
+def test_points_see_what_interpolation_at_inference_shows():
+    logits = torch.randn(1, 3, 8, 8)
+    enlarged = torch.nn.functional.interpolate(logits, size=(32, 32), mode="bilinear", align_corners=False)
+    sampled = sample_logits(logits, torch.arange(32 * 32)[None], 32, 32)
+    torch.testing.assert_close(sampled, enlarged.flatten(2), rtol=0, atol=1e-5)
+
+
+def test_the_loss_of_a_batch_is_that_of_its_parts_with_common_normalizers(monkeypatch):
+    """What two processes compute, with the sum over processes put in by hand."""
+    targets = [semantic_targets(blocks(seed, void)) for seed, void in ((0, 0), (1, 12), (2, 24), (3, 0))]
+    seeds, settings = [4, 5, 6, 7], config()
+    out = outputs(batch=4)
+    joint, _ = segmentation_loss(out, targets, seeds, settings)
+
+    def part(rows):
+        cut = [
+            {k: v[rows] for k, v in layer.items() if k.endswith("queries_logits")}
+            for layer in [*out.auxiliary_logits, out]
+        ]
+        return library.Mask2FormerForUniversalSegmentationOutput(**cut[-1], auxiliary_logits=cut[:-1])
+
+    totals = []
+    import seggen_hf.segmentation_loss as module
+
+    monkeypatch.setattr(module, "sum_over_processes", lambda values: (totals.append(values), (values, 1))[1])
+    for rows in (slice(0, 2), slice(2, 4)):
+        segmentation_loss(part(rows), targets[rows], seeds[rows], settings)
+    total = totals[0] + totals[1]
+    monkeypatch.setattr(module, "sum_over_processes", lambda values: (total, 2))
+    halves = [
+        segmentation_loss(part(rows), targets[rows], seeds[rows], settings)[0] for rows in (slice(0, 2), slice(2, 4))
+    ]
+    assert (sum(halves) / 2).item() == pytest.approx(joint.item(), rel=1e-6)
+
+
+def test_images_without_labelled_pixels_add_nothing_and_keep_the_graph():
+    empty = semantic_targets(torch.full((SIZE, SIZE), 255))
+    out = outputs(batch=2)
+    both, _ = segmentation_loss(out, [semantic_targets(blocks()), empty], [1, 2], config())
+    assert all(g[1].abs().sum() == 0 for g in torch.autograd.grad(both, leaves(out)))
+    nothing, _ = segmentation_loss(out, [empty, empty], [1, 2], config())
+    assert nothing.item() == 0
+    assert all(g is not None for g in torch.autograd.grad(nothing, leaves(out)))
+
+
+def test_more_masks_than_queries_and_overlapping_masks_are_matched():
+    masks = torch.rand(QUERIES + 3, SIZE, SIZE) < 0.3
+    target = SegmentationTargets(masks, torch.zeros(QUERIES + 3, dtype=torch.int64), torch.ones(SIZE, SIZE) > 0)
+    loss, _ = segmentation_loss(outputs(batch=1), [target], [1], config())
+    assert torch.isfinite(loss)
+
+
+def test_diverged_outputs_are_named():
+    out = outputs(batch=1)
+    with torch.no_grad():
+        out.masks_queries_logits[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        segmentation_loss(out, [semantic_targets(blocks())], [1], config())
