@@ -254,6 +254,9 @@ class SegmenterConfig(TrainingConfig):
         default="miniature", metadata=_help("Hub id or folder of a Mask2Former (weights or config), or `miniature`.")
     )
     model_revision: str | None = field(default=None, metadata=_help("Commit, tag or branch of model."))
+    backbone_model: str | None = field(
+        default=None, metadata=_help("Hub id or folder whose weights a backbone built from a config takes (R50).")
+    )
     backbone_lr_multiplier: float = field(default=0.1, metadata=_help("Learning rate factor of the backbone."))
     crop_height: int = field(default=512, metadata=_help("Height of training crops in pixels."))
     crop_width: int = field(default=512, metadata=_help("Width of training crops in pixels."))
