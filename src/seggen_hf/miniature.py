@@ -5,7 +5,6 @@ package. The base's latents have f = 4 instead of SDXL's f = 8: at 64 px an 8-fo
 few pixels.
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import models
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
+_WORD_END = "</w>"
 _ALPHABET = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789,.'-:()/&")
 
 _SIZES = {
@@ -36,7 +36,7 @@ _SIZES = {
     ),
     "quickstart": dict(
         sample_size=16,
-        latent_channels=16,
+        latent_channels=24,
         vae_channels=(24, 48, 96),
         vae_groups=8,
         unet_channels=(64, 128, 192),
@@ -54,27 +54,20 @@ _SIZES = {
 def build_tokenizer(words: Iterable[str], max_length: int = 32) -> CLIPTokenizer:
     """A CLIP tokenizer in which every one of `words` is one token; other words fall apart into letters.
 
-    Byte-pair merging is trained on the words until nothing is left to merge. Deterministic in the set of words.
+    Each word in turn is split by the merges so far and gets merges that join its pieces. They rank below the earlier
+    ones, so no earlier word is split otherwise. Deterministic in the set of words.
     """
     words = sorted({part for word in words for part in re.findall(r"[a-z]+|[^a-z\s]", word.lower())})
-    trainer = trainers.BpeTrainer(
-        vocab_size=100_000,
-        min_frequency=1,
-        end_of_word_suffix="</w>",
-        initial_alphabet=_ALPHABET,
-        special_tokens=list(SPECIAL_TOKENS),
-        show_progress=False,
-    )
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=SPECIAL_TOKENS[1]))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    bpe.train_from_iterator(words, trainer)
-    # Letters that end a word are tokens of their own, also those that end none of the trained words.
-    state = json.loads(bpe.to_str())["model"]
-    vocab = dict(state["vocab"])
-    for letter in _ALPHABET:
-        for token in (letter, letter + "</w>"):
-            vocab.setdefault(token, len(vocab))
-    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in state["merges"]]
+    tokens = [*SPECIAL_TOKENS, *_ALPHABET, *(letter + _WORD_END for letter in _ALPHABET)]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        bpe = models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=_WORD_END)
+        pieces = [token.value for token in bpe.tokenize(word)]
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces[:2] = [pieces[0] + pieces[1]]
+            vocab.setdefault(pieces[0], len(vocab))
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
 
 
@@ -86,7 +79,7 @@ def build_miniature(size: str = "unit", words: Sequence[str] = (), seed: int = 0
         words (`Sequence[str]`): what the tokenizer knows as whole words.
         seed (`int`): seed of the weights; the caller's random state is left as it was.
 
-    Returns: `dict` of vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet and scheduler, fp32, in eval mode.
+    Returns: `dict` of vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet and scheduler; fp32, eval mode.
     """
     if size not in _SIZES:
         raise ValueError(f"There is no miniature of size {size!r}; choose one of {sorted(_SIZES)}.")
