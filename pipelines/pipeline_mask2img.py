@@ -100,7 +100,7 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
                 latents, callback_on_step_end, ...
         Returns: `Mask2ImgOutput`, or a tuple of its field.
         Raises: `ValueError` for ids that are no labels, color maps of another palette, maps of another rank, a
-            pipeline without codec; `TypeError` for an argument that the stock pipeline lacks (guidance_rescale is one).
+            pipeline without codec; `TypeError` for an argument that the stock pipeline lacks, guidance_rescale too.
         """
         # 1. Refuse what is no map of this pipeline's labels before a denoising step is paid for.
         self.check_call_arguments(StableDiffusionXLControlNetPipeline, kwargs, taken=("image",))
