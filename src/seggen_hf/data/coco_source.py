@@ -46,7 +46,7 @@ def read_coco(root: Path, split: str, labels: LabelFile | None = None) -> Source
     columns = {name: [] for name in ("image", "segmentation_map", "caption", "image_id", "segments_info")}
     problems = [f"{png_dir}: the folder of the panoptic PNGs is missing"] if not png_dir.is_dir() else []
     for annotation in sorted(annotations, key=lambda annotation: annotation["file_name"]):
-        png = (png_dir / annotation["file_name"]).with_suffix(".png")  # COCO's own sample names the photo here
+        png = png_dir / annotation["file_name"]
         unknown = {segment["category_id"] for segment in annotation["segments_info"]} - set(label_of)
         if annotation["image_id"] not in file_of or unknown:
             reason = f"no category {sorted(unknown)}" if unknown else f"no image with id {annotation['image_id']}"

@@ -76,10 +76,7 @@ def load_records(
     found = open_source(source, split, image_column, mask_column, labels, zero_is_void, config_name, revision)
     if max_records is not None:
         found.rows = found.rows.select(range(min(max_records, len(found.rows))))
-    total = len(found.rows) + len(found.problems)
-    if check:
-        raise_problems(where, found.problems, total)
-    if len(found.rows) == 0:
+    if len(found.rows) == 0 and not found.problems:
         raise ValueError(f"{where} has no records.")
     fingerprint = _fingerprint(found)
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf")
@@ -185,11 +182,12 @@ def _fingerprint(found: Source) -> str:
 
 def _plan(found: Source, where: str, check: bool, stamp: Path) -> dict:
     """What has to be converted, as `{"maps": bool, "exif": [row, ...]}`; kept in `stamp` once all was checked."""
-    if stamp.is_file():
+    if stamp.is_file() and not (check and found.problems):
         return json.loads(stamp.read_text())
     inspections = inspect_rows(found, pixels=check)
     if check:
-        raise_problems(where, [entry.problem for entry in inspections if entry.problem], len(inspections))
+        broken = found.problems + [entry.problem for entry in inspections if entry.problem]
+        raise_problems(where, broken, len(inspections) + len(found.problems))
     _warn_of_exif(where, inspections)
     plan = {
         "maps": any(entry.converts_map for entry in inspections),
