@@ -9,6 +9,7 @@ _MODULE_OF = {
     "encode_condition": "seggen_colormap",
     "generate_palette": "seggen_colormap",
     "packing_bound": "seggen_colormap",
+    "resize_nearest": "seggen_colormap",
     "Mask2ImgOutput": "pipeline_mask2img",
     "Mask2ImgPipeline": "pipeline_mask2img",
     "Text2MaskOutput": "pipeline_text2mask",

@@ -1,0 +1,110 @@
+"""LabelSet: reading, refusing, remapping, writing."""
+
+import json
+
+import pytest
+
+from seggen_hf import LabelSet
+from seggen_hf.labels import Category
+
+
+def entry(id, name, **more):
+    return {"id": id, "name": name, **more}
+
+
+def test_builtin_sets_have_the_benchmarks_labels():
+    ade20k, coco = LabelSet.builtin("ade20k"), LabelSet.builtin("coco")
+    assert (ade20k.num_labels, len(ade20k.things), len(ade20k.stuff)) == (150, 100, 50)
+    assert ade20k.id2label[0] == "wall" and ade20k.id2label[149] == "flag"
+    assert (coco.num_labels, len(coco.things), len(coco.stuff)) == (133, 80, 53)
+    assert coco.source_ids[0] == 1 and coco.source_ids[-1] == 200 and coco.id2label[132] == "rug-merged"
+    assert all(color is not None for color in ade20k.colors + coco.colors)
+
+
+def test_a_saved_set_reads_back_equal(tmp_path):
+    for labels in (LabelSet.builtin("coco"), LabelSet([Category(1, "sky"), Category(0, "car", True)], 7, (9, 9, 9))):
+        labels.save(tmp_path)
+        assert LabelSet.from_file(tmp_path) == labels
+        assert LabelSet.from_file(tmp_path / "id2label.json").id2label == labels.id2label
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_every_form_of_label_file_is_read(tmp_path):
+    categories = [entry(0, "sky"), entry(1, "car", isthing=1, color=[1, 2, 3])]
+    expected = {0: "sky", 1: "car"}
+    for content in (
+        categories,
+        {"categories": categories},
+        {"0": "sky", "1": "car"},
+        {"id2label": {"0": "sky", "1": "car"}},
+    ):
+        path = tmp_path / "classes.json"
+        path.write_text(json.dumps(content))
+        assert LabelSet.from_file(path).id2label == expected
+    assert LabelSet.from_file("ade20k").num_labels == 150
+
+
+def test_views_agree():
+    labels = LabelSet.from_dict([entry(1, "car", isthing=1, color=[1, 2, 3]), entry(0, "sky")])
+    assert labels.label2id == {"sky": 0, "car": 1}
+    assert (labels.things, labels.stuff, labels.colors) == ([1], [0], [None, (1, 2, 3)])
+    assert len(labels) == labels.num_labels == 2
+
+
+def test_gaps_are_refused_unless_remapped():
+    gaps = [entry(7, "sky"), entry(3, "car", isthing=1)]
+    with pytest.raises(ValueError, match="remap=True"):
+        LabelSet.from_dict(gaps)
+    labels = LabelSet.from_dict(gaps, remap=True)
+    assert labels.id2label == {0: "car", 1: "sky"} and labels.source_ids == (3, 7) and labels.things == [0]
+    assert LabelSet.from_dict(json.loads(json.dumps(labels.to_dict()))) == labels
+
+
+@pytest.mark.parametrize("remap", [False, True])
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([entry(0, "sky"), entry(0, "car")], "id 0 is given twice, to 'sky' and 'car'"),
+        ([entry(0, "sky"), entry(1, "sky")], "name 'sky' is given twice, to ids 0 and 1"),
+        ([], "empty"),
+        ([{"id": 0}], "lacks an id or a name"),
+        ([entry(0, "sky", color=[0, 0, 256])], "three integers"),
+    ],
+)
+def test_broken_sets_are_refused_by_name(categories, message, remap):
+    with pytest.raises(ValueError, match=message):
+        LabelSet.from_dict(categories, remap=remap)
+
+
+def test_the_ignored_id_is_no_label_and_fits_the_png():
+    assert LabelSet.from_id2label({0: "a", 1: "b"}).ignore_index == 255
+    assert LabelSet.from_id2label({i: str(i) for i in range(255)}).ignore_index == 255
+    assert LabelSet.from_id2label({i: str(i) for i in range(256)}).ignore_index == 65535
+    for wrong in (-1, 1, 256):
+        with pytest.raises(ValueError, match="ignore_index"):
+            LabelSet.from_id2label({0: "a", 1: "b"}, ignore_index=wrong)
+
+
+def test_errors_name_the_file(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        LabelSet.from_file(tmp_path / "labels.json")
+    with pytest.raises(ValueError, match="none of labels.json"):
+        LabelSet.from_file(tmp_path)
+    (tmp_path / "labels.json").write_text('{"categories": [')
+    with pytest.raises(ValueError, match=r"labels\.json"):
+        LabelSet.from_file(tmp_path)
+    with pytest.raises(ValueError, match="ade20k, coco"):
+        LabelSet.builtin("cityscapes")
+    with pytest.raises(ValueError, match="must map label ids to names"):
+        LabelSet.from_dict({"sky": 0})
+
+
+def test_records_carry_their_labels(scene_records):
+    assert LabelSet.from_records(scene_records).num_labels >= 12
+    with pytest.raises(ValueError, match="attach_labels"):
+        LabelSet.from_records(type(scene_records).from_dict({"a": [1]}))
+
+
+def test_camvid_is_read(camvid_dir):
+    labels = LabelSet.from_file(camvid_dir)
+    assert labels.num_labels == 11 and labels.ignore_index == 255 and labels.id2label[0] == "sky"
