@@ -149,6 +149,13 @@ class GeneratorConfig(TrainingConfig):
     max_crop_zoom: float = field(
         default=1.0, metadata=_help("Largest zoom of the paired random crop; 1 turns it off.")
     )
+    size_conditioning: str = field(
+        default="true",
+        metadata=_help(
+            "What SDXL is told of sizes: `true` (each record's size and crop), or `target` (as if all had been made "
+            "at the training size, as pipelines assume when they are not told otherwise; for small bases)."
+        ),
+    )
     caption_dropout: float = field(default=0.1, metadata=_help("Share of captions emptied, so guidance has a null."))
     snr_gamma: float = field(default=0.0, metadata=_help("Min-SNR loss weighting (arXiv:2303.09556); 0 turns it off."))
     num_validation_images: int = field(default=4, metadata=_help("Images drawn at each validation."))
@@ -163,6 +170,8 @@ class GeneratorConfig(TrainingConfig):
             self.caption_dropout,
             "a share of the captions, in [0, 1)",
         )
+        sizes = ("true", "target")
+        _check(self.size_conditioning in sizes, "size_conditioning", self.size_conditioning, f"one of {sizes}")
         _check(self.max_crop_zoom >= 1, "max_crop_zoom", self.max_crop_zoom, "at least 1")
         _check(self.snr_gamma >= 0, "snr_gamma", self.snr_gamma, "0 (off) or positive")
         _check(self.cache_variants >= 1, "cache_variants", self.cache_variants, "at least 1")
@@ -205,6 +214,14 @@ class Mask2ImgConfig(GeneratorConfig):
 class SynthesisConfig:
     """How many samples MaskSyn and ImgSyn make, and how."""
 
+    output_dir: str = field(default="runs/synthetic", metadata=_help("Folder for the shards; `seggen run` sets it."))
+    text2mask_model: str | None = field(
+        default=None, metadata=_help("Folder or Hub id of a Text2Mask pipeline; `seggen run` takes the one it trained.")
+    )
+    mask2img_model: str | None = field(
+        default=None, metadata=_help("Folder or Hub id of a Mask2Img pipeline; `seggen run` takes the one it trained.")
+    )
+    mixed_precision: str = field(default="no", metadata=_help("Weights of the generators: no (fp32), fp16 or bf16."))
     masksyn_variants: int = field(default=1, metadata=_help("MaskSyn samples per real caption."))
     imgsyn_variants: int = field(default=1, metadata=_help("ImgSyn samples per real segmentation map."))
     seed: int = field(default=0, metadata=_help("Each sample's own seed follows from it and the sample's id."))
@@ -232,6 +249,8 @@ class SynthesisConfig:
     caption_style_share: float = field(default=0.5, metadata=_help("Share of the samples that get a drawn style."))
 
     def __post_init__(self):
+        precision = self.mixed_precision
+        _check(precision in MIXED_PRECISION, "mixed_precision", precision, f"one of {MIXED_PRECISION}")
         for name in ("batch_size", "shard_size", "text2mask_steps", "mask2img_steps"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
         for name in ("masksyn_variants", "imgsyn_variants", "min_region_area"):
@@ -364,7 +383,7 @@ def share_size(sections: dict[str, dict]) -> None:
 
 
 def parse_config(*classes, argv: Sequence[str] | None = None) -> tuple:
-    """Instances of `classes` from the command line: an optional recipe (YAML file or built-in name), then overriding `--name value`.
+    """Instances of `classes` from the command line: a recipe (file or built-in name) if any, then `--name value`s.
 
     A flag that several of the classes have sets it in all of them. `--help` prints all names and leaves.
 

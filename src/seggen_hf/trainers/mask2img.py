@@ -1,0 +1,198 @@
+"""Mask2Img's training: color map + caption -> image, a ControlNet on the frozen base (SegGen, arXiv:2311.03355)."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditionModel
+
+from ..config import Mask2ImgConfig
+from ..data.schema import read_image
+from ..data.transforms import resize_pair
+from ..labels import LabelSet
+from ..metrics import MeanIoU
+from ..pipelines import Mask2ImgPipeline, encode_condition
+from ..segmenters import build_segmenter, predict_semantic
+from .generator import GeneratorTask, load_unet, save_grid, save_pipeline
+
+_CONDITION_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
+
+
+def condition_channels(vae_scale_factor: int) -> tuple[int, ...]:
+    """Widths of the condition's embedding, whose reduction 2^(len - 1) must be the autoencoder's.
+
+    Raises: `ValueError` for a factor that is no power of two from 2 to 8.
+    """
+    length = round(math.log2(vae_scale_factor)) + 1
+    if 2 ** (length - 1) != vae_scale_factor or not 2 <= length <= len(_CONDITION_CHANNELS):
+        raise ValueError(f"No ControlNet condition fits an autoencoder with factor {vae_scale_factor}; 2, 4 and 8 do.")
+    return _CONDITION_CHANNELS[:length]
+
+
+def check_controlnet(controlnet: ControlNetModel, unet: UNet2DConditionModel, vae_scale_factor: int) -> None:
+    """Raise `ValueError` if `controlnet` cannot steer `unet` on latents of this factor."""
+    reduction = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
+    if reduction != vae_scale_factor:
+        raise ValueError(
+            f"The ControlNet reduces its condition {reduction}-fold (conditioning_embedding_out_channels "
+            f"{tuple(controlnet.config.conditioning_embedding_out_channels)}), the base's autoencoder "
+            f"{vae_scale_factor}-fold: it must have {len(condition_channels(vae_scale_factor))} channels."
+        )
+    for name in ("in_channels", "cross_attention_dim", "block_out_channels", "projection_class_embeddings_input_dim"):
+        theirs, ours = (_plain(model.config.get(name)) for model in (controlnet, unet))
+        if theirs != ours:
+            raise ValueError(f"The ControlNet has {name} {theirs} and the base's U-Net {ours}: they do not fit.")
+
+
+def _plain(value):
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+class ControlledUNet(torch.nn.Module):
+    """ControlNet and U-Net as one module, for trainings of both (one forward pass for DDP to follow)."""
+
+    def __init__(self, controlnet: ControlNetModel, unet: UNet2DConditionModel):
+        super().__init__()
+        self.controlnet, self.unet = controlnet, unet
+
+    def forward(self, noisy, timestep, embeds, added, condition):
+        return _denoise(self.controlnet, self.unet, noisy, timestep, embeds, added, condition)
+
+
+def _denoise(controlnet, unet, noisy, timestep, embeds, added, condition) -> torch.Tensor:
+    down, middle = controlnet(
+        noisy,
+        timestep,
+        encoder_hidden_states=embeds,
+        controlnet_cond=condition,
+        added_cond_kwargs=added,
+        return_dict=False,
+    )
+    dtype = unet.dtype
+    return unet(
+        noisy.to(dtype),
+        timestep,
+        encoder_hidden_states=embeds.to(dtype),
+        added_cond_kwargs={name: value.to(dtype) for name, value in added.items()},
+        down_block_additional_residuals=[residual.to(dtype) for residual in down],
+        mid_block_additional_residual=middle.to(dtype),
+    ).sample
+
+
+class Mask2ImgTask(GeneratorTask):
+    """Trains a ControlNet, and with `train_base` the U-Net too, to draw images that fit their maps."""
+
+    config: Mask2ImgConfig
+    needs_image = True
+
+    def __init__(self, base: StableDiffusionXLPipeline, config: Mask2ImgConfig, records, labels: LabelSet):
+        super().__init__(base, config, records, labels)
+        self.labels = labels
+        self.segmenter = None
+        if config.validation_segmenter:
+            self.segmenter = build_segmenter(config.validation_segmenter, labels)
+
+    def _build_trainable(self) -> torch.nn.Module:
+        unet, factor = self.base.unet, self.base.vae_scale_factor
+        if self.config.controlnet_model:
+            try:
+                controlnet = ControlNetModel.from_pretrained(
+                    self.config.controlnet_model, use_safetensors=True, dtype=torch.float32
+                )
+            except OSError as error:
+                raise ValueError(
+                    f"--controlnet_model {self.config.controlnet_model} cannot be loaded: {error}"
+                ) from error
+            check_controlnet(controlnet, unet, factor)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.config.seed)
+                controlnet = ControlNetModel.from_unet(
+                    unet, conditioning_embedding_out_channels=condition_channels(factor)
+                )
+        self.controlnet = controlnet.requires_grad_(True)
+        unet.requires_grad_(self.config.train_base)
+        if self.config.gradient_checkpointing:
+            controlnet.enable_gradient_checkpointing()
+            unet.enable_gradient_checkpointing()
+            unet.train()  # it recomputes only in training mode; it has no dropout
+        return ControlledUNet(controlnet, unet) if self.config.train_base else controlnet
+
+    def _move_frozen(self) -> None:
+        if not self.config.train_base:
+            self.base.unet.to(self.device, self.weight_dtype)
+
+    def collate(self, samples: list[dict]) -> dict:
+        batch = super().collate(samples)
+        maps = np.stack([sample["segmentation_map"] for sample in samples])
+        batch["condition"] = encode_condition(self.codec, maps, *self.size)  # (B, 3, H, W) in [0, 1]
+        return batch
+
+    def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
+        added = {"text_embeds": batch["pooled"], "time_ids": batch["time_ids"].to(noisy.dtype)}
+        inputs = (noisy, batch["timestep"], batch["prompt_embeds"], added, batch["condition"])
+        return module(*inputs) if self.config.train_base else _denoise(module, self.base.unet, *inputs)
+
+    def to_pipeline(self, unet: UNet2DConditionModel | None = None) -> Mask2ImgPipeline:
+        """The pipeline of the current weights (with `unet` in the base's place); its modules are the task's own."""
+        components = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
+        return Mask2ImgPipeline(
+            **components,
+            controlnet=self.controlnet,
+            force_zeros_for_empty_prompt=self.base.config.force_zeros_for_empty_prompt,
+            colormap=self.codec.to_dict(),
+        )
+
+    def validate(self, step: int, folder: Path) -> dict[str, float]:
+        """Draw images of fixed maps and captions with fixed seeds into `folder/step-XXXXXXXX.png`.
+
+        Rows of the picture: the map, the image drawn from it, the record's own image.
+
+        Returns: with a validation segmenter `alignment_pixel_accuracy` and `alignment_mIoU` of its prediction on the
+        drawn images against their maps, and the same of the real images (`real_...`) to compare with.
+        """
+        pipeline = self.to_pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        indices = self.validation_indices()
+        maps = [self.resized_map(i) for i in indices]
+        drawn = []
+        with self.sampling():
+            for start in range(0, len(indices), 4):
+                part = slice(start, start + 4)
+                images = pipeline(
+                    [self.captions[i] for i in indices[part]],
+                    maps[part],
+                    height=self.size[0],
+                    width=self.size[1],
+                    num_inference_steps=self.config.validation_inference_steps,
+                    guidance_scale=self.config.validation_guidance_scale,
+                    generator=[torch.Generator().manual_seed(self.config.seed + i) for i in indices[part]],
+                    output_type="np",
+                ).images
+                drawn += list(np.rint(images * 255).astype(np.uint8))
+        real = [self._resized_image(i) for i in indices]
+        save_grid([[self.codec.encode(m) for m in maps], drawn, real], folder / f"step-{step:08d}.png")
+        (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
+        return self._alignment(drawn, maps, "alignment") | self._alignment(real, maps, "real")
+
+    def _resized_image(self, index: int) -> np.ndarray:
+        image = read_image(self._records[index]["image"])
+        return resize_pair(image, np.zeros(image.shape[:2], np.uint8), self.size)[0]
+
+    def _alignment(self, images: list[np.ndarray], maps: list[np.ndarray], name: str) -> dict[str, float]:
+        if self.segmenter is None:
+            return {}
+        model, processor = self.segmenter
+        model.to(self.device)
+        score = MeanIoU(self.codec.num_labels, self.codec.ignore_index)
+        for predicted, segmentation_map in zip(predict_semantic(model, processor, images), maps, strict=True):
+            score.update(predicted, segmentation_map)
+        model.to("cpu")
+        found = score.compute()
+        return {f"{name}_pixel_accuracy": found["pixel_accuracy"], f"{name}_mIoU": found["mIoU"]}
+
+    def save(self, folder: Path) -> None:
+        """Write the `Mask2ImgPipeline` into `folder`, safetensors; a frozen U-Net as the base has it, in float32."""
+        rounded = not self.config.train_base and self.weight_dtype != torch.float32
+        save_pipeline(self.to_pipeline(load_unet(self.config) if rounded else None), folder)

@@ -1,0 +1,184 @@
+"""Text2Mask's training: caption -> color map, the base's whole U-Net or a LoRA of it (SegGen, arXiv:2311.03355)."""
+
+import copy
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+from ..config import SynthesisConfig, Text2MaskConfig
+from ..pipelines import Text2MaskPipeline
+from ..settings import nearest_name
+from .generator import GeneratorTask, load_unet, save_grid, save_pipeline
+
+# A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
+_CONFIDENT_DISTANCE = SynthesisConfig().max_color_distance
+
+
+def check_lora_targets(unet: torch.nn.Module, targets: list[str]) -> None:
+    """Raise `ValueError`, with the nearest name, if one of `targets` names no linear or convolution layer."""
+    layers = [name for name, m in unet.named_modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            endings = {re.sub(r"^.*\.(?=[a-z_])", "", name) for name in layers}
+            raise ValueError(
+                f"--lora_targets has {target!r}, which names no layer of the U-Net. {nearest_name(target, endings)}"
+            )
+
+
+def add_lora(unet: UNet2DConditionModel, config: Text2MaskConfig) -> None:
+    """Put a LoRA of `config` on `unet`, in place; its weights follow from `config.seed`."""
+    check_lora_targets(unet, config.lora_targets)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        alpha = config.lora_alpha if config.lora_alpha is not None else config.lora_rank
+        unet.add_adapter(
+            LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=alpha,
+                target_modules=list(config.lora_targets),
+                init_lora_weights="gaussian",
+            )
+        )
+
+
+def map_validity(segmentation_map: np.ndarray, caption: str, id2label: dict[int, str], ignore_index: int) -> dict:
+    """How far a generated map says what its caption says.
+
+    Returns: `valid_share`, of pixels with a label; `captioned_labels`, labels whose names the caption holds; `found`,
+    those of them that cover a pixel.
+    """
+    present = set(np.unique(segmentation_map).tolist()) - {ignore_index}
+    words = caption.lower()
+    named = {
+        i for i, name in id2label.items() if re.search(rf"\b{re.escape(name.lower().split(',')[0])}(?:e?s)?\b", words)
+    }
+    return {
+        "valid_share": float((segmentation_map != ignore_index).mean()),
+        "captioned_labels": len(named),
+        "found": len(named & present),
+    }
+
+
+class Text2MaskTask(GeneratorTask):
+    """Trains `base.unet` to draw the color map of a caption."""
+
+    config: Text2MaskConfig
+
+    def _build_trainable(self) -> UNet2DConditionModel:
+        unet = self.base.unet
+        if self.config.lora_rank:
+            add_lora(unet, self.config)
+        else:
+            unet.requires_grad_(True)
+        if self.config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        return unet
+
+    def _move_frozen(self) -> None:
+        if self.config.lora_rank:
+            self.base.unet.to(self.device, self.weight_dtype)
+            cast_training_params(self.base.unet, dtype=torch.float32)
+
+    def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
+        added = {"text_embeds": batch["pooled"], "time_ids": batch["time_ids"].to(noisy.dtype)}
+        return module(noisy, batch["timestep"], batch["prompt_embeds"], added_cond_kwargs=added).sample
+
+    def to_pipeline(self, unet: UNet2DConditionModel | None = None) -> Text2MaskPipeline:
+        """The pipeline of the current weights (or of `unet`); its modules are the task's own."""
+        components = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
+        return Text2MaskPipeline(
+            **components,
+            force_zeros_for_empty_prompt=self.base.config.force_zeros_for_empty_prompt,
+            colormap=self.codec.to_dict(),
+        )
+
+    def validate(self, step: int, folder: Path) -> dict[str, float]:
+        """Draw the maps of fixed captions with fixed seeds into `folder/step-XXXXXXXX.png`, captions beside it.
+
+        Rows of the picture: the record's map, what the model drew, and how that was read (void where no label's color
+        is near).
+
+        Returns: `decode_confidence` (share of pixels within 60 RGB units of a label's color), `decode_distance`
+        (mean), `labels_per_map`, and where captions name labels `captioned_labels_found` (share of them drawn).
+        """
+        pipeline = self.to_pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        indices = self.validation_indices()
+        maps, distances, drawn = [], [], []
+        with self.sampling():
+            for start in range(0, len(indices), 4):
+                part = indices[start : start + 4]
+                output = pipeline(
+                    [self.captions[i] for i in part],
+                    height=self.size[0],
+                    width=self.size[1],
+                    num_inference_steps=self.config.validation_inference_steps,
+                    guidance_scale=self.config.validation_guidance_scale,
+                    generator=[torch.Generator().manual_seed(self.config.seed + i) for i in part],
+                    max_color_distance=_CONFIDENT_DISTANCE,
+                    output_type="np",
+                )
+                drawn += list(np.rint(output.color_maps * 255).astype(np.uint8))
+                maps += list(output.segmentation_maps)
+                distances += list(output.distances)
+        real = [self.codec.encode(self.resized_map(i)) for i in indices]
+        read = [self.codec.encode(m) for m in maps]
+        save_grid([real, drawn, read], folder / f"step-{step:08d}.png")
+        (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
+        facts = [
+            map_validity(m, self.captions[i], self.id2label, self.codec.ignore_index)
+            for m, i in zip(maps, indices, strict=True)
+        ]
+        numbers = {
+            "decode_confidence": float(np.mean([f["valid_share"] for f in facts])),
+            "decode_distance": float(np.mean(distances)),
+            "labels_per_map": float(np.mean([len(set(np.unique(m)) - {self.codec.ignore_index}) for m in maps])),
+        }
+        if named := sum(f["captioned_labels"] for f in facts):
+            numbers["captioned_labels_found"] = sum(f["found"] for f in facts) / named
+        return numbers
+
+    def save(self, folder: Path) -> None:
+        """Write the `Text2MaskPipeline` into `folder`, safetensors; of a LoRA also the adapter, in `folder/lora`.
+
+        The pipeline of a LoRA holds the base's float32 U-Net with the LoRA added to its weights: it needs no peft.
+        """
+        unet = None
+        if self.config.lora_rank:
+            self._save_lora(folder / "lora")
+            unet = self._fused_unet()
+        save_pipeline(self.to_pipeline(unet), folder)
+
+    def _save_lora(self, folder: Path) -> None:
+        temporary = folder.with_name(".lora.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        StableDiffusionXLPipeline.save_lora_weights(
+            temporary,
+            unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(self.base.unet)),
+            safe_serialization=True,
+            unet_lora_adapter_metadata=self.base.unet.peft_config["default"].to_dict(),
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+
+    def _fused_unet(self) -> UNet2DConditionModel:
+        unet = copy.deepcopy(self.base.unet).to("cpu", torch.float32)
+        if self.weight_dtype != torch.float32:
+            # The frozen weights were rounded for the training; the artefact gets the base's own.
+            exact = load_unet(self.config)
+            names = dict(exact.named_parameters())
+            for name, parameter in unet.named_parameters():
+                if (original := names.get(name.replace(".base_layer", ""))) is not None:
+                    parameter.data.copy_(original)
+        unet.fuse_lora(safe_fusing=True)
+        unet.unload_lora()
+        return unet
