@@ -29,7 +29,7 @@ def decoder_config(output: Path, steps: int) -> BaseConfig:
 
 def prior_config(output: Path, steps: int) -> BaseConfig:
     return BaseConfig(
-        output_dir=str(output / "prior"), max_train_steps=steps, train_batch_size=32, learning_rate=8e-4,
+        output_dir=str(output / "prior"), max_train_steps=steps, train_batch_size=24, learning_rate=8e-4,
         checkpointing_steps=200, validation_steps=400, **SHARED,
     )  # fmt: skip
 

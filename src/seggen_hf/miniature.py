@@ -23,7 +23,7 @@ _SIZES = {
     "unit": dict(
         sample_size=8,
         latent_channels=4,
-        vae_channels=(8, 16, 16),
+        vae_channels=(12, 16, 24),
         vae_groups=4,
         unet_channels=(16, 32),
         unet_down=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -39,7 +39,7 @@ _SIZES = {
         latent_channels=24,
         vae_channels=(24, 48, 96),
         vae_groups=8,
-        unet_channels=(64, 128, 192),
+        unet_channels=(48, 96, 160),
         unet_down=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         unet_up=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         unet_groups=16,

@@ -76,14 +76,15 @@ def _norm_constant(per_group: int) -> float:
 def write_patch_encoder(vae: AutoencoderKL, code: PatchCode) -> None:
     """Overwrite the encoder of `vae` in place so that its latent mean is `code`, and freeze nothing.
 
-    Needs three levels (f = 4), at least 12 channels on the first, K on the second, and in each norm group of the third
-    room for a constant and pairs: groups * ((channels / groups - 1) // 2) >= K. Its weights are rounded to fp16, so
-    that storing them so changes no latent.
+    Needs three levels of growing width (f = 4), 12 channels or more on the first, K on the second, and in each norm
+    group of the third room for a constant and pairs: groups * ((channels / groups - 1) // 2) >= K. Its weights are
+    rounded to fp16, so that storing them so changes no latent.
     """
     encoder, channels, groups = vae.encoder, vae.config.block_out_channels, vae.config.norm_num_groups
     k, per_group = code.num_channels, channels[-1] // groups
     pairs_per_group = (per_group - 1) // 2
-    fits = len(channels) == 3 and channels[0] >= 12 and channels[1] >= k and groups * pairs_per_group >= k
+    fits = len(channels) == 3 and 12 <= channels[0] < channels[1] < channels[2]
+    fits = fits and channels[1] >= k and groups * pairs_per_group >= k
     if not fits or k != vae.config.latent_channels or vae.config.mid_block_add_attention:
         raise ValueError(
             f"A patch code of {k} channels does not fit an AutoencoderKL with channels {channels}, {groups} norm "

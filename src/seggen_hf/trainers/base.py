@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -22,6 +22,7 @@ from ..data.scenes import SCENE_WORDS, STYLES, draw_scene
 from ..labels import LabelSet
 from ..miniature import build_miniature
 from ..patch_code import PATCH, PatchCode, fit_patch_code, write_patch_encoder
+from .objective import DenoisingObjective
 
 # Pictures of the prior are drawn from a seed of their own: none of them is in a labelled or test split.
 PRIOR_SEED = 7_000_000
@@ -31,10 +32,11 @@ PRIOR_SEED = 7_000_000
 class BaseConfig(TrainingConfig):
     """Settings of both trainings of the miniature base."""
 
+    size: str = field(default="quickstart", metadata={"help": "Size of the miniature; `unit` is for tests."})
     num_scenes: int = field(default=24_000, metadata={"help": "Unlabelled scenes with captions."})
     num_drawings: int = field(default=4_000, metadata={"help": "Flat drawings of random shapes."})
     caption_dropout: float = field(default=0.1, metadata={"help": "Share of captions emptied."})
-    max_snr_weight: float = field(default=5.0, metadata={"help": "The x0 loss is weighted by min(SNR + 1, this)."})
+    snr_gamma: float = field(default=5.0, metadata={"help": "Min-SNR loss weighting (arXiv:2303.09556)."})
     latent_noise: float = field(
         default=0.25, metadata={"help": "Largest noise on the decoder's latents, in channel sd."}
     )
@@ -76,7 +78,7 @@ def base_words() -> list[str]:
 def _picture(images: np.ndarray, index: int, flip: bool) -> torch.Tensor:
     """One picture as float `(3, H, W)` in [-1, 1]."""
     picture = images[index][:, ::-1] if flip else images[index]
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def save_grid(images: list[np.ndarray], columns: int, path: Path, zoom: int = 2) -> None:
@@ -99,7 +101,7 @@ class DecoderTask:
         self.config, self.images = config, images
         self.num_scenes = config.num_scenes
         self.num_records = len(images)
-        self.components = build_miniature("quickstart", base_words(), seed=config.seed)
+        self.components = build_miniature(config.size, base_words(), seed=config.seed)
         self.vae: AutoencoderKL = self.components["vae"]
         self.code: PatchCode = fit_patch_code(
             (images[i] for i in np.linspace(0, len(images) - 1, 3000).astype(int)), self.vae.config.latent_channels
@@ -179,7 +181,7 @@ class BaseTask:
     ):
         self.config, self.captions = config, captions
         self.num_records = len(images)
-        self.components = build_miniature("quickstart", base_words(), seed=config.seed) | {"vae": vae.eval()}
+        self.components = build_miniature(config.size, base_words(), seed=config.seed) | {"vae": vae.eval()}
         self.latents = self._encode(images, code, cache)
         self.trainable = torch.nn.ModuleDict(
             {k: self.components[k] for k in ("unet", "text_encoder", "text_encoder_2")}
@@ -190,7 +192,7 @@ class BaseTask:
         unused = self.trainable["text_encoder"]
         for module in (unused.encoder.layers[-1], unused.final_layer_norm):
             module.requires_grad_(False)
-        self.scheduler = DDPMScheduler.from_config(self.components["scheduler"].config)
+        self.objective = DenoisingObjective(self.components["scheduler"], config.snr_gamma)
         tokenizer = self.components["tokenizer"]
         options = dict(padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
         self.input_ids = tokenizer(captions, **options)["input_ids"]
@@ -218,14 +220,13 @@ class BaseTask:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         self.trainable.to(device)
-        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(device)
 
     def sample(self, index: int, rng: np.random.Generator, step: int) -> dict:
         latents = torch.from_numpy(self.latents[index, int(rng.random() < 0.5)].astype(np.float32))
         return {
             "latents": latents,
             "noise": torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)),
-            "timestep": torch.tensor(int(rng.integers(self.scheduler.config.num_train_timesteps))),
+            "timestep": torch.tensor(int(rng.integers(self.objective.num_timesteps))),
             "input_ids": torch.tensor(self.input_ids[index]),
             "dropped": torch.tensor(rng.random() < self.config.caption_dropout),
         }
@@ -242,17 +243,15 @@ class BaseTask:
         embeddings, pooled = embeddings * kept[:, None, None], second.text_embeds * kept[:, None]
         size = [float(PATCH * side) for side in latents.shape[-2:]]
         time_ids = torch.tensor([[*size, 0.0, 0.0, *size]], device=latents.device).expand(len(latents), -1)
-        noisy = self.scheduler.add_noise(latents, batch["noise"], timesteps)
+        noisy = self.objective.add_noise(latents, batch["noise"], timesteps)
         predicted = module["unet"](
             noisy.contiguous(memory_format=torch.channels_last),
             timesteps,
             encoder_hidden_states=embeddings,
             added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
         ).sample
-        signal = self.scheduler.alphas_cumprod[timesteps]
-        weights = (1 / (1 - signal).clamp(min=1e-8)).clamp(max=self.config.max_snr_weight)  # SNR + 1, bounded
-        errors = (predicted - latents).square().mean((1, 2, 3))
-        return (weights * errors).mean(), {"x0_mse": errors.mean().detach()}
+        loss, plain = self.objective.loss(predicted, latents, batch["noise"], timesteps)
+        return loss, {"x0_mse": plain.detach()}
 
     def pipeline(self) -> StableDiffusionXLPipeline:
         return StableDiffusionXLPipeline(**self.components, add_watermarker=False)
@@ -263,7 +262,13 @@ class BaseTask:
         captions = [draw_scene(PRIOR_SEED + 1, i, STYLES).caption for i in range(24)]
         generators = [torch.Generator().manual_seed(i) for i in range(24)]
         pictures = pipeline(
-            captions, num_inference_steps=20, guidance_scale=3.0, generator=generators, output_type="np"
+            captions,
+            height=self.latents.shape[-2] * PATCH,
+            width=self.latents.shape[-1] * PATCH,
+            num_inference_steps=20,
+            guidance_scale=3.0,
+            generator=generators,
+            output_type="np",
         ).images
         real = [np.asarray(draw_scene(PRIOR_SEED + 1, i, STYLES).image) for i in range(24)]
         pairs = [p for pair in zip((pictures * 255).round().astype(np.uint8), real, strict=True) for p in pair]

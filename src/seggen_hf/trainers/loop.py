@@ -181,12 +181,13 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         weight_decay=config.weight_decay,
+        fused=True,
     )
     base_rates = [group["lr"] for group in optimizer.param_groups]
     module, optimizer = accelerator.prepare(task.trainable, optimizer)
     bare = accelerator.unwrap_model(module)
     parameters = [p for p in bare.parameters() if p.requires_grad]
-    ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay > 0 else None
+    ema = EMAModel(parameters, decay=config.ema_decay, foreach=True) if config.ema_decay > 0 else None
 
     fingerprint = {name: getattr(config, name) for name in _FINGERPRINT} | {"processes": accelerator.num_processes}
     state = TrainingState(fingerprint=fingerprint)
