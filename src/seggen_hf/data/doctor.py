@@ -1,0 +1,309 @@
+"""What is wrong with a data set, and a clean copy of it."""
+
+import hashlib
+import io
+import os
+import shutil
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageOps
+from tqdm.auto import tqdm
+
+from seggen_hf.data.checks import LISTED, Inspection, Source, drop_exif, inspect_rows
+from seggen_hf.data.folder_source import CAPTIONS_FILE
+from seggen_hf.data.schema import encode_map, open_image, write_json
+from seggen_hf.data.sources import open_source, splits_of
+from seggen_hf.labels import LabelSet
+
+MUCH_VOID = 0.5  # share of a split's pixels
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
+
+
+@dataclass
+class SplitReport:
+    """One split, counted.
+
+    Args:
+        pixels (`np.ndarray` of shape `(num_labels + 1,)`): pixels of each label, void last, over the readable records.
+        images (`np.ndarray` of shape `(num_labels + 1,)`): images in which each occurs.
+        sizes (`Counter`): (height, width) -> images.
+        broken (`list` of `str`): a line `FILE: reason` for each record that cannot be used.
+        duplicates (`list` of `list` of `str`): image ids whose files are equal byte for byte.
+        digests (`dict`): image id -> digest of the image's file.
+    """
+
+    split: str
+    num_records: int
+    pixels: np.ndarray
+    images: np.ndarray
+    sizes: Counter
+    broken: list[str]
+    duplicates: list[list[str]]
+    orientations: Counter
+    exif_dropped: int
+    exif_uncertain: list[str]
+    only_void: list[str]
+    digests: dict[str, str] = field(repr=False)
+
+    @property
+    def void_share(self) -> float:
+        return float(self.pixels[-1] / max(self.pixels.sum(), 1))
+
+
+@dataclass
+class DoctorReport:
+    """What `examine` found. `problems` keep the data from being used as it is; `warnings` want a look."""
+
+    source: str
+    labels: LabelSet
+    splits: list[SplitReport]
+    collisions: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        found = [f"classes.json: {collision}" for collision in self.collisions]
+        for report in self.splits:
+            found += [f"{report.split}: {line}" for line in report.broken]
+        return found + self._shared_images()
+
+    @property
+    def warnings(self) -> list[str]:
+        found = []
+        for report in self.splits:
+            absent = [self.labels.id2label[i] for i in range(self.labels.num_labels) if report.images[i] == 0]
+            if absent:
+                found.append(f"{report.split}: never present: {', '.join(absent)}")
+            if report.void_share > MUCH_VOID:
+                found.append(f"{report.split}: {report.void_share:.0%} of the pixels are void")
+            if report.only_void:
+                found.append(f"{report.split}: {len(report.only_void)} maps are all void, first {report.only_void[0]}")
+            found += [f"{report.split}: the same image: {', '.join(ids)}" for ids in report.duplicates]
+            if report.exif_uncertain:
+                count, first = len(report.exif_uncertain), report.exif_uncertain[0]
+                found.append(
+                    f"{report.split}: {count} images are turned by EXIF and fit their masks either way, "
+                    f"first {first}; they are read as viewers show them"
+                )
+            if report.exif_dropped:
+                found.append(
+                    f"{report.split}: {report.exif_dropped} masks fit their images only without the EXIF rotation, "
+                    f"which is then ignored"
+                )
+        return found
+
+    def _shared_images(self) -> list[str]:
+        """Images that two splits share: a score on the second would be a score on training data."""
+        found, seen = [], {}
+        for report in self.splits:
+            for image_id, digest in report.digests.items():
+                if digest in seen and seen[digest][0] != report.split:
+                    split, other = seen[digest]
+                    found.append(f"{report.split}: {image_id} is the same image as {split}: {other}")
+                seen.setdefault(digest, (report.split, image_id))
+        return found
+
+    def to_dict(self) -> dict:
+        """Everything as plain JSON values."""
+        names = [self.labels.id2label[i] for i in range(self.labels.num_labels)]
+        splits = {}
+        for report in self.splits:
+            labelled = max(int(report.pixels[:-1].sum()), 1)
+            classes = [
+                {"id": i, "name": name, "images": int(report.images[i]), "share": float(report.pixels[i] / labelled)}
+                for i, name in enumerate(names)
+            ]
+            splits[report.split] = {
+                "records": report.num_records,
+                "broken": report.broken,
+                "sizes": {f"{height}x{width}": count for (height, width), count in report.sizes.most_common()},
+                "void_share": report.void_share,
+                "classes": classes,
+                "duplicates": report.duplicates,
+                "exif_rotated": sum(report.orientations.values()),
+            }
+        return {
+            "source": self.source,
+            "num_labels": self.labels.num_labels,
+            "splits": splits,
+            "problems": self.problems,
+            "warnings": self.warnings,
+        }
+
+    def to_text(self) -> str:
+        """A page for the terminal; long lists are cut after the first 20."""
+        lines = [f"{self.source}: {self.labels.num_labels} labels"]
+        for report in self.splits:
+            sizes = ", ".join(f"{count} of {h} x {w}" for (h, w), count in report.sizes.most_common(3))
+            more = f", {len(report.sizes) - 3} further sizes" if len(report.sizes) > 3 else ""
+            broken, void = len(report.broken), report.void_share
+            lines += [
+                "",
+                f"{report.split}: {report.num_records} records, {broken} broken, void {void:.1%}",
+                f"  height x width: {sizes or 'none'}{more}",
+                f"  {'id':>5} {'label':24} {'images':>7} {'pixels':>8}",
+            ]
+            labelled = max(int(report.pixels[:-1].sum()), 1)
+            for i in range(self.labels.num_labels):
+                share = report.pixels[i] / labelled
+                lines.append(f"  {i:>5} {self.labels.id2label[i][:24]:24} {report.images[i]:>7} {share:>8.2%}")
+        for title, found in (("Problems", self.problems), ("Warnings", self.warnings)):
+            lines += ["", f"{title}: {len(found) or 'none'}", *(f"  {line}" for line in found[:LISTED])]
+            if len(found) > LISTED:
+                lines.append(f"  ... and {len(found) - LISTED} more")
+        return "\n".join(lines)
+
+
+@dataclass
+class FixReport:
+    """What `fix` wrote: the folder, records per split, and a line for each record that was left out."""
+
+    folder: Path
+    written: dict[str, int]
+    left_out: list[str]
+
+
+def examine(source: str | Path, split: str | list[str] | None = None, **settings) -> DoctorReport:
+    """Read every picture of a source and report what is there and what is wrong.
+
+    Args:
+        source (`str`): as for `load_records`.
+        split (`str` or `list`): all splits if not given; several are also compared with each other.
+        settings: image_column, mask_column, labels, zero_is_void, config_name, revision of `load_records`.
+    Raises: `ValueError` where there is nothing to examine: an unknown layout, split, or no labels.
+    """
+    reports, labels, collisions = [], None, []
+    for name in _split_names(source, split, settings):
+        found = open_source(source, name, **settings)
+        labels, collisions = found.labels, found.collisions
+        reports.append(_examine_split(found, name))
+    return DoctorReport(str(source), labels, reports, collisions)
+
+
+def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | None = None, **settings) -> FixReport:
+    """Write a clean copy in the folder layout: SPLIT/images, SPLIT/masks (PNG label ids), classes.json.
+
+    EXIF rotation is applied (or dropped, where the mask was drawn without it), label ids become 0..C-1, broken records
+    are left out. Images that need nothing are copied byte for byte. The source is only read; the copy gets its name
+    when it is whole. Of labels that share a color only the first keeps it.
+
+    Args:
+        output_dir (`str`): must not exist yet, nor lie in the source.
+        splits, settings: as in `examine`.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists():
+        raise ValueError(f"{output_dir} exists; name a new folder for the clean copy.")
+    if Path(source).is_dir() and output_dir.resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(f"{output_dir} lies in the source, which is never changed; name a folder beside it.")
+    names = _split_names(source, splits, settings)
+    temporary = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        report = FixReport(output_dir, {}, [])
+        for name in names:
+            found = open_source(source, name, **settings)
+            report.written[name], left_out = _fix_split(found, temporary / name)
+            report.left_out += [f"{name}: {line}" for line in left_out]
+            write_json(temporary / "classes.json", _clean_labels(found.labels))
+        os.replace(temporary, output_dir)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    return report
+
+
+def _split_names(source, split, settings: dict) -> list[str]:
+    if split is None:
+        return splits_of(source, settings.get("config_name"), settings.get("revision"))
+    return [split] if isinstance(split, str) else list(split)
+
+
+def _examine_split(found: Source, split: str) -> SplitReport:
+    inspections = inspect_rows(found)
+    good = [entry for entry in inspections if entry.problem is None]
+    counts = np.array([entry.counts for entry in good]).reshape(-1, found.labels.num_labels + 1)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        digests = dict(
+            pool.map(lambda i: (found.rows[i]["image_id"], _digest(found.rows[i]["image"])), range(len(inspections)))
+        )
+    groups = defaultdict(list)
+    for image_id, digest in digests.items():
+        groups[digest].append(image_id)
+    return SplitReport(
+        split=split,
+        num_records=len(inspections) + len(found.problems),
+        pixels=counts.sum(axis=0),
+        images=(counts > 0).sum(axis=0),
+        sizes=Counter(entry.size for entry in good),
+        broken=found.problems + [entry.problem for entry in inspections if entry.problem],
+        duplicates=[ids for digest, ids in groups.items() if len(ids) > 1 and digest],
+        orientations=Counter(entry.orientation for entry in inspections if entry.orientation != 1),
+        exif_dropped=sum(entry.drops_exif for entry in good),
+        exif_uncertain=[entry.image_id for entry in good if entry.uncertain_exif],
+        only_void=[entry.image_id for entry, count in zip(good, counts, strict=True) if not count[:-1].any()],
+        digests={image_id: digest for image_id, digest in digests.items() if digest},
+    )
+
+
+def _digest(value: dict) -> str:
+    """Digest of an image's file; "" where there is none, or nothing in it."""
+    try:
+        data = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    except OSError:
+        return ""
+    return hashlib.sha1(data).hexdigest() if data else ""
+
+
+def _fix_split(found: Source, folder: Path) -> tuple[int, list[str]]:
+    inspections = inspect_rows(found)
+    left_out = found.problems + [entry.problem for entry in inspections if entry.problem]
+    good = [index for index, entry in enumerate(inspections) if entry.problem is None]
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        writing = pool.map(lambda index: _write_pair(found, found.rows[index], inspections[index], folder), good)
+        list(tqdm(writing, f"Writing {folder.name}", total=len(good), delay=3, leave=False))
+    captions = {found.rows[index]["image_id"]: found.rows[index]["caption"] for index in good}
+    captions = {image_id: caption for image_id, caption in captions.items() if caption}
+    if captions:
+        write_json(folder / CAPTIONS_FILE, captions)
+    return len(good), left_out
+
+
+def _write_pair(found: Source, row: dict, inspection: Inspection, folder: Path) -> None:
+    value, stem = row["image"], row["image_id"]
+    with open_image(value) as image:
+        suffix = SUFFIXES.get(image.format)
+        if inspection.drops_exif:
+            value = drop_exif(value)
+            suffix = Path(value["path"]).suffix
+        elif inspection.orientation != 1 or suffix is None:
+            buffer = io.BytesIO()
+            ImageOps.exif_transpose(image).convert("RGB").save(buffer, "PNG")  # lossless; without EXIF
+            value, suffix = {"bytes": buffer.getvalue(), "path": None}, ".png"
+    data = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    with open_image(row["segmentation_map"]) as mask:
+        upright = ImageOps.exif_transpose(mask) if mask.getexif().get(0x0112, 1) != 1 else mask
+        labels = found.decoder.decode(upright, row.get("segments_info"))
+    for path, content in (
+        (folder / "images" / f"{stem}{suffix}", data),
+        (folder / "masks" / f"{stem}.png", encode_map(labels, found.labels.num_labels)["bytes"]),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _clean_labels(labels: LabelSet) -> dict:
+    """classes.json of the copy: its masks hold the new ids; no color twice."""
+    content, seen = labels.to_dict(), set()
+    for category in content["categories"]:
+        category.pop("source_id", None)
+        color = tuple(category.get("color") or ())
+        if color in seen:
+            category.pop("color", None)
+        seen.add(color)
+    return content

@@ -1,0 +1,146 @@
+"""The doctor finds what was broken on purpose, and its copy is clean while the source stays as it was."""
+
+import hashlib
+import json
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+from makers import (
+    CATEGORIES,
+    HEIGHT,
+    WIDTH,
+    block_map,
+    make_coco,
+    make_folder,
+    paint,
+    photo,
+    save_rotated,
+    write_classes,
+)
+from PIL import Image
+
+from seggen_hf.data.doctor import examine, fix
+from seggen_hf.data.schema import labels_of, read_image, read_map
+from seggen_hf.data.sources import load_records
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    return folder
+
+
+def state_of(root):
+    return {path: hashlib.sha1(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+
+
+def make_sick(root):
+    """12 records: 0..4 are broken, 5 and 6 turned by EXIF, 7 equals 8, 9 is in val too, 10 is all void."""
+    make_folder(root, count=12, splits=("train", "val"))
+    images, masks = root / "train/images", root / "train/masks"
+    (masks / "0000.png").unlink()
+    (images / "0001.jpg").write_bytes((images / "0001.jpg").read_bytes()[:700])
+    Image.fromarray(block_map()[:9]).save(masks / "0002.png")
+    Image.fromarray(block_map(labels=(0, 1, 77))).save(masks / "0003.png")
+    (masks / "0004.png").write_bytes(b"")
+    save_rotated(images / "0005.jpg", np.rot90(photo()).copy(), 6)  # as viewers show it
+    save_rotated(images / "0006.jpg", photo(), 6)  # the mask fits only without the rotation
+    shutil.copy(images / "0007.jpg", images / "0008.jpg")
+    shutil.copy(images / "0009.jpg", root / "val/images/0003.jpg")
+    Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8)).save(masks / "0010.png")
+    write_classes(root, [*CATEGORIES, {"id": 3, "name": "bus", "color": [0, 0, 142]}], ignore_index=255)
+    return root
+
+
+def test_everything_that_is_wrong_is_reported(tmp_path):
+    report = examine(make_sick(tmp_path / "data"))
+    problems = "\n".join(report.problems)
+    assert len(report.problems) == 7
+    assert "'car' and 'bus' share the color (0, 0, 142)" in problems
+    for name in ("images/0000.jpg: no mask", "images/0001.jpg", "masks/0002.png", "masks/0003.png", "masks/0004.png"):
+        assert name in problems
+    assert "val: 0003 is the same image as train: 0009" in problems
+    warnings = "\n".join(report.warnings)
+    assert "train: never present: bus" in warnings and "train: the same image: 0007, 0008" in warnings
+    assert "1 maps are all void, first 0010" in warnings and "1 masks fit their images only without" in warnings
+
+
+def test_counts_are_those_of_the_pixels(tmp_path):
+    root = make_folder(tmp_path / "data", count=5)
+    (split,) = examine(root, "train").splits
+    expected = np.zeros(4, int)
+    for index in range(5):
+        expected += [(block_map(index) == label).sum() for label in (0, 1, 2, 255)]
+    assert np.array_equal(split.pixels, expected) and split.images.tolist() == [5, 5, 5, 5]
+    assert split.sizes == {(HEIGHT, WIDTH): 5} and split.void_share == pytest.approx(1 / HEIGHT)
+    report = examine(root, "train")
+    assert report.problems == [] and report.warnings == []
+
+
+def test_the_report_is_json_and_text(tmp_path):
+    report = examine(make_sick(tmp_path / "data"))
+    content = json.loads(json.dumps(report.to_dict()))
+    assert content["splits"]["train"]["records"] == 12 and len(content["splits"]["train"]["broken"]) == 5
+    assert content["splits"]["val"]["classes"][2]["name"] == "car" and content["problems"] == report.problems
+    assert sum(entry["share"] for entry in content["splits"]["val"]["classes"]) == pytest.approx(1)
+    text = report.to_text()
+    assert "train: 12 records, 5 broken" in text and "Problems: 7" in text and "0003.png" in text
+
+
+def test_the_clean_copy_loads_and_the_source_is_untouched(tmp_path):
+    root = make_sick(tmp_path / "data")
+    (root / "val/captions.json").write_text(json.dumps({"0001": "a car"}))
+    before = state_of(root)
+    result = fix(root, tmp_path / "clean")
+    assert state_of(root) == before
+    assert result.written == {"train": 7, "val": 12} and len(result.left_out) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clean", "data"]
+    records = load_records(tmp_path / "clean", "train")
+    assert records["image_id"][:] == [f"{i:04d}" for i in range(5, 12)]
+    original = load_records(root, "train", check=False)
+    for record in records:
+        source = original[int(record["image_id"]) - 1]  # 0000 has no mask
+        assert source["image_id"] == record["image_id"]
+        assert np.array_equal(read_map(record["segmentation_map"]), read_map(source["segmentation_map"]))
+        assert np.array_equal(read_image(record["image"]), read_image(source["image"]))
+        assert record["image"].getexif().get(0x0112, 1) == 1
+    assert (tmp_path / "clean/train/images/0011.jpg").read_bytes() == (root / "train/images/0011.jpg").read_bytes()
+    report = examine(tmp_path / "clean")
+    assert not report.collisions and not any(split.broken for split in report.splits)
+    assert labels_of(records).colors[2:] == [(0, 0, 142), None]
+    assert load_records(tmp_path / "clean", "val")["caption"][1] == "a car"
+
+
+def test_painted_and_panoptic_sources_become_label_ids(tmp_path):
+    root = make_folder(tmp_path / "painted", count=2)
+    for index in range(2):
+        Image.fromarray(paint(block_map(index))).save(root / "train/masks" / f"{index:04d}.png")
+    write_classes(root, CATEGORIES, void_color=[0, 0, 0])
+    for source in (root, make_coco(tmp_path / "coco", "train", count=2)):
+        clean = tmp_path / f"clean-{source.name}"
+        assert fix(source, clean, "train").left_out == []
+        for index, path in enumerate(sorted((clean / "train/masks").iterdir())):
+            assert np.array_equal(np.array(Image.open(path)), block_map(index)) and Image.open(path).mode == "L"
+        assert labels_of(load_records(clean)).id2label == {0: "sky", 1: "road", 2: "car"}
+
+
+def test_the_copy_goes_to_a_new_folder_outside_the_source(tmp_path):
+    root = make_folder(tmp_path / "data", count=1)
+    with pytest.raises(ValueError, match="exists"):
+        fix(root, tmp_path)
+    with pytest.raises(ValueError, match="lies in the source"):
+        fix(root, root / "clean")
+    with pytest.raises(ValueError, match="no split 'test'"):
+        fix(root, tmp_path / "clean", "test")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_camvid_is_healthy(camvid_dir):
+    report = examine(camvid_dir, "val")
+    (split,) = report.splits
+    assert report.problems == [] and split.num_records == 101 and split.sizes == {(360, 480): 101}
+    assert 0.2 < split.pixels[3] / split.pixels[:-1].sum() < 0.4  # road
+    assert 0 < split.void_share < 0.1
