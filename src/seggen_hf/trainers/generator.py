@@ -74,7 +74,7 @@ class GeneratorTask:
         self.base, self.config = base, config
         self.codec = ColormapCodec(labels)
         self.id2label = dict(labels.id2label)
-        self.objective = DenoisingObjective(base.scheduler, config.snr_gamma)
+        self.objective = DenoisingObjective(base.scheduler.config, config.snr_gamma)
         self.size = (config.height, config.width)
         factor = base.vae_scale_factor
         if config.height % factor or config.width % factor:

@@ -1,5 +1,7 @@
 """The denoising objective: the base's own noise schedule and prediction type, plain or min-SNR weighted."""
 
+from collections.abc import Mapping
+
 import torch
 from diffusers import DDPMScheduler
 
@@ -31,15 +33,15 @@ def min_snr_weights(snr: torch.Tensor, gamma: float, prediction_type: str, zero_
 class DenoisingObjective:
     """Noise in, target and loss out, for the schedule that the base's scheduler describes."""
 
-    def __init__(self, scheduler, snr_gamma: float = 0.0):
-        name = type(scheduler).__name__
-        prediction_type = scheduler.config.get("prediction_type", "epsilon")
-        if "EDM" in name or "FlowMatch" in name or prediction_type not in PREDICTION_TYPES:
+    def __init__(self, scheduler_config: Mapping, snr_gamma: float = 0.0):
+        prediction_type = scheduler_config.get("prediction_type", "epsilon")
+        if "beta_start" not in scheduler_config or prediction_type not in PREDICTION_TYPES:  # EDM, flow matching
             raise ValueError(
-                f"The base's scheduler is {name} with prediction_type {prediction_type!r}; the trainings need a "
-                f"variance-preserving schedule (beta_start, beta_end) and one of {PREDICTION_TYPES}."
+                f"The base's scheduler ({scheduler_config.get('_class_name', 'unnamed')}, prediction_type "
+                f"{prediction_type!r}) is none that the trainings know: they need a variance-preserving schedule "
+                f"(beta_start, beta_end) and one of {PREDICTION_TYPES}."
             )
-        self.schedule = DDPMScheduler.from_config(scheduler.config)
+        self.schedule = DDPMScheduler.from_config(scheduler_config)
         self.prediction_type, self.snr_gamma = prediction_type, snr_gamma
         self.num_timesteps: int = self.schedule.config.num_train_timesteps
         alphas = self.schedule.alphas_cumprod.double()

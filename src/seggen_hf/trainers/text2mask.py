@@ -15,6 +15,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from ..config import SynthesisConfig, Text2MaskConfig
+from ..data.captions import simple_name
 from ..pipelines import Text2MaskPipeline
 from ..settings import nearest_name
 from .generator import GeneratorTask, load_unet, save_grid, save_pipeline
@@ -58,9 +59,7 @@ def map_validity(segmentation_map: np.ndarray, caption: str, id2label: dict[int,
     """
     present = set(np.unique(segmentation_map).tolist()) - {ignore_index}
     words = caption.lower()
-    named = {
-        i for i, name in id2label.items() if re.search(rf"\b{re.escape(name.lower().split(',')[0])}(?:e?s)?\b", words)
-    }
+    named = {i for i, name in id2label.items() if re.search(rf"\b{re.escape(simple_name(name))}(?:e?s)?\b", words)}
     return {
         "valid_share": float((segmentation_map != ignore_index).mean()),
         "captioned_labels": len(named),

@@ -1,0 +1,55 @@
+"""What the generators' scripts have in common: flags in, records, captions, task, loop, exit status."""
+
+import sys
+from pathlib import Path
+
+from datasets import Dataset
+
+from ..config import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
+from ..data.captions import TEMPLATE, add_captions
+from ..data.schema import labels_of
+from ..data.sources import load_records
+from .loop import Run, build_accelerator, train
+
+
+def run_script(config_class, task_class, plan, argv: list[str] | None = None) -> int:
+    """Parse the command line and train `task_class`, or print `plan(config, num_records)` with `--dry_run`.
+
+    Returns: the exit status; 1 with one line on stderr for what goes wrong in use. Wrong arguments exit with 2.
+    """
+    config, data, caption = parse_or_exit(config_class, DataConfig, CaptionConfig, argv=argv)
+    try:
+        if config.dry_run:
+            print(plan(config, data.max_train_records).to_text())
+        else:
+            train_generator(task_class, config, data, caption)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train_generator(task_class, config: GeneratorConfig, data: DataConfig, caption: CaptionConfig) -> Run:
+    """Load the training records, caption those that have no caption, and train. Collective."""
+    accelerator = build_accelerator(config)
+    with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
+        records = load_records(
+            data.dataset_name,
+            data.train_split,
+            image_column=data.image_column,
+            mask_column=data.mask_column,
+            labels=data.labels,
+            max_records=data.max_train_records,
+            size=(data.height, data.width) if data.dataset_name == "scenes" else None,
+        )
+        records = _captioned(records, config, caption)
+    return train(task_class.from_config(config, records, labels_of(records)), config, accelerator)
+
+
+def _captioned(records: Dataset, config: GeneratorConfig, caption: CaptionConfig) -> Dataset:
+    """Captions of a model are kept beside the training: made by the main process, read by the others and later runs."""
+    if caption.captioner == TEMPLATE:
+        return add_captions(records, labels_of(records), caption)
+    progress = Path(config.output_dir) / "captions.jsonl"
+    progress.parent.mkdir(parents=True, exist_ok=True)
+    return add_captions(records, labels_of(records), caption, progress_file=progress)

@@ -1,0 +1,18 @@
+"""Train Mask2Img: color map + caption -> image, a ControlNet on the base.
+
+    python training/train_mask2img.py                                        the built-in scenes, the shipped miniature
+    python training/train_mask2img.py ade20k_sdxl --dry_run                  sizes and memory; loads nothing
+    accelerate launch training/train_mask2img.py RECIPE --output_dir runs/NAME/mask2img
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 training/train_mask2img.py --max_train_steps 100
+
+RECIPE is a YAML file or a built-in recipe's name; its sections data, caption and mask2img are read, flags override
+them, `--help` lists them. A killed run continues when it is called again.
+"""
+
+from seggen_hf.config import Mask2ImgConfig
+from seggen_hf.trainers.dryrun import plan_mask2img
+from seggen_hf.trainers.mask2img import Mask2ImgTask
+from seggen_hf.trainers.script import run_script
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(Mask2ImgConfig, Mask2ImgTask, plan_mask2img))

@@ -1,0 +1,18 @@
+"""Train Text2Mask: caption -> color map.
+
+    python training/train_text2mask.py                                       the built-in scenes, the shipped miniature
+    python training/train_text2mask.py ade20k_sdxl --dry_run                 sizes and memory; loads nothing
+    accelerate launch training/train_text2mask.py RECIPE --output_dir runs/NAME/text2mask
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 training/train_text2mask.py --max_train_steps 100
+
+RECIPE is a YAML file or a built-in recipe's name; its sections data, caption and text2mask are read, flags override
+them, `--help` lists them. A killed run continues when it is called again.
+"""
+
+from seggen_hf.config import Text2MaskConfig
+from seggen_hf.trainers.dryrun import plan_text2mask
+from seggen_hf.trainers.script import run_script
+from seggen_hf.trainers.text2mask import Text2MaskTask
+
+if __name__ == "__main__":
+    raise SystemExit(run_script(Text2MaskConfig, Text2MaskTask, plan_text2mask))
