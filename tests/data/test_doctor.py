@@ -144,3 +144,8 @@ def test_camvid_is_healthy(camvid_dir):
     assert report.problems == [] and split.num_records == 101 and split.sizes == {(360, 480): 101}
     assert 0.2 < split.pixels[3] / split.pixels[:-1].sum() < 0.4  # road
     assert 0 < split.void_share < 0.1
+
+
+def test_the_scenes_can_be_examined_too():
+    report = examine("scenes", "val")
+    assert report.problems == [] and report.splits[0].num_records > 50

@@ -483,3 +483,8 @@ def test_fingerprints_are_the_same_in_every_process(tmp_path):
     code = f"from seggen_hf.data.sources import load_records; print(load_records({str(root)!r})._fingerprint)"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip().splitlines()[-1] == load_records(root)._fingerprint
+
+
+def test_a_name_that_is_neither_folder_nor_reachable_is_one_clear_error():
+    with pytest.raises(ValueError, match="camvid-typo is no folder here, and as a Hub id it cannot be read"):
+        load_records("camvid-typo")

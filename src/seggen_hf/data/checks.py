@@ -1,6 +1,8 @@
 """Every record of a source looked at before anything costly starts: what is broken, and what must be converted."""
 
+import hashlib
 import io
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,7 +71,7 @@ def inspect_rows(source: Source, pixels: bool = True) -> list[Inspection]:
     rows, workers = source.rows, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(max_workers=max(2, min(workers, 16))) as pool:
         inspections = pool.map(lambda i: inspect_row(rows[i], source.decoder, pixels), range(len(rows)))
-        return list(tqdm(inspections, "Checking records", total=len(rows), delay=3, leave=False))
+        return list(tqdm(inspections, "Checking records", total=len(rows), delay=3, mininterval=1, leave=False))
 
 
 def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True) -> Inspection:
@@ -125,6 +127,11 @@ def read_orientation(image: Image.Image, loaded: bool = True) -> int:
         return 1
     orientation = image.getexif().get(ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
+
+
+def fingerprint_of(content) -> str:
+    """A digest of JSON values, equal in every process; far faster than `datasets`' own on long lists."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def drop_exif(value: dict) -> dict:

@@ -3,9 +3,7 @@
 import json
 from pathlib import Path
 
-from datasets.fingerprint import Hasher
-
-from seggen_hf.data.checks import Source
+from seggen_hf.data.checks import Source, fingerprint_of
 from seggen_hf.data.folder_source import file_rows
 from seggen_hf.data.map_decoder import LabelFile, MapDecoder, read_label_file
 from seggen_hf.data.schema import ignore_index_for
@@ -64,7 +62,7 @@ def read_coco(root: Path, split: str, labels: LabelFile | None = None) -> Source
     ids[ignore_index_for(label_set.num_labels)] = ignore_index_for(label_set.num_labels)
     decoder = MapDecoder(label_set.num_labels, ids, panoptic=True)
     return Source(
-        "coco-panoptic", file_rows(**columns), label_set, decoder, problems, found.collisions, Hasher.hash(columns)
+        "coco-panoptic", file_rows(**columns), label_set, decoder, problems, found.collisions, fingerprint_of(columns)
     )
 
 

@@ -54,7 +54,10 @@ def dataset_splits(source: str, config_name: str | None = None, revision: str | 
         return [json.loads((root / "state.json").read_text()).get("_split") or "train"]
     if root.is_dir():
         return sorted(parquet_files(root))
-    return get_dataset_split_names(source, config_name, revision=revision)
+    try:
+        return get_dataset_split_names(source, config_name, revision=revision)
+    except (OSError, HfHubHTTPError) as error:  # unknown, private, offline
+        raise ValueError(f"{source} is no folder here, and as a Hub id it cannot be read: {error}") from error
 
 
 def read_dataset(

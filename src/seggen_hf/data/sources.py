@@ -7,7 +7,6 @@ from pathlib import Path
 
 import datasets
 from datasets import Dataset, Features, Image
-from datasets.fingerprint import Hasher
 from PIL import ImageOps
 
 from seggen_hf.data.ade20k_source import SPLITS as ADE20K_SPLITS
@@ -18,6 +17,7 @@ from seggen_hf.data.checks import (
     Source,
     drop_exif,
     explain,
+    fingerprint_of,
     inspect_rows,
     name_of,
     raise_problems,
@@ -177,7 +177,7 @@ def _fingerprint(found: Source) -> str:
     decoder = found.decoder
     colors = sorted((list(color), label) for color, label in decoder.colors.items())
     way = (FORMAT, decoder.num_labels, sorted(decoder.ids.items()), colors, decoder.panoptic)
-    return Hasher.hash([found.origin, list(found.rows["image_id"]), list(found.rows["caption"]), stamps, way])
+    return fingerprint_of([found.origin, list(found.rows["image_id"]), list(found.rows["caption"]), stamps, way])
 
 
 def _plan(found: Source, where: str, check: bool, stamp: Path) -> dict:
