@@ -1,0 +1,151 @@
+"""The arms of a comparison: trainings of one segmenter that differ in nothing but the records they see."""
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from .config import SegmenterConfig
+from .data.scenes import MAX_SPLIT_RECORDS, SCENE_CATEGORIES, SCENE_SPLITS, STYLES, draw_scene, scene_index
+from .data.schema import attach_labels, encode_image, encode_map, labels_of, record_features
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: the kinds of synthetic records it uses, where they come from, and what else differs."""
+
+    name: str
+    kinds: tuple[str, ...]
+    reads: str | None  # the stage that makes its synthetic records
+    description: str
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("real", (), None, "real records only"),
+        Arm("imgsyn", ("imgsyn",), "synthesize", "with ImgSyn: real maps, generated images"),
+        Arm("masksyn", ("masksyn",), "synthesize", "with MaskSyn: generated maps, generated images"),
+        Arm("synthetic", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn"),
+        Arm("style-augmentation", (), None, "control: real records, hand-made color, fog and night augmentation"),
+        Arm(
+            "renderer",
+            ("imgsyn", "masksyn"),
+            "renderer",
+            "control: the scenes' own renderer in the generators' place, the ceiling of a perfect generator",
+        ),
+    )
+}
+
+
+def check_arms(recipe: Recipe) -> None:
+    """Raises `ValueError` for an arm that the recipe's data or its synthesis cannot serve."""
+    variants = {"imgsyn": recipe.synthesis.imgsyn_variants, "masksyn": recipe.synthesis.masksyn_variants}
+    for name in recipe.evaluation.arms:
+        kinds = ARMS[name].kinds
+        lacking = [kind for kind in kinds if variants[kind] == 0]
+        if kinds and len(lacking) == len(kinds):
+            settings = " and ".join(f"synthesis.{kind}_variants" for kind in lacking)
+            raise ValueError(f"Arm {name!r} needs synthetic records, but {settings} is 0. Raise it or drop the arm.")
+        if name == "renderer" and recipe.data.dataset_name != "scenes":
+            raise ValueError(
+                f"Arm 'renderer' draws the built-in scenes anew; data.dataset_name is {recipe.data.dataset_name!r}. "
+                "Drop the arm: nobody can render other data."
+            )
+    if recipe.segmenter.synthetic_dataset:
+        raise ValueError(
+            "segmenter.synthetic_dataset is set; a run makes its own. Use training/train_seg.py for another data set."
+        )
+    if recipe.segmenter.style_augmentation:
+        raise ValueError(
+            "segmenter.style_augmentation is set, which would put the control into every arm. Name it as an arm: "
+            "evaluation.arms=[real, synthetic, style-augmentation]."
+        )
+
+
+def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synthetic: Path | None) -> SegmenterConfig:
+    """The training of one arm and seed: `config`, equal steps in all arms, and what makes the arm."""
+    return dataclasses.replace(
+        config,
+        output_dir=str(folder),
+        seed=seed,
+        style_augmentation=arm.name == "style-augmentation",
+        synthetic_dataset=str(synthetic) if arm.kinds else None,
+        synthetic_mode=config.synthetic_mode if arm.kinds else "replace",
+    )
+
+
+def render_records(records: Dataset, recipe: Recipe, folder: Path) -> None:
+    """What perfect generators would make of the scene `records`: written to `folder` as a `datasets` folder.
+
+    As many records of each kind as the recipe's synthesis makes. ImgSyn's counterpart is the same scene in another
+    style; MaskSyn's is a fresh scene, in a drawn style with the probability that a synthetic caption gets one.
+    """
+    labels = labels_of(records)
+    size = (recipe.data.height, recipe.data.width)
+    made = Dataset.from_generator(
+        _render,
+        features=record_features(synthetic=True),
+        gen_kwargs={
+            "image_ids": list(records["image_id"]),
+            "size": size,
+            "imgsyn_variants": recipe.synthesis.imgsyn_variants,
+            "masksyn_variants": recipe.synthesis.masksyn_variants,
+            "styles": [style for style in recipe.synthesis.caption_styles if style in STYLES] or list(STYLES),
+            "style_share": recipe.synthesis.caption_style_share,
+            "seed": recipe.synthesis.seed,
+        },
+        cache_dir=str(folder / ".cache"),
+    )
+    save_dataset(attach_labels(made, labels), folder)
+
+
+def _render(image_ids, size, imgsyn_variants, masksyn_variants, styles, style_share, seed) -> Iterator[dict]:
+    for image_id in image_ids:
+        split, number = re.fullmatch(r"(\w+)-(\d+)", image_id).groups()
+        index = scene_index(split, int(number))
+        seen = SCENE_SPLITS[split][1]
+        own = draw_scene(0, index, seen, size).style
+        others = [style for style in styles if style != own] or list(STYLES)
+        for kind, variants in (("imgsyn", imgsyn_variants), ("masksyn", masksyn_variants)):
+            for variant in range(variants):
+                rng = np.random.default_rng([seed, index, variant, kind == "masksyn"])
+                if kind == "imgsyn":
+                    scene = draw_scene(0, index, seen, size, style=others[int(rng.integers(len(others)))])
+                else:
+                    # Scenes of the same split's range that no record of it uses: the splits are far smaller.
+                    fresh = scene_index(split, MAX_SPLIT_RECORDS // 2 + int(number) * 200 + variant)
+                    style = styles[int(rng.integers(len(styles)))] if rng.random() < style_share else None
+                    scene = draw_scene(0, fresh, seen, size, style=style)
+                name = f"{image_id}-{kind}-{variant}"
+                yield {
+                    "image": encode_image(scene.image, name),
+                    "segmentation_map": encode_map(scene.segmentation_map, len(SCENE_CATEGORIES), name),
+                    "caption": scene.caption,
+                    "image_id": name,
+                    "kind": kind,
+                    "source_id": image_id,
+                    "variant": variant,
+                    "seed": seed,
+                    "scores": {"decode_confidence": None, "ignored_share": None, "alignment": None},
+                }
+
+
+def save_dataset(dataset: Dataset, folder: Path) -> None:
+    """`save_to_disk` with labels.json and id2label.json beside it, into `folder`; each file is whole or absent."""
+    folder = Path(folder)
+    staging = folder / ".saving"
+    shutil.rmtree(staging, ignore_errors=True)
+    dataset.save_to_disk(staging)
+    labels_of(dataset).save(staging)
+    for file in sorted(staging.iterdir(), key=lambda file: file.name == "state.json"):  # with it the folder is one
+        os.replace(file, folder / file.name)
+    staging.rmdir()
+    shutil.rmtree(folder / ".cache", ignore_errors=True)

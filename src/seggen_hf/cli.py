@@ -1,0 +1,365 @@
+"""`seggen`: one command per stage; turns errors into one line and an exit status.
+
+Exit status: 0 done, 1 failed in use, 2 wrong arguments.
+"""
+
+import functools
+import json
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+
+app = typer.Typer(
+    help="SegGen: captions become masks, masks become images, and a segmenter trained with them becomes better.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Recipe = Annotated[str, typer.Argument(help="A recipe file, the name of a built-in recipe, or a run folder.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value, over the recipe. Repeat it for more.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME if not given.")]
+Redo = Annotated[
+    list[str] | None, typer.Option("--redo", help="Make a stage anew, with all that reads it. Repeat it for more.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Splits = Annotated[list[str] | None, typer.Option("--split", help="Split to read. Repeat it for more.")]
+
+
+class WrongArguments(ValueError):
+    """What the user typed cannot be: exit status 2."""
+
+
+def command(function):
+    """Register `function` under its name; its errors become one line on stderr and an exit status."""
+
+    @functools.wraps(function)
+    def run(*args, debug: bool = False, **kwargs):
+        try:
+            return function(*args, debug=debug, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            _fail("stopped; the same command goes on where it was.", 1)
+        except Exception as error:  # the one place where everything ends as a line
+            if debug:
+                traceback.print_exc()
+            told = " ".join(str(error).split()) or type(error).__name__
+            if not isinstance(error, (ValueError, OSError, FloatingPointError)):
+                told = f"{type(error).__name__}: {told} (--debug shows where)"
+            _fail(told, 2 if isinstance(error, WrongArguments) else 1)
+
+    return app.command(name=function.__name__.replace("_", "-"))(run)
+
+
+def _fail(told: str, status: int) -> None:
+    print(f"error: {told}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+def _say(line: str) -> None:
+    print(f"== {line}", file=sys.stderr, flush=True)
+
+
+def _read_recipe(recipe: str, settings: list[str] | None, out: Path | None):
+    """The recipe and its run folder; a run folder stands for its own recipe."""
+    from .recipe import load_recipe
+
+    folder = Path(recipe)
+    try:
+        if (folder / "recipe.yaml").is_file():
+            return load_recipe(folder / "recipe.yaml", settings or ()), out or folder
+        loaded = load_recipe(recipe, settings or ())
+    except ValueError as error:
+        raise WrongArguments(str(error)) from error
+    return loaded, out or Path("runs") / loaded.name
+
+
+def _quiet_libraries() -> None:
+    """Only what a user can act on: libraries keep their progress bars for loading to themselves."""
+    import warnings
+
+    from datasets.utils.logging import disable_progress_bar
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bar()
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="torch|diffusers|transformers|accelerate")
+
+
+def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_json=False) -> None:
+    loaded, folder = _read_recipe(recipe, settings, out)
+    _quiet_libraries()
+    from .results import read_results
+    from .runs import run_stages, select_kinds
+
+    try:
+        kinds = select_kinds(only or (), first, last)
+        select_kinds(redo or ())
+    except ValueError as error:
+        raise WrongArguments(str(error)) from error
+    typed = shlex.join(["seggen", *sys.argv[1:]])
+    run_stages(loaded, folder, kinds, redo or (), command=typed, say=_say)
+    results = read_results(folder)
+    if as_json:
+        print(json.dumps({"run": str(folder), "results": results}, indent=2))
+    elif results and {"evaluate", "report"} & set(kinds):
+        print(_table(results))
+        print(f"\n{results['verdict']}")
+        if (folder / "report.html").is_file():
+            print(f"Report: {folder / 'report.html'}")
+
+
+def _table(results: dict) -> str:
+    """mIoU of each arm and test split as text: the mean over seeds, and their range where there are several."""
+    from .results import percent, scores_by_arm
+
+    scores = scores_by_arm(results["scores"])
+    splits = list(dict.fromkeys(row["split"] for row in results["scores"]))
+    lines = [["mIoU, %", *splits]]
+    for arm, by_split in scores.items():
+        cells = []
+        for split in splits:
+            values = by_split.get(split, [])
+            spread = f" (range {percent(max(values) - min(values))})" if len(values) > 1 else ""
+            cells.append(f"{percent(sum(values) / len(values))}{spread}" if values else "–")
+        lines.append([arm, *cells])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+@command
+def quickstart(
+    settings: Settings = None, out: Out = None, redo: Redo = None, json: Json = False, debug: Debug = False
+):
+    """The whole loop on the built-in scenes, on a CPU, in minutes: ends with a table and a report."""
+    _run("quickstart", settings, out, redo=redo, as_json=json)
+
+
+@command
+def run(
+    recipe: Recipe,
+    settings: Settings = None,
+    out: Out = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Run just this stage. Repeat it for more.")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="First stage to run.")] = None,
+    last: Annotated[str | None, typer.Option("--until", help="Last stage to run.")] = None,
+    redo: Redo = None,
+    json: Json = False,
+    debug: Debug = False,
+):
+    """The whole loop of a recipe; each finished stage is kept and skipped on the next call.
+
+    Stages: caption, text2mask, mask2img, synthesize, segmenter (every arm and seed), evaluate, report.
+    """
+    _run(recipe, settings, out, only, first, last, redo, json)
+
+
+@command
+def train(
+    what: Annotated[str, typer.Argument(help="text2mask, mask2img or segmenter (every arm and seed).")],
+    recipe: Recipe,
+    settings: Settings = None,
+    out: Out = None,
+    redo: Redo = None,
+    debug: Debug = False,
+):
+    """One training of a recipe; what it reads must be finished. `training/*.py` train on several GPUs."""
+    if what not in ("text2mask", "mask2img", "segmenter"):
+        raise WrongArguments(f"There is no training {what!r}; there are text2mask, mask2img and segmenter.")
+    _run(recipe, settings, out, only=[what], redo=redo)
+
+
+@command
+def doctor(
+    source: Annotated[str, typer.Argument(help="Folder, Hub id or `scenes`.")],
+    split: Annotated[str, typer.Option("--split", help="Split to examine.")] = "train",
+    fix: Annotated[Path | None, typer.Option("--fix", help="Write a clean copy into this folder.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+):
+    """Read a data set and say what is wrong with it; exit status 1 if a record cannot be used."""
+    _quiet_libraries()
+    from .data.doctor import examine
+    from .data.doctor import fix as write_clean_copy
+
+    report = examine(source, split)
+    print(_dumps(report.to_dict()) if json else report.to_text())
+    if fix is not None:
+        write_clean_copy(source, fix)
+        _say(f"The clean copy is in {fix}")
+    elif report.problems:
+        raise typer.Exit(1)
+
+
+@command
+def caption(
+    source: Annotated[str, typer.Argument(help="Folder, Hub id or `scenes`.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the records with captions (a `datasets` folder).")],
+    split: Annotated[str, typer.Option("--split", help="Split to caption.")] = "train",
+    captioner: Annotated[
+        str, typer.Option("--captioner", help="`template`, or a captioning model's id.")
+    ] = "template",
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Question asked of a chat-style model.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images captioned at once.")] = 8,
+    recaption: Annotated[bool, typer.Option("--recaption", help="Replace captions that are there.")] = False,
+    debug: Debug = False,
+):
+    """Write the records of a data set with captions; interrupted, it goes on where it was."""
+    _quiet_libraries()
+    from .arms import save_dataset
+    from .config import CaptionConfig
+    from .data.captions import add_captions
+    from .data.schema import labels_of
+    from .data.sources import load_records
+
+    config = CaptionConfig(
+        captioner=captioner, caption_prompt=prompt, caption_batch_size=batch_size, recaption=recaption
+    )
+    if (out / "state.json").is_file():
+        raise ValueError(f"{out} holds records already; name another folder.")
+    records = load_records(source, split)
+    out.mkdir(parents=True, exist_ok=True)
+    captioned = add_captions(records, labels_of(records), config, progress_file=out / "progress.jsonl")
+    save_dataset(captioned, out)
+    (out / "progress.jsonl").unlink(missing_ok=True)
+    _say(f"{len(captioned)} records with captions are in {out}")
+
+
+@command
+def synthesize(
+    source: Annotated[str, typer.Argument(help="Real records with captions: folder, Hub id or `scenes`.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the synthetic records.")],
+    mask2img: Annotated[str, typer.Option("--mask2img", help="Folder or Hub id of a Mask2Img pipeline.")],
+    text2mask: Annotated[
+        str | None, typer.Option("--text2mask", help="The same for Text2Mask; MaskSyn needs it.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Split of the real records.")] = "train",
+    height: Annotated[int | None, typer.Option("--height", help="Height of the samples in pixels.")] = None,
+    width: Annotated[int | None, typer.Option("--width", help="Width of the samples in pixels.")] = None,
+    settings: Settings = None,
+    debug: Debug = False,
+):
+    """Make synthetic records with finished generators. --set synthesis.imgsyn_variants=4 and the like."""
+    from .config import SynthesisConfig
+    from .settings import build
+
+    try:
+        values = _synthesis_settings(settings) | {"output_dir": str(out)}
+        values |= {"mask2img_model": mask2img, "text2mask_model": text2mask}
+        if text2mask is None:
+            values.setdefault("masksyn_variants", 0)
+        config = build(SynthesisConfig, values, "--set")
+    except ValueError as error:
+        raise WrongArguments(str(error)) from error
+    _quiet_libraries()
+    from .data.sources import load_records
+    from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
+    from .stages import open_pipeline
+    from .synthesis import synthesize as make_records
+
+    made = make_records(
+        load_records(source, split),
+        out,
+        config,
+        mask2img=open_pipeline(Mask2ImgPipeline, mask2img, config),
+        text2mask=open_pipeline(Text2MaskPipeline, text2mask, config) if text2mask else None,
+        height=height,
+        width=width,
+    )
+    _say(f"{len(made)} synthetic records are in {out}")
+
+
+def _synthesis_settings(settings: list[str] | None) -> dict:
+    """`synthesis.name=value` or `name=value`, the value in YAML."""
+    import yaml
+
+    values = {}
+    for setting in settings or ():
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise WrongArguments(f"--set {setting}: write name=value, such as imgsyn_variants=4.")
+        values[name.strip().removeprefix("synthesis.")] = yaml.safe_load(text)
+    return values
+
+
+@command
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, or one segmenter (a folder with config.json).")],
+    source: Annotated[str | None, typer.Argument(help="Data to score on; a run's own test splits if absent.")] = None,
+    split: Splits = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 8,
+    json: Json = False,
+    debug: Debug = False,
+):
+    """Score a segmenter, or every segmenter of a run."""
+    is_run = (run / "recipe.yaml").is_file()
+    if not is_run and not (run / "config.json").is_file():
+        raise WrongArguments(f"{run} is neither a run folder (recipe.yaml) nor a segmenter (config.json).")
+    if is_run and source is None:
+        if split:
+            raise WrongArguments("--split needs a SOURCE; a run is scored on its own test splits.")
+        _run(str(run), [], None, only=["evaluate"], as_json=json)
+        return
+    if source is None:
+        raise WrongArguments("A single segmenter needs a SOURCE to be scored on.")
+    _quiet_libraries()
+    from .data.sources import load_records
+    from .results import percent, score_folder
+
+    folders = sorted(path.parent for path in run.glob("segmenter-*/seed-*/config.json")) if is_run else [run]
+    if not folders:
+        raise ValueError(f"{run} has no finished segmenter.")
+    rows = []
+    for name in split or ["test"]:
+        records = load_records(source, name)
+        for folder in folders:
+            scores = score_folder(folder, records, batch_size)
+            rows.append({"segmenter": str(folder), "dataset": source, "split": name} | scores)
+            if not json:
+                print(f"{folder}  {source} ({name}, {scores['num_images']} images): mIoU {percent(scores['mIoU'])} %")
+    if json:
+        print(_dumps(rows))
+    else:
+        print(rows[0]["protocol"])
+
+
+@command
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")], debug: Debug = False):
+    """Write report.md and report.html of a run folder, from what is finished there."""
+    _quiet_libraries()
+    from .report import write_report
+
+    print(write_report(run))
+
+
+def _dumps(content) -> str:
+    return json.dumps(content, indent=2)
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False):
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Entry point of `seggen`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

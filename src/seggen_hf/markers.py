@@ -1,0 +1,108 @@
+"""Which stages of a run folder are done, with which settings, in how many seconds: stage.json, written last.
+
+A stage writes `stage.started.json` before its first file and `stage.json` after its last one. Both hold the settings,
+so that a call with others is refused before it can mix two runs in one folder.
+"""
+
+import contextlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from .data.schema import write_json
+
+DONE, STARTED = "stage.json", "stage.started.json"
+
+
+class SettingsChanged(ValueError):
+    """A finished or begun stage was made with other settings."""
+
+
+class InputsChanged(SettingsChanged):
+    """Its own settings are the same, but those of what it read are not."""
+
+
+def fingerprint(settings: dict, inputs: dict[str, str]) -> str:
+    """16 hex digits that follow from a stage's settings and the fingerprints of what it reads."""
+    text = json.dumps([settings, inputs], sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def read_marker(folder: Path, name: str = DONE) -> dict | None:
+    """The marker in `folder`, or None."""
+    path = Path(folder) / name
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def list_changes(before: dict, now: dict) -> list[str]:
+    """`name: old -> new` of every setting that differs."""
+    missing = object()
+    lines = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name, missing), now.get(name, missing)
+        if old != new:
+            lines.append(f"{name}: {'absent' if old is missing else old} -> {'absent' if new is missing else new}")
+    return lines
+
+
+def check_stage(folder: Path, settings: dict, made_from: str) -> None:
+    """Refuse a stage that is done, or begun, otherwise than it would be now. Nothing is written.
+
+    Raises: `SettingsChanged`, listing the changes, if it has other settings, or was made of other inputs.
+    """
+    done = read_marker(folder)
+    found = done or read_marker(folder, STARTED)
+    if found and (changes := list_changes(found["settings"], json.loads(json.dumps(settings)))):
+        state = "was made" if done else "was begun"
+        raise SettingsChanged(f"{folder} {state} with other settings ({'; '.join(changes)}).")
+    if found and found["fingerprint"] != made_from:
+        raise InputsChanged(f"{folder} was made from inputs that have other settings now.")
+
+
+@contextlib.contextmanager
+def mark_stage(folder: Path, name: str, settings: dict, made_from: str) -> Iterator[dict]:
+    """Measure the block and mark `folder` as done after it; the yielded dict takes further facts for the marker.
+
+    An interrupted stage keeps the seconds that it had taken in `stage.started.json`, unless the process was killed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    begun_before = read_marker(folder, STARTED)
+    marker = {"stage": name, "fingerprint": made_from, "settings": settings}
+    spent = begun_before["seconds"] if begun_before else 0.0
+    write_json(folder / STARTED, marker | {"seconds": spent})
+    facts: dict = {}
+    reset_peak_memory()
+    begun = time.monotonic()
+    try:
+        yield facts
+    except BaseException:
+        write_json(folder / STARTED, marker | {"seconds": spent + time.monotonic() - begun})
+        raise
+    seconds = max(spent + time.monotonic() - begun, facts.pop("seconds", 0.0))
+    cost = {"seconds": round(seconds, 2), "resumed": begun_before is not None} | peak_memory()
+    write_json(folder / DONE, marker | cost | {"facts": facts})
+    (folder / STARTED).unlink()
+
+
+def reset_peak_memory() -> None:
+    """Start a new high-water mark of this process (Linux; elsewhere it is that of the process so far)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, float]:
+    """`peak_memory_gb`, resident, of this process; with a GPU also `peak_gpu_memory_gb`, allocated by torch."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes on macOS, KiB elsewhere
+    found = {"peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    return found

@@ -1,0 +1,263 @@
+"""The report of a run folder: report.md and one self-contained report.html, from what the stages left there."""
+
+import dataclasses
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from statistics import fmean
+
+import datasets
+import jinja2
+import numpy as np
+from PIL import Image
+
+from .arms import ARMS
+from .config import SECTIONS
+from .data.schema import labels_of, read_image, read_map
+from .markers import read_marker
+from .pipelines import ColormapCodec
+from .recipe import Recipe, load_recipe
+from .report_pictures import PictureFolder, hex_color, line_chart
+from .results import NUM_SHOWN, PREDICTIONS, library_versions, percent, read_results, scores_by_arm
+from .synthesis import load_synthetic
+from .verdict import BASELINE, CANDIDATES, write_verdict
+
+
+def write_report(run: str | Path) -> Path:
+    """Write report.md, report.html and the pictures of both; returns the HTML file.
+
+    Whatever is finished is shown; what is not is left out.
+
+    Raises: `ValueError` if `run` is no run folder.
+    """
+    run = Path(run)
+    if not (run / "recipe.yaml").is_file():
+        raise ValueError(f"{run} is no run folder: it has no recipe.yaml. `seggen run RECIPE --out {run}` makes one.")
+    context = collect_facts(run)
+    for name, escaped in (("report.md", False), ("report.html", True)):
+        source = resources.files("seggen_hf").joinpath("templates", name).read_text(encoding="utf-8")
+        environment = jinja2.Environment(
+            autoescape=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        )
+        environment.filters |= {"percent": percent, "cell": _table_cell}
+        temporary = run / f"{name}.tmp"
+        temporary.write_text(environment.from_string(source).render(context), encoding="utf-8")
+        os.replace(temporary, run / name)
+    return run / "report.html"
+
+
+def collect_facts(run: Path) -> dict:
+    """What both templates show, as plain values and pictures."""
+    recipe = load_recipe(run / "recipe.yaml")
+    results = read_results(run)
+    pictures = PictureFolder(run / "pictures")
+    rows = results["scores"] if results else []
+    captions = datasets.load_from_disk(run / "captions") if read_marker(run / "captions") else None
+    codec = ColormapCodec(labels_of(captions)) if captions is not None else None
+    return {
+        "name": recipe.name,
+        "dataset": recipe.data.dataset_name,
+        "num_records": len(captions) if captions is not None else None,
+        "verdict": results["verdict"] if results else write_verdict({}),
+        "legend": list_legend(codec) if codec else [],
+        "made": show_samples(run, captions, codec, pictures) if codec else [],
+        "predictions": show_predictions(run, rows, codec, pictures) if codec else [],
+        "scores": list_scores(rows),
+        "classes": list_classes(rows),
+        "charts": draw_curves(run, pictures),
+        "cost": list_costs(run),
+        "settings": list_settings(recipe),
+        "protocols": sorted({row["protocol"] for row in rows}),
+        "versions": results["versions"] if results else library_versions(),
+        "machine": results["machine"] if results else {},
+        "command": results["command"] if results else None,
+        "recipe_hash": results["recipe_hash"] if results else None,
+        "num_seeds": len(recipe.evaluation.seeds),
+        "num_shown": NUM_SHOWN,
+        "arms": {name: ARMS[name].description for name in recipe.evaluation.arms},
+    }
+
+
+def list_legend(codec: ColormapCodec) -> list[dict]:
+    """Name and color of each label, and of ignored pixels."""
+    entries = [{"name": codec.id2label[i], "color": hex_color(codec.palette[i])} for i in range(codec.num_labels)]
+    return [*entries, {"name": "ignored", "color": hex_color(codec.void_color)}]
+
+
+def show_samples(run: Path, captions, codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
+    """Samples of each kind at even spacing: caption, map, image, and for ImgSyn the real image too."""
+    if not read_marker(run / "synthetic"):
+        return []
+    groups = []
+    made = load_synthetic(run / "synthetic")
+    place_of = {image_id: place for place, image_id in enumerate(captions["image_id"])}
+    kinds = made["kind"]
+    for kind, title in (
+        ("imgsyn", "ImgSyn: a human-made map, a generated image"),
+        ("masksyn", "MaskSyn: a generated map, a generated image"),
+    ):
+        of_kind = [index for index, found in enumerate(kinds) if found == kind]
+        samples = []
+        for place in np.unique(np.linspace(0, len(of_kind) - 1, min(2 * NUM_SHOWN, len(of_kind))).astype(int)):
+            record = made[of_kind[place]]
+            shown = []
+            if kind == "imgsyn" and record["source_id"] in place_of:
+                real = captions[place_of[record["source_id"]]]
+                shown.append(pictures.add(f"{kind}-{place}-real", read_image(real["image"]), "real image"))
+            painted = codec.encode(read_map(record["segmentation_map"]))
+            shown.append(pictures.add(f"{kind}-{place}-map", painted, "segmentation map", smooth=False))
+            shown.append(pictures.add(f"{kind}-{place}-image", read_image(record["image"]), "generated image"))
+            samples.append({"caption": record["caption"], "source": record["source_id"], "pictures": shown})
+        if samples:
+            columns = ["its map", "generated"] if kind == "imgsyn" else ["generated map", "generated image"]
+            columns = ["real image", *columns] if kind == "imgsyn" else columns
+            groups.append(
+                {"kind": kind, "title": title, "count": len(of_kind), "columns": columns, "samples": samples}
+            )
+    return groups
+
+
+def show_predictions(run: Path, rows: list[dict], codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
+    """For each test split a table: image, truth and each arm's prediction, of the first seed."""
+    tables = []
+    order = [name for name in (BASELINE, *CANDIDATES, *ARMS) if any(row["arm"] == name for row in rows)]
+    arms = list(dict.fromkeys(order))
+    for split in dict.fromkeys(row["split"] for row in rows):
+        folder = run / PREDICTIONS / split
+        image_ids = json.loads((folder / "records.json").read_text())
+        folders = {arm: next(r["folder"] for r in rows if (r["arm"], r["split"]) == (arm, split)) for arm in arms}
+        lines = []
+        for place, image_id in enumerate(image_ids):
+            name = f"{split}-{place}"
+            image = np.array(Image.open(folder / f"{place}-image.png").convert("RGB"))
+            truth = codec.encode(read_map(folder / f"{place}-segmentation_map.png"))
+            shown = [pictures.add(f"{name}-image", image, "image")]
+            shown.append(pictures.add(f"{name}-truth", truth, "truth", smooth=False))
+            for arm in arms:
+                predicted = codec.encode(read_map(run / folders[arm] / PREDICTIONS / split / f"{place}.png"))
+                shown.append(pictures.add(f"{name}-{arm}", predicted, f"prediction of {arm}", smooth=False))
+            lines.append({"image_id": image_id, "pictures": shown})
+        tables.append({"split": split, "columns": ["image", "truth", *arms], "rows": lines})
+    return tables
+
+
+def list_scores(rows: list[dict]) -> list[dict]:
+    """For each test split: per arm the mean mIoU over seeds, its difference to real-only, and every seed."""
+    tables = []
+    for split in dict.fromkeys(row["split"] for row in rows):
+        by_arm = {arm: s[split] for arm, s in scores_by_arm(rows).items() if s.get(split)}
+        accuracy = {arm: s[split] for arm, s in scores_by_arm(rows, "pixel_accuracy").items() if s.get(split)}
+        baseline = fmean(by_arm[BASELINE]) if by_arm.get(BASELINE) else None
+        lines = []
+        for arm, values in by_arm.items():
+            mean = fmean(values)
+            lines.append({
+                "arm": arm,
+                "mean": mean,
+                "range": max(values) - min(values) if len(values) > 1 else None,
+                "difference": mean - baseline if baseline is not None and arm != BASELINE else None,
+                "seeds": values,
+                "pixel_accuracy": fmean(accuracy[arm]) if arm in accuracy else None,
+            })  # fmt: skip
+        num_images = next(row["num_images"] for row in rows if row["split"] == split)
+        tables.append({"split": split, "num_images": num_images, "rows": lines})
+    return tables
+
+
+def list_classes(rows: list[dict]) -> list[dict]:
+    """For each test split: IoU per class, arms side by side (mean over seeds), and the difference to real-only."""
+    tables = []
+    for split in dict.fromkeys(row["split"] for row in rows):
+        here = [row for row in rows if row["split"] == split]
+        arms = list(dict.fromkeys(row["arm"] for row in here))
+        compared = next((arm for arm in CANDIDATES if arm in arms and BASELINE in arms), None)
+        lines = []
+        for name in here[0]["per_label"]:
+            means, ranges = {}, {}
+            for arm in arms:
+                values = [v for row in here if row["arm"] == arm and (v := row["per_label"][name]) is not None]
+                means[arm] = fmean(values) if values else None
+                ranges[arm] = max(values) - min(values) if len(values) > 1 else None
+            known = compared and means[compared] is not None and means[BASELINE] is not None
+            difference = means[compared] - means[BASELINE] if known else None
+            lines.append({"name": name, "means": means, "ranges": ranges, "difference": difference})
+        tables.append({"split": split, "arms": arms, "compared": compared, "rows": lines})
+    return tables
+
+
+def draw_curves(run: Path, pictures: PictureFolder) -> list[dict]:
+    """Losses over steps: each generator, and all arms of the segmenter (their lowest seed) in one chart."""
+    charts = []
+    for name in ("text2mask", "mask2img"):
+        history = _read_history(run / name)
+        if points := [(line["step"], line["loss"]) for line in history if "loss" in line]:
+            title = f"{name}: training loss"
+            charts.append(pictures.add_chart(f"loss-{name}", line_chart(title, {name: points}), title))
+    series = {}
+    for folder in _segmenter_folders(run):
+        points = [(line["step"], line["loss"]) for line in _read_history(folder) if "loss" in line]
+        if points:
+            series.setdefault(folder.parent.name.removeprefix("segmenter-"), points)
+    if series:
+        title = "segmenter: training loss of each arm"
+        charts.append(pictures.add_chart("loss-segmenter", line_chart(title, series), title))
+    return charts
+
+
+def _read_history(folder: Path) -> list[dict]:
+    path = folder / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _segmenter_folders(run: Path) -> list[Path]:
+    """Finished trainings of the segmenter, arms in the order of ARMS, then by seed."""
+    found = []
+    for arm in ARMS:
+        folders = (run / f"segmenter-{arm}").glob("seed-*")
+        found += sorted(
+            (folder for folder in folders if read_marker(folder)), key=lambda folder: int(folder.name.split("-")[1])
+        )
+    return found
+
+
+def list_costs(run: Path) -> list[dict]:
+    """Seconds and peak memory of every finished stage."""
+    folders = [run / name for name in ("captions", "text2mask", "mask2img", "synthetic", "renderer")]
+    rows = []
+    for folder in (*folders, *_segmenter_folders(run), run / PREDICTIONS):
+        if marker := read_marker(folder):
+            facts = marker["facts"]
+            made = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items())
+            rows.append({
+                "stage": marker["stage"],
+                "seconds": marker["seconds"],
+                "peak_memory_gb": marker["peak_memory_gb"],
+                "peak_gpu_memory_gb": marker.get("peak_gpu_memory_gb"),
+                "resumed": marker["resumed"],
+                "made": made,
+            })  # fmt: skip
+    return rows
+
+
+def list_settings(recipe: Recipe) -> list[dict]:
+    """Sections with their settings, those that differ from the defaults marked."""
+    sections = []
+    for name, cls in SECTIONS.items():
+        section = getattr(recipe, name)
+        default = {f.name: getattr(cls(), f.name) for f in dataclasses.fields(cls)}
+        settings = [
+            {"name": key, "value": value, "is_default": value == default[key]}
+            for key, value in dataclasses.asdict(section).items()
+            if key != "output_dir"
+        ]
+        sections.append({"section": name, "settings": settings})
+    return sections
+
+
+def _table_cell(value) -> str:
+    """Text that stays one cell of a Markdown table and cannot become markup."""
+    text = " ".join(str(value).split())
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, f"\\{character}")
+    return text

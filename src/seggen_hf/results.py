@@ -1,0 +1,213 @@
+"""results.json: every arm, seed, test split and metric of a run, with protocol, settings and versions beside them."""
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from .arms import ARMS
+from .data.schema import encode_map, labels_of, read_image, read_map, write_json
+from .evaluation import evaluate_segmenter
+from .labels import LabelSet
+from .markers import mark_stage, read_marker
+from .recipe import Recipe
+from .segmenters import build_segmenter, predict_semantic
+from .verdict import write_verdict
+
+RESULTS, SCORES, PREDICTIONS = "results.json", "evaluation.json", "predictions"
+NUM_SHOWN = 6  # records of each test split whose predictions are kept as pictures
+LIBRARIES = (
+    "seggen_hf", "torch", "diffusers", "transformers", "datasets", "accelerate", "peft", "huggingface_hub",
+    "safetensors", "numpy", "pillow", "scipy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A finished training of one arm and seed, and what it was made of."""
+
+    arm: str
+    seed: int
+    folder: Path
+    fingerprint: str
+
+
+def library_versions() -> dict[str, str]:
+    """Python and the installed libraries that decide results."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_machine() -> dict:
+    """What the run's seconds depend on; nothing that names the machine or its user."""
+    found = {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """16 hex digits of all settings."""
+    return sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def shown_indices(num_records: int) -> list[int]:
+    """Up to NUM_SHOWN record indices at even spacing: pictures are not chosen by their scores."""
+    return np.unique(np.linspace(0, num_records - 1, min(NUM_SHOWN, num_records)).astype(int)).tolist()
+
+
+def keep_test_pictures(records: Dataset, folder: Path) -> None:
+    """Write image and segmentation map of the shown test records into `folder`, with their ids."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    rows = [records[index] for index in shown_indices(len(records))]
+    for place, row in enumerate(rows):
+        Image.fromarray(read_image(row["image"])).save(temporary / f"{place}-image.png")
+        segmentation_map = encode_map(read_map(row["segmentation_map"]))["bytes"]
+        (temporary / f"{place}-segmentation_map.png").write_bytes(segmentation_map)
+    write_json(temporary / "records.json", [row["image_id"] for row in rows])
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def known_scores(segmenter: Segmenter, split: str, source: dict) -> dict | None:
+    """The scores of this segmenter on this split of this source, if they were made before."""
+    path = segmenter.folder / SCORES
+    known = json.loads(path.read_text()).get(split) if path.is_file() else None
+    made_of = {"fingerprint": segmenter.fingerprint, "source": source}
+    return known["scores"] if known and known["made_of"] == made_of else None
+
+
+def score_segmenter(segmenter: Segmenter, split: str, records: Dataset, source: dict, batch_size: int) -> None:
+    """Score one segmenter on one split, and keep scores and some predictions beside its weights."""
+    labels = labels_of(records)
+    model, processor = _open_segmenter(segmenter.folder, labels)
+    scores = _score(model, processor, records, labels, batch_size)
+    images = [read_image(records[index]["image"]) for index in shown_indices(len(records))]
+    pictures = segmenter.folder / PREDICTIONS / split
+    pictures.mkdir(parents=True, exist_ok=True)
+    for place, prediction in enumerate(predict_semantic(model, processor, images, batch_size)):
+        (pictures / f"{place}.png").write_bytes(encode_map(prediction, labels.num_labels)["bytes"])
+    path = segmenter.folder / SCORES
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    made_of = {"fingerprint": segmenter.fingerprint, "source": source}
+    write_json(path, known | {split: {"made_of": made_of, "scores": scores}})
+
+
+def score_folder(folder: Path, records: Dataset, batch_size: int) -> dict:
+    """Scores of the segmenter in `folder` on any records with its labels; nothing is written."""
+    labels = labels_of(records)
+    names = json.loads((folder / "config.json").read_text()).get("id2label", {})
+    theirs = {int(i): name for i, name in names.items()}
+    if theirs != labels.id2label:
+        differing = sorted(set(theirs.items()) ^ set(labels.id2label.items()))[:4]
+        raise ValueError(f"{folder} was trained with other labels than the records have, such as {differing}.")
+    return _score(*_open_segmenter(folder, labels), records, labels, batch_size)
+
+
+def _open_segmenter(folder: Path, labels: LabelSet):
+    model, processor = build_segmenter(folder, labels)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+
+def _score(model, processor, records: Dataset, labels: LabelSet, batch_size: int) -> dict:
+    scores = evaluate_segmenter(model, processor, records, batch_size=batch_size)
+    scores["per_label"] = {labels.id2label[i]: value for i, value in scores["per_label"].items()}
+    del scores["labels"]
+    return scores
+
+
+def evaluate_arms(
+    recipe: Recipe,
+    out: Path,
+    segmenters: list[Segmenter],
+    tests: Mapping[str, Dataset],
+    command: str | None = None,
+    say=lambda line: None,
+) -> dict:
+    """Score every segmenter on every test split and write results.json; what was scored before is not scored again.
+
+    Args:
+        tests: `{split: records}`.
+        command: what the user typed.
+    """
+    data = recipe.data
+    sources = {
+        split: {"dataset_name": data.dataset_name, "records": len(records), "ids": ids_digest(records)}
+        for split, records in tests.items()
+    }
+    pending = [s for s in segmenters if any(known_scores(s, split, sources[split]) is None for split in tests)]
+    if pending or read_marker(out / PREDICTIONS) is None:
+        with mark_stage(out / PREDICTIONS, "evaluate", {}, recipe_hash(recipe)) as facts:
+            for split, records in tests.items():
+                keep_test_pictures(records, out / PREDICTIONS / split)
+                for segmenter in pending:
+                    if known_scores(segmenter, split, sources[split]) is None:
+                        score_segmenter(segmenter, split, records, sources[split], recipe.evaluation.eval_batch_size)
+            facts["segmenters"] = len(pending)
+    rows = []
+    for segmenter in segmenters:
+        made = read_marker(segmenter.folder)["facts"]
+        for split in tests:
+            scores = known_scores(segmenter, split, sources[split])
+            say(f"evaluate: {segmenter.arm}, seed {segmenter.seed}, {split}: mIoU {percent(scores['mIoU'])}")
+            place = {"folder": str(segmenter.folder.relative_to(out)), "steps": made["steps"]}
+            place["synthetic_records"] = made["synthetic_records"]
+            rows.append({"arm": segmenter.arm, "seed": segmenter.seed, "split": split} | place | scores)
+    results = {
+        "recipe": recipe.name,
+        "recipe_hash": recipe_hash(recipe),
+        "command": command,
+        "dataset": recipe.data.dataset_name,
+        "arms": {name: ARMS[name].description for name in recipe.evaluation.arms},
+        "seeds": recipe.evaluation.seeds,
+        "verdict": write_verdict(scores_by_arm(rows)),
+        "scores": rows,
+        "versions": library_versions(),
+        "machine": describe_machine(),
+    }
+    write_json(out / RESULTS, results)
+    return results
+
+
+def ids_digest(records: Dataset) -> str:
+    """16 hex digits of the records' ids, in order."""
+    return sha256("\n".join(map(str, records["image_id"])).encode()).hexdigest()[:16]
+
+
+def scores_by_arm(rows: list[dict], metric: str = "mIoU") -> dict[str, dict[str, list[float]]]:
+    """`{arm: {split: [score of each seed]}}` of rows of results.json; scores that do not exist are left out."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row[metric] is not None:
+            found.setdefault(row["arm"], {}).setdefault(row["split"], []).append(row[metric])
+    return found
+
+
+def read_results(run: str | Path) -> dict | None:
+    """results.json of a run folder, or None."""
+    path = Path(run) / RESULTS
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def percent(value: float | None, signed: bool = False) -> str:
+    """A share as a percentage with one decimal; a dash where there is none."""
+    if value is None:
+        return "–"
+    rounded = round(100 * value, 1) + 0.0  # no minus zero
+    return f"{rounded:+.1f}" if signed else f"{rounded:.1f}"

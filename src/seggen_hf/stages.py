@@ -1,0 +1,212 @@
+"""Each stage once: settings in, folder out, done or not; the whole loop is a list of them.
+
+caption -> text2mask, mask2img -> synthesize -> segmenter (every arm and seed) -> evaluate -> report
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate.state import AcceleratorState
+
+from .arms import ARMS, Arm, arm_config, render_records, save_dataset
+from .config import SynthesisConfig, TrainingConfig
+from .data.captions import add_captions
+from .data.schema import labels_of
+from .data.sources import load_records
+from .markers import DONE, fingerprint
+from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
+from .recipe import Recipe
+from .results import Segmenter
+from .synthesis import load_synthetic, synthesize
+from .trainers.loop import Run, train
+from .trainers.mask2img import Mask2ImgTask
+from .trainers.segmenter import SegmenterTask
+from .trainers.text2mask import Text2MaskTask
+
+STAGES = ("caption", "text2mask", "mask2img", "synthesize", "segmenter", "evaluate", "report")
+
+# Settings that change how a stage runs but not what it makes: changing them leaves a finished stage as it is.
+_HOW_ONLY = {
+    "output_dir", "resume", "report_to", "dataloader_num_workers", "logging_steps", "checkpointing_steps", "dry_run",
+    "checkpoints_total_limit", "validation_steps", "cache_max_gb", "gradient_checkpointing", "num_validation_images",
+    "validation_inference_steps", "validation_guidance_scale", "validation_segmenter", "caption_batch_size",
+    "eval_batch_size", "batch_size",
+}  # fmt: skip
+_SOURCE = ("dataset_name", "task", "image_column", "mask_column", "labels")
+
+
+@dataclass(eq=False)
+class Stage:
+    """One folder of a run: what it is made of, and how.
+
+    `kind` is one of STAGES (a training of one arm and seed is a stage of kind `segmenter`); `inputs` are the stages
+    whose folders it reads; `make` fills the folder and returns facts for its marker.
+    """
+
+    name: str
+    kind: str
+    folder: Path
+    settings: dict
+    make: Callable[[Path], dict]
+    inputs: list["Stage"] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.settings, {stage.name: stage.fingerprint for stage in self.inputs})
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / DONE).is_file()
+
+
+def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
+    """The stages of `recipe` that leave a folder each, in order; evaluation and report only gather from them."""
+    out = Path(out)
+    data = recipe.data
+    source = _settings("data", {name: getattr(data, name) for name in (*_SOURCE, "train_split", "max_train_records")})
+
+    def make_captions(folder: Path) -> dict:
+        records = load_train_records(recipe)
+        labels = labels_of(records)
+        progress = folder / "progress.jsonl"
+        save_dataset(add_captions(records, labels, recipe.caption, progress_file=progress), folder)
+        progress.unlink(missing_ok=True)
+        return {"records": len(records), "labels": labels.num_labels}
+
+    def make_text2mask(folder: Path) -> dict:
+        return _train(Text2MaskTask, dataclasses.replace(recipe.text2mask, output_dir=str(folder)), captions.folder)
+
+    def make_mask2img(folder: Path) -> dict:
+        return _train(Mask2ImgTask, dataclasses.replace(recipe.mask2img, output_dir=str(folder)), captions.folder)
+
+    def make_synthetic(folder: Path) -> dict:
+        config = dataclasses.replace(recipe.synthesis, output_dir=str(folder))
+        made = synthesize(
+            datasets.load_from_disk(captions.folder),
+            folder,
+            config,
+            mask2img=open_pipeline(Mask2ImgPipeline, mask2img_model, config),
+            text2mask=open_pipeline(Text2MaskPipeline, text2mask_model, config) if uses_masksyn else None,
+            height=data.height,
+            width=data.width,
+            provenance={"text2mask": text2mask_model, "mask2img": mask2img_model, "data": data.dataset_name},
+        )
+        kinds = list(made["kind"])
+        return {"records": len(made)} | {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+    def make_renderer(folder: Path) -> dict:
+        render_records(datasets.load_from_disk(captions.folder), recipe, folder)
+        return {"records": len(datasets.load_from_disk(folder))}
+
+    at_size = _settings("data", {"height": data.height, "width": data.width})
+    from_scenes = at_size if data.dataset_name == "scenes" else {}
+    settings = source | from_scenes | _settings("caption", vars(recipe.caption))
+    captions = Stage("captions", "caption", out / "captions", settings, make_captions)
+
+    # A generator that the recipe names is used as it is; one is trained otherwise.
+    text2mask_model, mask2img_model = recipe.synthesis.text2mask_model, recipe.synthesis.mask2img_model
+    uses_masksyn = recipe.synthesis.masksyn_variants > 0
+    generators = []
+    if uses_masksyn and not text2mask_model:
+        settings = _settings("text2mask", vars(recipe.text2mask))
+        generators.append(Stage("text2mask", "text2mask", out / "text2mask", settings, make_text2mask, [captions]))
+        text2mask_model = str(out / "text2mask")
+    if not mask2img_model:
+        settings = _settings("mask2img", vars(recipe.mask2img))
+        generators.append(Stage("mask2img", "mask2img", out / "mask2img", settings, make_mask2img, [captions]))
+        mask2img_model = str(out / "mask2img")
+    settings = _settings("synthesis", vars(recipe.synthesis)) | at_size
+    inputs = [captions, *generators]
+    synthetic = Stage("synthetic", "synthesize", out / "synthetic", settings, make_synthetic, inputs)
+    copied = ("imgsyn_variants", "masksyn_variants", "caption_styles", "caption_style_share", "seed")
+    settings = _settings("synthesis", {name: getattr(recipe.synthesis, name) for name in copied}) | at_size
+    renderer = Stage("renderer", "synthesize", out / "renderer", settings, make_renderer, [captions])
+
+    arms = [ARMS[name] for name in recipe.evaluation.arms]
+    made_by = {"synthesize": synthetic, "renderer": renderer}
+    read = {arm.reads for arm in arms}
+    stages = [captions]
+    stages += [*generators, synthetic] if "synthesize" in read else []
+    stages += [renderer] if "renderer" in read else []
+    for arm in arms:
+        for seed in recipe.evaluation.seeds:
+            stages.append(_segmenter_stage(recipe, out, arm, seed, captions, made_by.get(arm.reads)))
+    return stages
+
+
+def open_pipeline(pipeline_class, name_or_path: str, config: SynthesisConfig):
+    """One of our pipelines from a folder or Hub id, safetensors only, in the precision that `config` names."""
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision, torch.float32)
+    try:
+        return pipeline_class.from_pretrained(name_or_path, use_safetensors=True, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name_or_path} cannot be read as a {pipeline_class.__name__}: {error}") from error
+
+
+def _segmenter_stage(
+    recipe: Recipe, out: Path, arm: Arm, seed: int, captions: Stage, synthetic: Stage | None
+) -> Stage:
+    folder = out / f"segmenter-{arm.name}" / f"seed-{seed}"
+    config = arm_config(arm, recipe.segmenter, seed, folder, synthetic.folder if synthetic else None)
+
+    def make(folder: Path) -> dict:
+        made = None
+        if arm.reads == "synthesize":
+            made = load_synthetic(synthetic.folder, kinds=arm.kinds)
+        elif arm.reads == "renderer":
+            made = datasets.load_from_disk(synthetic.folder)
+        facts = _train(SegmenterTask, config, captions.folder, synthetic_records=made)
+        return facts | {"synthetic_records": 0 if made is None else len(made)}
+
+    settings = vars(config) | {"synthetic_dataset": None}  # its place is no setting; what is in it comes as input
+    inputs = [captions, *([synthetic] if synthetic else [])]
+    name = f"segmenter-{arm.name}/seed-{seed}"
+    return Stage(name, "segmenter", folder, _settings("segmenter", settings), make, inputs)
+
+
+def segmenter_of(stage: Stage) -> Segmenter:
+    """The finished training of a stage of kind `segmenter`."""
+    arm, seed = stage.name.removeprefix("segmenter-").split("/seed-")
+    return Segmenter(arm, int(seed), stage.folder, stage.fingerprint)
+
+
+def _settings(section: str, values: dict) -> dict:
+    """`section.name: value` of the settings that decide what a stage makes."""
+    return {f"{section}.{name}": value for name, value in values.items() if name not in _HOW_ONLY}
+
+
+def _train(task_class, config: TrainingConfig, captions: Path, **more) -> dict:
+    # Accelerate keeps the precision of the process's first training; each stage has its own.
+    AcceleratorState._reset_state()
+    records = datasets.load_from_disk(captions)
+    task = task_class.from_config(config, records, labels_of(records), **more)
+    run: Run = train(task, config)
+    trained = sum(p.numel() for p in task.trainable.parameters() if p.requires_grad)
+    return {"seconds": run.seconds, "steps": run.steps, "records": len(records), "trained_parameters": trained}
+
+
+def load_train_records(recipe: Recipe) -> datasets.Dataset:
+    """The labelled records that the run may learn from."""
+    return _load(recipe, recipe.data.train_split, recipe.data.max_train_records)
+
+
+def load_test_records(recipe: Recipe, split: str) -> datasets.Dataset:
+    """The records of one test split."""
+    return _load(recipe, split, recipe.data.max_test_records)
+
+
+def _load(recipe: Recipe, split: str, max_records: int | None) -> datasets.Dataset:
+    data = recipe.data
+    return load_records(
+        data.dataset_name,
+        split,
+        image_column=data.image_column,
+        mask_column=data.mask_column,
+        labels=data.labels,
+        max_records=max_records,
+        size=(data.height, data.width) if data.dataset_name == "scenes" else None,
+    )
