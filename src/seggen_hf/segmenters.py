@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from transformers import (
-    AutoBackbone,
     AutoImageProcessor,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
@@ -33,7 +32,7 @@ MINIATURES = {
         "queries": 20,
         "points": 512,
     },
-    "unit": {"embed_dim": 8, "depths": [1, 1, 1, 1], "width": 32, "feedforward": 32, "queries": 10, "points": 128},
+    "unit": {"embed_dim": 8, "depths": [1, 1, 1, 1], "width": 64, "feedforward": 32, "queries": 10, "points": 128},
 }
 SIZE_DIVISOR = 32  # coarsest feature level; inputs are padded to a multiple of it
 
@@ -141,16 +140,28 @@ def _checked(config: Mask2FormerConfig, source) -> Mask2FormerConfig:
 def _load_backbone(model, backbone_model: str) -> None:
     """Copy the weights of `backbone_model` into the model's backbone, which must be of the same shape."""
     encoder = model.model.pixel_level_module.encoder
-    backbone = AutoBackbone.from_pretrained(
-        backbone_model, out_features=encoder.out_features, dtype=torch.float32, use_safetensors=True
-    )
+    # Not AutoBackbone, which in transformers 5.23 takes any path to a folder for a Hub id and refuses it.
     try:
-        encoder.load_state_dict(backbone.state_dict())
-    except RuntimeError as error:
+        backbone, report = type(encoder).from_pretrained(
+            backbone_model,
+            config=encoder.config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except OSError as error:
+        raise ValueError(f"There is no backbone {backbone_model!r}: {str(error).splitlines()[0]}") from error
+    # A Swin classifier has no norms of its stages; Mask2Former trains those from scratch.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("hidden_states_norms."))
+    missing += [name for name, *_ in sorted(report["mismatched_keys"])]
+    if missing:
         raise ValueError(
             f"The weights of {backbone_model} do not fit the segmenter's {encoder.config.model_type} backbone: "
-            f"{str(error).splitlines()[1].strip()} Set backbone_config in the segmenter's config to that of the model."
-        ) from error
+            f"{len(missing)} are missing or of another size, first {missing[0]}. Set backbone_config in the "
+            "segmenter's config to that of the model."
+        )
+    encoder.load_state_dict(backbone.state_dict())
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):

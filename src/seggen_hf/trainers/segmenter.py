@@ -48,6 +48,13 @@ def seed_drop_path(model: nn.Module) -> list[SampleDropPath]:
     return ours
 
 
+def freeze_unused(model: nn.Module) -> None:
+    """Freeze what the loss never reaches, the last norm of a Swin backbone: data parallel training waits for it."""
+    swin = getattr(model.model.pixel_level_module.encoder, "swin", None)
+    if swin is not None:
+        swin.layernorm.requires_grad_(False)
+
+
 def parameter_groups(model: nn.Module, config: SegmenterConfig) -> list[dict]:
     """Mask2Former's groups (its train_net.py): backbone at a smaller rate, no decay of norms and embeddings."""
     groups: dict[tuple[bool, bool], list] = {}
@@ -90,6 +97,13 @@ class SegmenterTask:
         synthetic_records=None,
         validation_records=None,
     ):
+        if synthetic_records is not None and len(synthetic_records):
+            found = labels_of(synthetic_records)
+            if (found.id2label, found.ignore_index) != (labels.id2label, labels.ignore_index):
+                raise ValueError(
+                    f"--synthetic_dataset {config.synthetic_dataset} has the labels {list(found.label2id)[:8]}, the "
+                    f"real records {list(labels.label2id)[:8]}; synthesize from the same data set."
+                )
         self.trainable, self.processor, self.config, self.labels = model, processor, config, labels
         self.real = DecodedRecords(records if records is not None else [])
         self.synthetic = DecodedRecords(synthetic_records if synthetic_records is not None else [])
@@ -97,6 +111,7 @@ class SegmenterTask:
         self.mixture = RecordMixture(len(self.real), len(self.synthetic), config)
         self.num_records = self.mixture.num_records
         self.drop_paths = seed_drop_path(model)
+        freeze_unused(model)
 
     @classmethod
     def from_config(
@@ -121,7 +136,7 @@ class SegmenterTask:
             backbone = model.model.pixel_level_module.encoder
             if not backbone.supports_gradient_checkpointing:
                 raise ValueError(f"A {backbone.config.model_type} backbone has no --gradient_checkpointing.")
-            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            backbone.activation_checkpointing_enable({"use_reentrant": False})
         return cls(model, processor, config, labels, records, synthetic_records, validation_records)
 
     def parameter_groups(self) -> list[dict]:

@@ -1,0 +1,190 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForUniversalSegmentation
+
+from seggen_hf.config import SegmenterConfig
+from seggen_hf.data.mixture import DecodedRecords, RecordMixture
+from seggen_hf.data.schema import attach_labels, labels_of, read_image, read_map
+from seggen_hf.labels import LabelSet
+from seggen_hf.segmenters import build_segmenter, miniature_config
+from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.segmenter import SampleDropPath, SegmenterTask
+
+
+def config(**changes):
+    settings = {"model": "unit", "crop_height": 64, "crop_width": 64, "train_batch_size": 2, "max_train_steps": 100}
+    return SegmenterConfig(**settings | changes)
+
+
+def shares(mixture, step, draws=4000):
+    """Share of synthetic samples in epochs at `step`, and the indices seen in both data sets."""
+    rng = np.random.default_rng(0)
+    picks = [mixture.pick(i % mixture.num_records, rng, step) for i in range(draws)]
+    return np.mean([s for s, _ in picks]), [{i for s, i in picks if s == synthetic} for synthetic in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "until", "num_records", "before", "after"),
+    [
+        ("replace", 0.5, 10, 0.6, 0.0),
+        ("replace", 1.0, 10, 0.6, 0.6),
+        ("pretrain", 0.5, 10, 1.0, 0.0),
+        ("joint", 0.5, 40, 0.75, 0.0),
+        ("joint", 1.0, 40, 0.75, 0.75),
+        ("only", 1.0, 30, 1.0, 1.0),
+        ("only", 0.5, 30, 1.0, 0.0),
+    ],
+)
+def test_real_and_synthetic_records_mix_in_their_proportions(mode, until, num_records, before, after):
+    settings = config(synthetic_mode=mode, synthetic_until=until, synthetic_dataset="x", p_aug=0.6)
+    mixture = RecordMixture(10, 30, settings)
+    assert mixture.num_records == num_records
+    for step, expected in ((0, before), (49, before), (50, after), (99, after)):
+        share, (real, synthetic) = shares(mixture, step)
+        assert share == pytest.approx(expected, abs=0.03)
+        assert real == (set(range(10)) if expected < 1 else set())
+        assert synthetic == (set(range(30)) if expected > 0 else set())
+
+
+def test_without_synthetic_records_every_epoch_is_all_real_ones():
+    share, (real, _) = shares(RecordMixture(10, 0, config()), 0, draws=10)
+    assert share == 0 and real == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("real", "synthetic", "changes", "message"),
+    [
+        (0, 0, {}, "no records"),
+        (5, 0, {"synthetic_dataset": "x"}, "--synthetic_dataset x has no records"),
+        (0, 5, {"synthetic_dataset": "x"}, "needs real records"),
+        (5, 5, {"synthetic_dataset": "x", "synthetic_mode": "pretrain"}, "--synthetic_until below 1"),
+    ],
+)
+def test_impossible_mixtures_are_refused(real, synthetic, changes, message):
+    with pytest.raises(ValueError, match=message):
+        RecordMixture(real, synthetic, config(**changes))
+
+
+def test_decoded_records_are_kept_while_they_fit(scene_records):
+    one = 64 * 64 * 4
+    decoded = DecodedRecords(scene_records, cache_bytes=3 * one)
+    for index in range(5):
+        image, segmentation_map = decoded[index]
+        np.testing.assert_array_equal(image, read_image(scene_records[index]["image"]))
+        np.testing.assert_array_equal(segmentation_map, read_map(scene_records[index]["segmentation_map"]))
+    assert sorted(decoded.cache) == [0, 1, 2] and segmentation_map.dtype == np.uint8
+
+
+@pytest.fixture(scope="module")
+def task(scene_records):
+    return SegmenterTask.from_config(config(min_scale=0.5, max_scale=0.9, style_augmentation=True), scene_records)
+
+
+def test_a_sample_follows_from_its_generator_alone(task):
+    a, b, c = (task.sample(3, np.random.default_rng([0, p]), 0) for p in (1, 1, 2))
+    assert torch.equal(a["pixel_values"], b["pixel_values"]) and a["seed"] == b["seed"]
+    assert not torch.equal(a["pixel_values"], c["pixel_values"]) and a["seed"] != c["seed"]
+
+
+def test_padding_of_small_scales_is_void(task):
+    sample = task.sample(0, np.random.default_rng(0), 0)
+    assert sample["pixel_values"].shape == (3, 64, 64) and sample["segmentation_map"].shape == (64, 64)
+    valid = task.collate([sample])["valid_masks"][0]
+    assert not valid[-1].any() and valid[0, 0] and 0.2 < valid.float().mean() < 0.85
+
+
+def test_every_parameter_gets_a_gradient(task):
+    batch = task.collate([task.sample(i, np.random.default_rng(i), 0) for i in range(2)])
+    task.trainable.train()
+    loss, parts = task.loss(task.trainable, batch)
+    assert loss.item() == pytest.approx(sum(v.item() for k, v in parts.items() if k.startswith("loss")), rel=1e-5)
+    loss.backward()
+    assert [name for name, p in task.trainable.named_parameters() if p.requires_grad and p.grad is None] == []
+    task.trainable.zero_grad(set_to_none=True)
+
+
+def test_parameter_groups_are_those_of_mask2former(task):
+    groups = task.parameter_groups()
+    names = {id(p): name for name, p in task.trainable.named_parameters()}
+    of = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert (
+        len(of) == sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in task.trainable.parameters())
+    )
+    encoder = "model.pixel_level_module.encoder."
+    bias_table = next(name for name in of if "relative_position_bias_table" in name)
+    norm = next(name for name in of if name.startswith(encoder) and "layernorm_before.weight" in name)
+    linear = next(name for name in of if name.startswith(encoder) and "attention" in name and name.endswith("weight"))
+    assert of[bias_table] == of[norm] == pytest.approx((1e-5, 0.0))
+    assert of[linear] == pytest.approx((1e-5, 0.05))
+    assert of["model.transformer_module.queries_features.weight"] == (1e-4, 0.0)
+    assert of["model.transformer_module.decoder.layernorm.weight"] == (1e-4, 0.0)
+    assert of["class_predictor.weight"] == (1e-4, 0.05)
+
+
+def test_stochastic_depth_follows_from_the_samples_seed(scene_records, tmp_path):
+    settings = miniature_config("unit")
+    settings.backbone_config.drop_path_rate = 0.5
+    settings.save_pretrained(tmp_path)
+    model, processor = build_segmenter(tmp_path, labels_of(scene_records))
+    names = set(model.state_dict())
+    task = SegmenterTask(model, processor, config(), labels_of(scene_records), scene_records)
+    assert len(task.drop_paths) == 3 and set(model.state_dict()) == names
+    model.train()
+    batch = task.collate([task.sample(i, np.random.default_rng(i), 0) for i in range(4)])
+    first = task.loss(model, batch)[0].item()
+    assert task.loss(model, batch)[0].item() == first
+    assert task.loss(model, batch | {"seeds": [1, 2, 3, 4]})[0].item() != first
+    layer = SampleDropPath(0.5).train()
+    layer.draws = torch.tensor([0.4, 0.6])
+    assert layer(torch.ones(2, 3, 1)).flatten(1)[:, 0].tolist() == [0.0, 2.0]
+    assert layer.eval()(torch.ones(2, 3, 1)).sum() == 6
+
+
+def test_a_short_training_lowers_the_loss_and_saves_a_segmenter(scene_records, tmp_path):
+    settings = config(
+        output_dir=str(tmp_path),
+        max_train_steps=12,
+        learning_rate=2e-3,
+        max_grad_norm=1.0,
+        backbone_lr_multiplier=1.0,
+        min_scale=1.0,
+        max_scale=1.0,
+        color_jitter=0.0,
+        logging_steps=4,
+        synthetic_dataset="here",
+        synthetic_mode="joint",
+    )
+    few = scene_records.select(range(2))
+    task = SegmenterTask.from_config(settings, few, synthetic_records=few, validation_records=few)
+    run = train(task, settings)
+    losses = [line["loss"] for line in run.history if "loss" in line]
+    assert losses[-1] < 0.95 * losses[0]
+    assert 0 < [line["synthetic_share"] for line in run.history if "loss" in line][0] < 1
+    assert 0 <= run.history[-1]["validation/mIoU"] <= 1
+    assert Image.open(tmp_path / "validation" / "step-000012.png").size == (3 * 192 + 8, 2 * 196)
+
+    found = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "labels.json", "run_config.json"} <= found
+    assert json.loads((tmp_path / "run_config.json").read_text())["p_aug"] == 0.6
+    saved = AutoModelForUniversalSegmentation.from_pretrained(tmp_path)
+    assert all(torch.equal(v, task.trainable.state_dict()[k]) for k, v in saved.state_dict().items())
+
+
+def test_synthetic_records_of_other_labels_are_refused(scene_records):
+    others = attach_labels(scene_records, LabelSet.from_id2label({0: "a", 1: "b"}))
+    with pytest.raises(ValueError, match="--synthetic_dataset"):
+        SegmenterTask.from_config(config(synthetic_dataset="x"), scene_records, synthetic_records=others)
+
+
+def test_gradient_checkpointing_changes_no_gradient(scene_records):
+    gradients = []
+    for checkpointing in (False, True):
+        task = SegmenterTask.from_config(config(gradient_checkpointing=checkpointing), scene_records)
+        task.trainable.train()
+        task.loss(task.trainable, task.collate([task.sample(0, np.random.default_rng(0), 0)]))[0].backward()
+        gradients.append(next(p.grad for n, p in task.trainable.named_parameters() if "patch_embeddings" in n))
+    torch.testing.assert_close(*gradients)

@@ -1,0 +1,61 @@
+"""The script as users start it: alone, and as two gloo processes."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "training" / "train_seg.py"
+FLAGS = (
+    "--dataset_name scenes --max_train_records 8 --max_test_records 7 --test_splits test --eval_batch_size 4 "
+    "--model unit --crop_height 64 --crop_width 64 --max_train_steps 3 --learning_rate 1e-3 --logging_steps 1"
+).split()
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("train_seg", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [[line[name] for name in ("loss", "grad_norm")] for line in lines if "loss" in line]
+
+
+def test_two_processes_have_the_losses_and_scores_of_one(script, tmp_path):
+    script.main([*FLAGS, "--train_batch_size", "4", "--output_dir", str(tmp_path / "one")])
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT), *FLAGS]
+        + ["--train_batch_size", "2", "--output_dir", str(tmp_path / "two")],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=600,
+    )
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 3
+    for a, b in zip(one, two, strict=True):
+        assert b == pytest.approx(a, rel=1e-5)
+    scores = [json.loads((tmp_path / name / "results.json").read_text())["test"] for name in ("one", "two")]
+    assert scores[0]["num_images"] == 7 and scores[0]["num_pixels"] == scores[1]["num_pixels"]  # none scored twice
+    assert scores[1]["mIoU"] == pytest.approx(scores[0]["mIoU"], abs=2e-3)  # rounding may move single pixels
+    assert (tmp_path / "two" / "model.safetensors").is_file()
+
+
+def test_a_dry_run_trains_nothing(script, tmp_path, capsys):
+    script.main([*FLAGS, "--dry_run", "--output_dir", str(tmp_path / "run")])
+    assert "parameters train" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_flag_is_one_line_and_status_2(script, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--p_aug", "2"])
+    assert stopped.value.code == 2
+    assert "--p_aug" in capsys.readouterr().err.splitlines()[-1]
