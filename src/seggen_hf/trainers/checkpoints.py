@@ -1,6 +1,7 @@
 """Checkpoints without pickle: weights and optimizer state as safetensors, counters as JSON, whole or absent."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -8,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -20,7 +24,7 @@ class TrainingState:
     step: int = 0
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
-    loss_scale: float | None = None
+    loss_scale: dict | None = None  # of a GradScaler, where there is one
     fingerprint: dict = field(default_factory=dict)
 
 
@@ -68,17 +72,30 @@ def save_checkpoint(folder: Path, module, optimizer, ema, state: TrainingState) 
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first; a temporary folder of a killed run is not one."""
+    """Whole checkpoints, oldest first; what a killed run, a full disk or a broken copy left is not one."""
     if not folder.is_dir():
         return []
     found = [(int(m.group(1)), p) for p in folder.iterdir() if (m := _NAME.fullmatch(p.name))]
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted(found) if _is_whole(path)]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every file is there at the length that its header states."""
+    try:
+        TrainingState(**json.loads((path / "state.json").read_text()))
+        for name in {"model.safetensors", "optimizer.safetensors"} | {p.name for p in path.glob("*.safetensors")}:
+            with safe_open(path / name, framework="pt"):
+                pass
+    except (OSError, ValueError, TypeError, SafetensorError):
+        logger.warning("%s is not a whole checkpoint; it is passed over.", path)
+        return False
+    return True
 
 
 def rotate_checkpoints(folder: Path, limit: int) -> None:
     """Remove the oldest checkpoints beyond `limit`, and what killed runs left behind."""
     for path in list_checkpoints(folder)[:-limit]:
-        shutil.rmtree(path)
+        os.replace(path, folder / f".{path.name}.tmp")  # no half-removed folder keeps the name of a checkpoint
     for path in folder.glob(".step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -98,10 +115,10 @@ def load_checkpoint(path: Path, module, optimizer, ema, fingerprint: dict) -> Tr
             "--resume false to start again."
         )
     tensors = load_file(path / "model.safetensors")
-    missing, unexpected = module.load_state_dict(tensors, strict=False)
-    needed = set(trainable_tensors(module))
-    if unexpected or needed & set(missing):
+    ours = {name: tensor.shape for name, tensor in trainable_tensors(module).items()}
+    if ours != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ValueError(f"{path} holds another model than the one being trained; name another --output_dir.")
+    module.load_state_dict(tensors, strict=False)
     _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
     if ema is not None:
         shadow = load_file(path / "ema.safetensors")

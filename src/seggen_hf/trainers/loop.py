@@ -194,7 +194,7 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
     if config.resume and (found := list_checkpoints(checkpoints)):
         state = load_checkpoint(found[-1], bare, optimizer, ema, fingerprint)
         if state.loss_scale and accelerator.scaler is not None:
-            accelerator.scaler.update(state.loss_scale)
+            accelerator.scaler.load_state_dict(state.loss_scale)
         logger.info("Continuing at step %d of %s", state.step, folder)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -220,7 +220,7 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
     )
 
     def checkpoint() -> None:
-        state.loss_scale = accelerator.scaler.get_scale() if accelerator.scaler is not None else None
+        state.loss_scale = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         if accelerator.is_main_process:
             save_checkpoint(checkpoints, bare, optimizer, ema, state)
             rotate_checkpoints(checkpoints, config.checkpoints_total_limit)
@@ -274,8 +274,13 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
             for name, value in zip(("loss", *parts), numbers.tolist(), strict=True):
                 sums[name] = sums.get(name, 0.0) + value / accumulation
         if config.max_grad_norm > 0:
-            norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
+            norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm))
+            if not math.isfinite(norm) and accelerator.scaler is None:  # a scaler skips such steps by itself
+                raise FloatingPointError(
+                    f"The gradient became {norm} at step {state.step} of {folder}. Lower --learning_rate or use "
+                    "--mixed_precision no; the training continues from the last checkpoint."
+                )
+            sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if ema is not None:

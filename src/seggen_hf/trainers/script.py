@@ -47,7 +47,7 @@ def train_generator(task_class, config: GeneratorConfig, data: DataConfig, capti
 
 
 def _captioned(records: Dataset, config: GeneratorConfig, caption: CaptionConfig) -> Dataset:
-    """Captions of a model are kept beside the training: made by the main process, read by the others and later runs."""
+    """Captions of a model are kept beside the training: the main process makes them, others and later runs read."""
     if caption.captioner == TEMPLATE:
         return add_captions(records, labels_of(records), caption)
     progress = Path(config.output_dir) / "captions.jsonl"
