@@ -12,6 +12,7 @@ _MODULE_OF = {
     "Text2MaskPipeline": "pipelines",
     "evaluate_segmenter": "evaluation",
     "load_records": "data.sources",
+    "load_synthetic": "synthesis",
     "roundtrip_report": "roundtrip",
     "synthesize": "synthesis",
 }

@@ -1,0 +1,305 @@
+"""MaskSyn and ImgSyn (SegGen, arXiv:2311.03355) through one engine.
+
+MaskSyn: caption of a real record -> Text2Mask -> new segmentation map -> Mask2Img -> image.
+ImgSyn: segmentation map made by people, and its caption -> Mask2Img -> image.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+
+from seggen_hf.config import SynthesisConfig, save_config
+from seggen_hf.data.schema import encode_image, encode_map, read_map, write_json
+from seggen_hf.labels import LabelSet
+from seggen_hf.pipelines.seggen_colormap import resize_nearest
+from seggen_hf.synthesis.filtering import (
+    REASONS,
+    decode_scores,
+    drop_generated_map,
+    drop_human_map,
+    drop_image,
+    map_scores,
+)
+from seggen_hf.synthesis.generators import PromptCache, check_labels, is_offloaded, quiet, weights_digest
+from seggen_hf.synthesis.manifest import KINDS, Plan, Sample, Shard, check_manifest, write_manifest
+from seggen_hf.synthesis.preview import write_preview
+from seggen_hf.synthesis.progress import Progress
+from seggen_hf.synthesis.shards import (
+    SCORES,
+    finished_shards,
+    load_synthetic,
+    summarize,
+    write_readme,
+    write_shard,
+)
+
+logger = logging.getLogger(__name__)
+
+SUMMARY = "summary.json"
+ENCODERS = 4  # threads that write PNGs while the generators go on
+
+
+def synthesize(
+    records: Dataset,
+    output_dir: str | Path,
+    config: SynthesisConfig,
+    mask2img,
+    text2mask=None,
+    kinds: Sequence[str] = KINDS,
+    labels: LabelSet | None = None,
+    accelerator: Accelerator | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    provenance: dict | None = None,
+) -> Dataset:
+    """Make synthetic records from real ones; continues what an earlier call left unfinished.
+
+    Called by every process of a launch; they share `output_dir`. A sample depends on the settings and its source
+    record alone: its noise comes from its own seed, whatever batch, process or call it is made in.
+
+    Args:
+        records: real records with caption, image_id and segmentation_map (`load_records`, `add_captions`).
+        output_dir: gets data/*.parquet, dropped/*.json, manifest.json, summary.json, labels.json, id2label.json and
+            preview.png.
+        mask2img (`Mask2ImgPipeline`), text2mask (`Text2MaskPipeline`, needed for MaskSyn): moved to the process's
+            device unless they are offloaded.
+        kinds: out of `imgsyn` and `masksyn`; one with no variants in `config` is left out.
+        labels: of the records; what `load_records` attached if not given.
+        height, width: of the samples, in pixels; what the generators were trained at if not given.
+        provenance: facts for the manifest and the card, such as the generators' ids and commits.
+    Returns: `load_synthetic(output_dir)`.
+    Raises: `ValueError` for records without captions, generators with other labels than the records, a folder begun
+        with other settings, and if every sample was dropped.
+    """
+    accelerator = accelerator or Accelerator()
+    folder = Path(output_dir)
+    labels = labels or LabelSet.from_records(records)
+    plan = Plan(list(records["image_id"]), list(records["caption"]), config, kinds)
+    generators = {"mask2img": mask2img}
+    if "masksyn" in plan.kinds:
+        if text2mask is None:
+            raise ValueError("MaskSyn needs text2mask. Pass a Text2MaskPipeline, or set --masksyn_variants 0.")
+        generators["text2mask"] = text2mask
+    for name, pipeline in generators.items():
+        check_labels(name, pipeline.codec, labels)
+    default = mask2img.unet.config.sample_size * mask2img.vae_scale_factor
+    height, width = height or default, width or default
+    for pipeline in generators.values():
+        if pipeline.device != accelerator.device and not is_offloaded(pipeline):
+            pipeline.to(accelerator.device)
+
+    digests = {name: weights_digest(pipeline) for name, pipeline in generators.items()}
+    fingerprint = plan.fingerprint(height, width, labels.to_dict(), digests)
+    begun = check_manifest(folder, fingerprint)
+    accelerator.wait_for_everyone()  # nobody writes before all have looked
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        labels.save(folder)
+        save_config(config, folder)
+        write_readme(folder, plan.kinds)
+        if not begun:
+            write_manifest(folder, plan, fingerprint, provenance)
+    accelerator.wait_for_everyone()
+    if not check_manifest(folder, fingerprint):
+        raise ValueError(f"{folder} is not shared by all processes; name an --output_dir on a shared file system.")
+
+    started = time.monotonic()
+    done = finished_shards(folder)
+    maker = ShardMaker(records, plan, labels, generators, height, width)
+    mine = plan.shards_of(accelerator.process_index, accelerator.num_processes)
+    with Progress(folder, plan, mine, disable=not accelerator.is_main_process) as progress:
+        with quiet(generators.values()):
+            for shard in mine:
+                if shard.name not in done:
+                    rows, dropped, seconds = maker.make(shard, progress.advance)
+                    write_shard(folder, shard, rows, dropped, seconds)
+                    progress.finish(shard)
+                    if accelerator.is_main_process and not (folder / f"preview-{shard.kind}.png").exists() and rows:
+                        write_preview(folder / f"preview-{shard.kind}.png", rows, mask2img.codec, records)
+        # By looking at the files: in a collective, the first to finish would run into its timeout.
+        progress.wait_for_others()
+
+    if accelerator.is_main_process:
+        by_kind = summarize(folder, [shard.name for shard in plan.shards])
+        summary = {
+            "num_samples": len(plan),
+            "num_kept": sum(entry["num_kept"] for entry in by_kind.values()),
+            "kinds": by_kind,
+            "reasons": REASONS,
+            "num_processes": accelerator.num_processes,
+            "seconds_of_last_call": round(time.monotonic() - started, 3),
+            "height": height,
+            "width": width,
+            "provenance": provenance or {},
+        }
+        write_json(folder / SUMMARY, summary)
+    accelerator.wait_for_everyone()
+    summary = json.loads((folder / SUMMARY).read_text())
+    dropped = {kind: entry["dropped"] for kind, entry in summary["kinds"].items() if entry["dropped"]}
+    if summary["num_kept"] == 0:
+        raise ValueError(
+            f"All {len(plan)} samples were dropped: {_tell(dropped)}. Train the generators longer, or raise "
+            f"--max_color_distance or --max_ignored_share; {folder}/dropped has the scores of each."
+        )
+    if dropped and accelerator.is_main_process:
+        logger.warning("Dropped of %d samples: %s.", len(plan), _tell(dropped))
+    dataset = load_synthetic(folder)
+    if accelerator.is_main_process:
+        picks = [_pick(dataset, kind) for kind in plan.kinds]
+        write_preview(folder / "preview.png", [row for rows in picks for row in rows], mask2img.codec, records)
+        for kind in KINDS:
+            (folder / f"preview-{kind}.png").unlink(missing_ok=True)
+    return dataset
+
+
+def _tell(dropped: dict[str, dict[str, int]]) -> str:
+    parts = [(number, kind, reason) for kind, counts in dropped.items() for reason, number in counts.items()]
+    return "; ".join(f"{number} {kind} because {REASONS[reason]}" for number, kind, reason in parts)
+
+
+def _pick(dataset: Dataset, kind: str, number: int = 6) -> list[dict]:
+    """Rows spread over a kind's samples."""
+    rows = np.flatnonzero(np.asarray(dataset.data.column("kind").to_pylist()) == kind)
+    chosen = rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int)] if len(rows) else []
+    return [dataset[int(index)] for index in chosen]
+
+
+# Making a shard
+
+
+@dataclass
+class Draft:
+    """A sample on its way: its noise source, its map and scores, and the reason if it is dropped."""
+
+    sample: Sample
+    generator: torch.Generator
+    segmentation_map: np.ndarray | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
+
+
+class ShardMaker:
+    """Turns the samples of a shard into rows, in batches."""
+
+    def __init__(self, records: Dataset, plan: Plan, labels: LabelSet, generators: dict, height: int, width: int):
+        self.maps = records.select_columns(["segmentation_map"])
+        self.plan, self.config, self.labels = plan, plan.config, labels
+        self.generators, self.size = generators, {"height": height, "width": width}
+        self.prompts = {name: PromptCache(pipeline) for name, pipeline in generators.items()}
+
+    def make(self, shard: Shard, advance: Callable[[int], None]) -> tuple[list[dict], list[dict], float]:
+        """Rows kept, samples dropped, and seconds. `advance` is told of samples as they are done."""
+        started = time.monotonic()
+        samples, size = self.plan.samples(shard), self.config.batch_size
+        finished: list[tuple[Draft, Future | None]] = []
+        pending: list[Draft] = []  # have a map and wait until they fill a batch
+
+        def paint(drafts: list[Draft]) -> None:
+            for draft, image in zip(drafts, self._draw_images(drafts), strict=True):
+                draft.reason = drop_image(image)
+                finished.append((draft, None if draft.reason else pool.submit(self._row, draft, image)))
+            advance(len(drafts))
+
+        with ThreadPoolExecutor(ENCODERS) as pool:
+            for start in range(0, len(samples), size):
+                # On the CPU, so that a sample is the same on every device and in every batch. One generator serves
+                # both pipelines, one after the other. (PyTorch's CPU generator uses the seed's low 32 bits.)
+                drafts = [Draft(s, torch.Generator().manual_seed(s.seed)) for s in samples[start : start + size]]
+                (self._draw_maps if shard.kind == "masksyn" else self._read_maps)(drafts)
+                dropped = [draft for draft in drafts if draft.reason]
+                finished += [(draft, None) for draft in dropped]
+                advance(len(dropped))
+                pending += [draft for draft in drafts if not draft.reason]
+                while len(pending) >= size:
+                    paint(pending[:size])
+                    del pending[:size]
+            if pending:
+                paint(pending)
+            rows = [row.result() for _, row in finished if row is not None]
+        dropped = sorted(
+            (draft for draft, _ in finished if draft.reason), key=lambda d: (d.sample.record, d.sample.variant)
+        )
+        return rows, [_log_entry(draft) for draft in dropped], time.monotonic() - started
+
+    def _source_map(self, sample: Sample) -> np.ndarray:
+        return read_map(self.maps[sample.record]["segmentation_map"])
+
+    def _read_maps(self, drafts: list[Draft]) -> None:
+        """ImgSyn: the records' maps at the generator's size."""
+        for draft in drafts:
+            draft.segmentation_map = resize_nearest(self._source_map(draft.sample), *self.size.values())
+            draft.scores = map_scores(draft.segmentation_map, self.labels.ignore_index)
+            draft.reason = drop_human_map(draft.scores)
+
+    def _draw_maps(self, drafts: list[Draft]) -> None:
+        """MaskSyn: new maps for the captions."""
+        config = self.config
+        output = self.generators["text2mask"](
+            **self.prompts["text2mask"]([draft.sample.caption for draft in drafts]),
+            **self.size,
+            num_inference_steps=config.text2mask_steps,
+            guidance_scale=config.text2mask_guidance,
+            generator=[draft.generator for draft in drafts],
+            max_color_distance=config.max_color_distance,
+            min_region_area=config.min_region_area,
+            output_type="np",
+        )
+        for draft, labels, distance in zip(drafts, output.segmentation_maps, output.distances, strict=True):
+            draft.segmentation_map = labels
+            draft.scores = map_scores(labels, self.labels.ignore_index)
+            draft.scores |= decode_scores(distance, config.max_color_distance)
+            draft.reason = drop_generated_map(
+                draft.scores, config.max_ignored_share, lambda draft=draft: self._num_source_labels(draft.sample)
+            )
+
+    def _num_source_labels(self, sample: Sample) -> float:
+        return map_scores(self._source_map(sample), self.labels.ignore_index)["num_labels"]
+
+    def _draw_images(self, drafts: list[Draft]) -> list:
+        config = self.config
+        return self.generators["mask2img"](
+            **self.prompts["mask2img"]([draft.sample.caption for draft in drafts]),
+            segmentation_map=[draft.segmentation_map for draft in drafts],
+            **self.size,
+            num_inference_steps=config.mask2img_steps,
+            guidance_scale=config.mask2img_guidance,
+            controlnet_conditioning_scale=config.conditioning_scale,
+            generator=[draft.generator for draft in drafts],
+        ).images
+
+    def _row(self, draft: Draft, image) -> dict:
+        """The sample as a shard holds it."""
+        sample = draft.sample
+        return {
+            "image": encode_image(image, sample.image_id),
+            "segmentation_map": encode_map(draft.segmentation_map, self.labels.num_labels, sample.image_id),
+            "caption": sample.caption,
+            "image_id": sample.image_id,
+            "kind": sample.kind,
+            "source_id": sample.source_id,
+            "variant": sample.variant,
+            "seed": sample.seed,
+            "scores": {name: draft.scores.get(name) for name in SCORES},
+        }
+
+
+def _log_entry(draft: Draft) -> dict:
+    sample = draft.sample
+    return {
+        "image_id": sample.image_id,
+        "source_id": sample.source_id,
+        "variant": sample.variant,
+        "seed": sample.seed,
+        "caption": sample.caption,
+        "reason": draft.reason,
+        "scores": draft.scores,
+    }

@@ -1,0 +1,99 @@
+"""The two pipelines as the engine uses them: checked, told apart, quiet, with each caption encoded once."""
+
+import contextlib
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from seggen_hf.labels import LabelSet
+
+CACHED_CAPTIONS = 256  # SDXL: 0.3 MB each in fp16
+
+
+def check_labels(name: str, codec, labels: LabelSet) -> None:
+    """Raise `ValueError` if the generator `name` was trained with other labels than the records have."""
+    if codec.id2label != labels.id2label or codec.ignore_index != labels.ignore_index:
+        theirs, ours = set(codec.id2label.items()), set(labels.id2label.items())
+        told = f"{sorted(ours - theirs)[:3]} instead of {sorted(theirs - ours)[:3]}" if ours != theirs else ""
+        raise ValueError(
+            f"{name} was trained with {codec.num_labels} labels and ignore_index {codec.ignore_index}; the records "
+            f"have {labels.num_labels} and {labels.ignore_index} {told}. Use records with the labels of its training."
+        )
+
+
+def is_offloaded(pipeline) -> bool:
+    """Whether the pipeline moves its components by itself."""
+    return bool(getattr(pipeline, "_all_hooks", None)) or getattr(pipeline, "hf_device_map", None) is not None
+
+
+@contextlib.contextmanager
+def quiet(pipelines: Iterable):
+    """Without the pipelines' own progress bars; their settings are put back."""
+    before = [(pipeline, getattr(pipeline, "_progress_bar_config", None)) for pipeline in pipelines]
+    for pipeline, settings in before:
+        pipeline.set_progress_bar_config(**{**(settings or {}), "disable": True})
+    try:
+        yield
+    finally:
+        for pipeline, settings in before:
+            pipeline.set_progress_bar_config(**(settings or {}))
+
+
+@torch.no_grad()
+def weights_digest(pipeline) -> str:
+    """Tells generators apart: a hash of the scheduler's and codec's settings and of up to 64 values of every weight.
+
+    Training changes practically every value, so a sample of them tells, in seconds also for SDXL.
+    """
+    state = hashlib.sha256()
+    settings = [type(pipeline).__name__, pipeline.config.get("colormap"), type(pipeline.scheduler).__name__]
+    scheduler = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
+    state.update(json.dumps([*settings, scheduler], sort_keys=True, default=str).encode())
+    for component, module in sorted(pipeline.components.items()):
+        if not isinstance(module, torch.nn.Module):
+            continue
+        sampled = []
+        for name, weight in sorted(module.state_dict().items()):
+            state.update(f"{component}.{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            flat = weight.reshape(-1)
+            sampled.append(flat[:: max(1, flat.numel() // 64)][:64].double())
+        if sampled:
+            state.update(torch.cat(sampled).cpu().numpy().tobytes())
+    return state.hexdigest()[:16]
+
+
+class PromptCache:
+    """Embeddings of the captions used last, each computed once by the pipeline's own text encoders."""
+
+    def __init__(self, pipeline, capacity: int = CACHED_CAPTIONS):
+        self.pipeline, self.capacity = pipeline, capacity
+        self.num_encoded = 0
+        self._entries: OrderedDict[str, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
+        self._negative: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @torch.no_grad()
+    def __call__(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The pipelines' arguments that stand for a batch of prompts, one row a caption."""
+        missing = [caption for caption in dict.fromkeys(captions) if caption not in self._entries]
+        if missing:
+            embeds, negative, pooled, negative_pooled = self.pipeline.encode_prompt(
+                missing, device=self.pipeline._execution_device, do_classifier_free_guidance=True
+            )
+            self.num_encoded += len(missing)
+            self._negative = (negative[:1], negative_pooled[:1])
+            self._entries.update(zip(missing, zip(embeds, pooled, strict=True), strict=True))
+        for caption in captions:
+            self._entries.move_to_end(caption)
+        chosen = [self._entries[caption] for caption in captions]
+        while len(self._entries) > self.capacity:
+            self._entries.popitem(last=False)
+        negative, negative_pooled = self._negative
+        return {
+            "prompt_embeds": torch.stack([embeds for embeds, _ in chosen]),
+            "pooled_prompt_embeds": torch.stack([pooled for _, pooled in chosen]),
+            "negative_prompt_embeds": negative.expand(len(chosen), -1, -1),
+            "negative_pooled_prompt_embeds": negative_pooled.expand(len(chosen), -1),
+        }

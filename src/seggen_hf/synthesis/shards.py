@@ -1,0 +1,170 @@
+"""Finished pieces of a synthesis: `data/KIND-NUMBER.parquet` and, beside it, what was dropped and why."""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from datasets import Dataset, Features, concatenate_datasets, load_dataset
+from huggingface_hub import hf_hub_download
+
+from seggen_hf.data.schema import attach_labels, record_features, write_json
+from seggen_hf.labels import LabelSet
+from seggen_hf.synthesis.manifest import KINDS, MANIFEST, Shard
+
+ROWS_PER_GROUP = 100  # read into memory at once; what `datasets` writes for images
+SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels")
+
+
+def shard_features() -> Features:
+    """Columns of a shard: those of a record, synthetic ones included. Scores that were not measured are null."""
+    return record_features(synthetic=True, scores=SCORES)
+
+
+def data_path(folder: Path, name: str) -> Path:
+    return folder / "data" / f"{name}.parquet"
+
+
+def log_path(folder: Path, name: str) -> Path:
+    return folder / "dropped" / f"{name}.json"
+
+
+def write_shard(folder: Path, shard: Shard, rows: list[dict], dropped: list[dict], seconds: float) -> None:
+    """Write the log, then the rows: a shard whose Parquet file has its name is whole, and so is its log."""
+    for path in (data_path(folder, shard.name), log_path(folder, shard.name)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    log = {"num_samples": len(shard), "num_kept": len(rows), "seconds": round(seconds, 3), "dropped": dropped}
+    write_json(log_path(folder, shard.name), log)
+    path = data_path(folder, shard.name)
+    temporary = path.with_name(path.name + ".tmp")
+    schema = shard_features().arrow_schema
+    with pq.ParquetWriter(temporary, schema) as writer:
+        if rows:  # an empty row group could not be read by `datasets`; a file without any can
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
+    os.replace(temporary, path)
+
+
+def finished_shards(folder: Path) -> set[str]:
+    """Names of the shards that are whole."""
+    data = folder / "data"
+    if not data.is_dir():
+        return set()
+    return {name.removesuffix(".parquet") for name in os.listdir(data) if name.endswith(".parquet")}
+
+
+def read_log(folder: Path, name: str) -> dict:
+    return json.loads(log_path(folder, name).read_text())
+
+
+def load_synthetic(
+    path_or_paths: str | Path | Sequence[str | Path],
+    kinds: Sequence[str] | None = None,
+    split: str = "train",
+    revision: str | None = None,
+) -> Dataset:
+    """Read what `synthesize` made: records in the order of the plan, memory-mapped, with their labels attached.
+
+    Args:
+        path_or_paths: folder of a synthesis (whole or not: what is finished is read), Hub id of a published one, or
+            several of these, in a sequence or separated by commas.
+        kinds: only samples of these kinds, out of `imgsyn` and `masksyn`.
+        split, revision: of a Hub id.
+    Raises: `ValueError` for a path without shards, an unknown kind, and folders whose labels differ.
+    """
+    unknown = sorted(set(kinds or ()) - set(KINDS))
+    if unknown:
+        raise ValueError(f"There is no kind {unknown[0]!r} of synthetic samples; there are {', '.join(KINDS)}.")
+    if isinstance(path_or_paths, str):
+        path_or_paths = [part.strip() for part in path_or_paths.split(",") if part.strip()]
+    paths = [path_or_paths] if isinstance(path_or_paths, Path) else list(path_or_paths)
+    if not paths:
+        raise ValueError("No synthetic data is named; give the folder of a synthesis or a Hub id.")
+    parts = [
+        _load_folder(Path(path), kinds) if os.path.isdir(path) else _load_published(str(path), kinds, split, revision)
+        for path in paths
+    ]
+    labels = [LabelSet.from_records(part) for part in parts]
+    for path, other in zip(paths, labels, strict=True):
+        if other.id2label != labels[0].id2label or other.ignore_index != labels[0].ignore_index:
+            raise ValueError(f"{paths[0]} and {path} have different labels; they cannot be used together.")
+    return parts[0] if len(parts) == 1 else attach_labels(concatenate_datasets(parts), labels[0])
+
+
+def _load_folder(folder: Path, kinds: Sequence[str] | None) -> Dataset:
+    finished = finished_shards(folder)
+    if not finished:
+        raise ValueError(f"{folder} holds no finished shards (data/*.parquet); `seggen synthesize` makes them.")
+    if (folder / MANIFEST).is_file():
+        planned = json.loads((folder / MANIFEST).read_text())["shards"]
+        missing = [name for name in planned if name not in finished]
+        if missing:
+            warnings.warn(
+                f"{folder} is not finished: {len(missing)} of {len(planned)} shards are missing, first {missing[0]}; "
+                f"the others are read.",
+                stacklevel=3,
+            )
+        names = [name for name in planned if name in finished]
+    else:
+        names = sorted(finished)
+    names = [name for name in names if kinds is None or name.rsplit("-", 1)[0] in kinds]
+    if not names:
+        raise ValueError(f"{folder} has no samples of the kinds {', '.join(kinds)}.")
+    files = [str(data_path(folder, name)) for name in names]
+    if not any(pq.read_metadata(file).num_rows for file in files):
+        raise ValueError(f"{folder} has no samples: all were dropped, for the reasons in {folder}/dropped.")
+    rows = load_dataset("parquet", data_files={"train": files}, split="train")
+    return attach_labels(rows, LabelSet.from_file(folder))
+
+
+def _load_published(repo_id: str, kinds: Sequence[str] | None, split: str, revision: str | None) -> Dataset:
+    if repo_id.startswith((".", "/", "~")) or repo_id.count("/") > 1:
+        raise ValueError(f"{repo_id} does not exist; give the folder of a synthesis, or a Hub id.")
+    rows = load_dataset(repo_id, split=split, revision=revision)
+    labels = LabelSet.from_file(hf_hub_download(repo_id, "labels.json", repo_type="dataset", revision=revision))
+    if kinds is not None:
+        rows = rows.select([index for index, kind in enumerate(rows["kind"]) if kind in kinds])
+    return attach_labels(rows, labels)
+
+
+def dataset_configs(kinds: Sequence[str]) -> list[dict]:
+    """The `configs` of a dataset card: which files `load_dataset` reads, all samples by default or one kind."""
+    configs = [{"config_name": "default", "data_files": "data/*.parquet", "default": True}]
+    return configs + [{"config_name": kind, "data_files": f"data/{kind}-*.parquet"} for kind in kinds]
+
+
+def summarize(folder: Path, names: Sequence[str]) -> dict:
+    """Counts by kind over all shards, whoever made them: planned, kept, dropped by reason, and what they took."""
+    kinds: dict[str, dict] = {}
+    for name in names:
+        log = read_log(folder, name)
+        entry = kinds.setdefault(
+            name.rsplit("-", 1)[0], {"num_samples": 0, "num_kept": 0, "dropped": {}, "seconds": 0.0}
+        )
+        entry["num_samples"] += log["num_samples"]
+        entry["num_kept"] += log["num_kept"]
+        entry["seconds"] += log["seconds"]
+        for sample in log["dropped"]:
+            entry["dropped"][sample["reason"]] = entry["dropped"].get(sample["reason"], 0) + 1
+    for entry in kinds.values():
+        entry["seconds"] = round(entry["seconds"], 3)
+        entry["samples_per_second"] = round(entry["num_samples"] / max(entry["seconds"], 1e-3), 4)
+    return kinds
+
+
+def write_readme(folder: Path, kinds: Sequence[str]) -> None:
+    """A README.md whose header tells `load_dataset` which files are data; left alone where there is one.
+
+    Without it `datasets` would take the most frequent kind of file for the data, and there is as much JSON as Parquet.
+    """
+    path = folder / "README.md"
+    if path.exists():
+        return
+    header = yaml.safe_dump({"configs": dataset_configs(kinds)}, sort_keys=False)
+    text = "Synthetic segmentation data. `load_synthetic(folder)` reads it with its labels; preview.png shows some.\n"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(f"---\n{header}---\n{text}")
+    os.replace(temporary, path)
