@@ -378,7 +378,7 @@ def test_every_broken_record_is_named_with_its_reason(tmp_path):
         load_records(root)
     lines = {line.split(":")[0].split("/")[-1].strip(): line for line in str(caught.value).splitlines()}
     assert "no mask" in lines["0001.jpg"] and "no image" in lines["0002.png"]
-    assert "has 10 broken of 12" in str(caught.value) and "seggen doctor --fix" in str(caught.value)
+    assert "has 10 broken of 12" in str(caught.value) and "seggen doctor SOURCE --fix FOLDER" in str(caught.value)
     assert (
         "truncated" in lines["0003.jpg"].lower()
         and "empty" in lines["0004.jpg"]

@@ -65,9 +65,9 @@ def add_captions(
         device (`str`): of the model; cuda where there is one, if not given.
     Returns: the same records with captions; nothing is captioned if all have one.
     """
-    captions = list(records["caption"]) if "caption" in records.column_names else [None] * len(records)
+    captions = list(records["caption"][:]) if "caption" in records.column_names else [None] * len(records)
     wanted = [index for index, caption in enumerate(captions) if config.recaption or not (caption or "").strip()]
-    ids = list(records["image_id"])
+    ids = records["image_id"][:]
     done = _read_progress(progress_file, config) if progress_file else {}
     for index in wanted:
         captions[index] = done.get(ids[index])

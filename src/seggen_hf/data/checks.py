@@ -117,7 +117,7 @@ def raise_problems(where: str, problems: list[str], total: int) -> None:
     more = f"\n  ... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
     raise ValueError(
         f"{where} has {len(problems)} broken of {total} records:\n{lines}{more}\n"
-        f"Repair or remove them, or write a clean copy with `seggen doctor --fix`."
+        f"Repair or remove them, or write a clean copy with `seggen doctor SOURCE --fix FOLDER`."
     )
 
 

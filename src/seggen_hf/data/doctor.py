@@ -1,7 +1,6 @@
 """What is wrong with a data set, and a clean copy of it."""
 
 import hashlib
-import io
 import os
 import shutil
 from collections import Counter, defaultdict
@@ -10,17 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
-from tqdm.auto import tqdm
 
-from seggen_hf.data.checks import LISTED, Inspection, Source, drop_exif, inspect_rows
-from seggen_hf.data.folder_source import CAPTIONS_FILE
-from seggen_hf.data.schema import encode_map, open_image, write_json
+from seggen_hf.data.checks import LISTED, Source, inspect_rows
+from seggen_hf.data.clean_copy import clean_labels, write_clean_split
+from seggen_hf.data.schema import write_json
 from seggen_hf.data.sources import open_source, splits_of
 from seggen_hf.labels import LabelSet
 
 MUCH_VOID = 0.5  # share of a split's pixels
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 
 
 @dataclass
@@ -206,9 +202,9 @@ def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | No
         report = FixReport(output_dir, {}, [])
         for name in names:
             found = open_source(source, name, **settings)
-            report.written[name], left_out = _fix_split(found, temporary / name)
+            report.written[name], left_out = write_clean_split(found, temporary / name)
             report.left_out += [f"{name}: {line}" for line in left_out]
-            write_json(temporary / "classes.json", _clean_labels(found.labels))
+            write_json(temporary / "classes.json", clean_labels(found.labels))
         os.replace(temporary, output_dir)
     except BaseException:
         shutil.rmtree(temporary)
@@ -256,54 +252,3 @@ def _digest(value: dict) -> str:
     except OSError:
         return ""
     return hashlib.sha1(data).hexdigest() if data else ""
-
-
-def _fix_split(found: Source, folder: Path) -> tuple[int, list[str]]:
-    inspections = inspect_rows(found)
-    left_out = found.problems + [entry.problem for entry in inspections if entry.problem]
-    good = [index for index, entry in enumerate(inspections) if entry.problem is None]
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        writing = pool.map(lambda index: _write_pair(found, found.rows[index], inspections[index], folder), good)
-        list(tqdm(writing, f"Writing {folder.name}", total=len(good), delay=3, leave=False))
-    captions = {found.rows[index]["image_id"]: found.rows[index]["caption"] for index in good}
-    captions = {image_id: caption for image_id, caption in captions.items() if caption}
-    if captions:
-        write_json(folder / CAPTIONS_FILE, captions)
-    return len(good), left_out
-
-
-def _write_pair(found: Source, row: dict, inspection: Inspection, folder: Path) -> None:
-    value, stem = row["image"], row["image_id"]
-    with open_image(value) as image:
-        suffix = SUFFIXES.get(image.format)
-        if inspection.drops_exif:
-            value = drop_exif(value)
-            suffix = Path(value["path"]).suffix
-        elif inspection.orientation != 1 or suffix is None:
-            buffer = io.BytesIO()
-            ImageOps.exif_transpose(image).convert("RGB").save(buffer, "PNG")  # lossless; without EXIF
-            value, suffix = {"bytes": buffer.getvalue(), "path": None}, ".png"
-    data = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
-    with open_image(row["segmentation_map"]) as mask:
-        upright = ImageOps.exif_transpose(mask) if mask.getexif().get(0x0112, 1) != 1 else mask
-        labels = found.decoder.decode(upright, row.get("segments_info"))
-    for path, content in (
-        (folder / "images" / f"{stem}{suffix}", data),
-        (folder / "masks" / f"{stem}.png", encode_map(labels, found.labels.num_labels)["bytes"]),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
-def _clean_labels(labels: LabelSet) -> dict:
-    """classes.json of the copy: its masks hold the new ids; no color twice."""
-    content, seen = labels.to_dict(), set()
-    for category in content["categories"]:
-        category.pop("source_id", None)
-        color = tuple(category.get("color") or ())
-        if color in seen:
-            category.pop("color", None)
-        seen.add(color)
-    return content

@@ -60,7 +60,7 @@ def find_label_file(root: Path) -> Path:
 def list_images(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """Image files below `folder` by their path without suffix, and a line for each name that occurs twice."""
     found = defaultdict(list)
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob("*"), key=str):
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
             found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
     problems = [f"{paths[1]}: has the name of {paths[0]}" for paths in found.values() if len(paths) > 1]

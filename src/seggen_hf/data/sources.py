@@ -177,7 +177,7 @@ def _fingerprint(found: Source) -> str:
     decoder = found.decoder
     colors = sorted((list(color), label) for color, label in decoder.colors.items())
     way = (FORMAT, decoder.num_labels, sorted(decoder.ids.items()), colors, decoder.panoptic)
-    return fingerprint_of([found.origin, list(found.rows["image_id"]), list(found.rows["caption"]), stamps, way])
+    return fingerprint_of([found.origin, found.rows["image_id"][:], found.rows["caption"][:], stamps, way])
 
 
 def _plan(found: Source, where: str, check: bool, stamp: Path) -> dict:
