@@ -33,7 +33,7 @@ class LabelSet:
         categories (iterable of `Category`): ids 0..C-1, in any order; names unique.
         ignore_index (`int`, optional): the id that no loss or metric counts; 255, or 65535 above 255 labels.
         edge_color (RGB triple, optional): the color that outlines segments in color maps, where a codec uses one.
-        source_ids (iterable of `int`, optional): the id that each label had in its source, by new id; 0..C-1 if absent.
+        source_ids (iterable of `int`, optional): the id that each label had in its source; 0..C-1 if absent.
     Raises: `ValueError` for ids that repeat or leave gaps, repeated names, and an `ignore_index` that is a label.
     """
 
@@ -135,7 +135,7 @@ class LabelSet:
 
     @classmethod
     def from_records(cls, dataset) -> "LabelSet":
-        """Read the labels that `seggen_hf.data.schema.attach_labels` wrote into a dataset's description (key "labels").
+        """Read the labels that `data.schema.attach_labels` wrote into a dataset's description (key "labels").
 
         Raises: `ValueError` if the dataset carries none.
         """
