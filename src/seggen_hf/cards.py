@@ -165,7 +165,13 @@ def write_base_card(folder: str | Path) -> Path:
                 "name": path.name.removesuffix("-history.jsonl"), "steps": lines[-1]["step"], "last": last,
             })  # fmt: skip
     data = ModelCardData(library_name="diffusers", license="apache-2.0", tags=["seggen"], pipeline_tag="text-to-image")
-    facts = {"parameters": parameters, "stages": stages, "versions": library_versions()}
+    figures = folder / "figures.json"
+    facts = {
+        "parameters": parameters,
+        "stages": stages,
+        "figures": json.loads(figures.read_text()) if figures.is_file() else None,
+        "versions": library_versions(),
+    }
     return _write(folder, fill_card("base", facts, data.to_yaml()))
 
 

@@ -117,6 +117,18 @@ class DecoderTask:
         self.trainable.requires_grad_(True)
         self.trainable.to(memory_format=torch.channels_last)
 
+    def start_from(self, vae: AutoencoderKL) -> None:
+        """Take the weights of an earlier decoder.
+
+        Raises:
+            ValueError: it decodes another patch code, or has another shape.
+        """
+        ours, theirs = (torch.cat([p.flatten() for p in m.encoder.parameters()]) for m in (self.vae, vae))
+        if ours.shape != theirs.shape or (ours - theirs).abs().max() > 1e-2:
+            raise ValueError("The earlier base was trained on another patch code; leave --warm_start out.")
+        self.vae.decoder.load_state_dict(vae.decoder.state_dict())
+        self.vae.post_quant_conv.load_state_dict(vae.post_quant_conv.state_dict())
+
     def parameter_groups(self) -> list[dict]:
         return [{"params": list(self.trainable.parameters()), "lr": self.config.learning_rate}]
 
@@ -213,6 +225,17 @@ class BaseTask:
             latents.flush()
             os.replace(temporary, path)
         return np.load(path, mmap_mode="r")
+
+    def start_from(self, pipeline: StableDiffusionXLPipeline) -> None:
+        """Take the weights of an earlier base with the same words.
+
+        Raises:
+            ValueError: its tokenizer numbers words otherwise.
+        """
+        if pipeline.tokenizer.get_vocab() != self.components["tokenizer"].get_vocab():
+            raise ValueError("The earlier base knows other words; leave --warm_start out.")
+        for name, module in self.trainable.items():
+            module.load_state_dict(getattr(pipeline, name).state_dict())
 
     def parameter_groups(self) -> list[dict]:
         parameters = [p for p in self.trainable.parameters() if p.requires_grad]
