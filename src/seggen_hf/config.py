@@ -216,7 +216,7 @@ class SynthesisConfig:
 
     output_dir: str = field(default="runs/synthetic", metadata=_help("Folder for the shards; `seggen run` sets it."))
     text2mask_model: str | None = field(
-        default=None, metadata=_help("Folder or Hub id of a Text2Mask pipeline; `seggen run` takes the one it trained.")
+        default=None, metadata=_help("Folder or Hub id of a Text2Mask pipeline; a run takes its own.")
     )
     mask2img_model: str | None = field(
         default=None, metadata=_help("Folder or Hub id of a Mask2Img pipeline; `seggen run` takes the one it trained.")
