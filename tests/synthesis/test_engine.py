@@ -62,6 +62,14 @@ def test_a_sample_made_alone_is_the_same(make, made, scene_records, tmp_path):
     )
 
 
+def test_the_caption_that_was_used_is_recorded(make, made, scene_records, tmp_path):
+    settings = dict(imgsyn_variants=1, masksyn_variants=0, caption_style_share=1.0)
+    styled = make(tmp_path, scene_records.select([3]), caption_styles=["in fog"], **settings)
+    plain = made[0].select([list(made[0]["image_id"]).index("train-000003-imgsyn-000")])
+    assert styled[0]["caption"] == scene_records[3]["caption"] + ", in fog" and styled["seed"][:] == plain["seed"][:]
+    assert not np.array_equal(styled[0]["image"], plain[0]["image"])
+
+
 def test_a_finished_folder_is_returned_without_making_anything(make, made):
     rows, folder = made
     before = {path: path.stat().st_mtime_ns for path in (folder / "data").iterdir()}

@@ -45,6 +45,7 @@ from seggen_hf.synthesis.shards import (
 logger = logging.getLogger(__name__)
 
 SUMMARY = "summary.json"
+PREVIEWED = 6  # samples of each kind on the contact sheet
 ENCODERS = 4  # threads that write PNGs while the generators go on
 
 
@@ -113,60 +114,64 @@ def synthesize(
         raise ValueError(f"{folder} is not shared by all processes; name an --output_dir on a shared file system.")
 
     started = time.monotonic()
-    done = finished_shards(folder)
     maker = ShardMaker(records, plan, labels, generators, height, width)
-    mine = plan.shards_of(accelerator.process_index, accelerator.num_processes)
-    with Progress(folder, plan, mine, disable=not accelerator.is_main_process) as progress:
-        with quiet(generators.values()):
-            for shard in mine:
-                if shard.name not in done:
-                    rows, dropped, seconds = maker.make(shard, progress.advance)
-                    write_shard(folder, shard, rows, dropped, seconds)
-                    progress.finish(shard)
-                    if accelerator.is_main_process and not (folder / f"preview-{shard.kind}.png").exists() and rows:
-                        write_preview(folder / f"preview-{shard.kind}.png", rows, mask2img.codec, records)
-        # By looking at the files: in a collective, the first to finish would run into its timeout.
-        progress.wait_for_others()
-
+    _make_shards(folder, plan, maker, accelerator)
     if accelerator.is_main_process:
-        by_kind = summarize(folder, [shard.name for shard in plan.shards])
-        summary = {
-            "num_samples": len(plan),
-            "num_kept": sum(entry["num_kept"] for entry in by_kind.values()),
-            "kinds": by_kind,
-            "reasons": REASONS,
-            "num_processes": accelerator.num_processes,
-            "seconds_of_last_call": round(time.monotonic() - started, 3),
-            "height": height,
-            "width": width,
-            "provenance": provenance or {},
-        }
-        write_json(folder / SUMMARY, summary)
+        facts = {"height": height, "width": width, "num_processes": accelerator.num_processes}
+        facts |= {"seconds_of_last_call": round(time.monotonic() - started, 3), "provenance": provenance or {}}
+        write_json(folder / SUMMARY, summarize(folder, plan) | {"reasons": REASONS} | facts)
     accelerator.wait_for_everyone()
-    summary = json.loads((folder / SUMMARY).read_text())
-    dropped = {kind: entry["dropped"] for kind, entry in summary["kinds"].items() if entry["dropped"]}
-    if summary["num_kept"] == 0:
-        raise ValueError(
-            f"All {len(plan)} samples were dropped: {_tell(dropped)}. Train the generators longer, or raise "
-            f"--max_color_distance or --max_ignored_share; {folder}/dropped has the scores of each."
-        )
-    if dropped and accelerator.is_main_process:
-        logger.warning("Dropped of %d samples: %s.", len(plan), _tell(dropped))
+    _check_summary(folder, accelerator.is_main_process)
     dataset = load_synthetic(folder)
     if accelerator.is_main_process:
-        picks = [_pick(dataset, kind) for kind in plan.kinds]
-        write_preview(folder / "preview.png", [row for rows in picks for row in rows], mask2img.codec, records)
-        for kind in KINDS:
-            (folder / f"preview-{kind}.png").unlink(missing_ok=True)
+        picks = [row for kind in plan.kinds for row in _pick(dataset, kind)]
+        write_preview(folder / "preview.png", picks, mask2img.codec, records)
+        for kind in plan.kinds:
+            _early_preview(folder, kind).unlink(missing_ok=True)
     return dataset
 
 
-def _tell(dropped: dict[str, dict[str, int]]) -> str:
-    parts = [(number, kind, reason) for kind, counts in dropped.items() for reason, number in counts.items()]
-    return "; ".join(f"{number} {kind} because {REASONS[reason]}" for number, kind, reason in parts)
+def _make_shards(folder: Path, plan: Plan, maker: "ShardMaker", accelerator: Accelerator) -> None:
+    """Make the shards of this process that are not there yet, then wait until the others have made theirs."""
+    is_main = accelerator.is_main_process
+    mine = plan.shards_of(accelerator.process_index, accelerator.num_processes)
+    done = finished_shards(folder)
+    with Progress(folder, plan, mine, disable=not is_main) as progress, quiet(maker.generators.values()):
+        for shard in mine:
+            if shard.name in done:
+                continue
+            rows, dropped, seconds = maker.make(shard, progress.advance)
+            write_shard(folder, shard, rows, dropped, seconds)
+            progress.finish(shard, len(dropped))
+            preview = _early_preview(folder, shard.kind)
+            if is_main and rows and not preview.exists():  # so that people need not wait for the end to look
+                write_preview(preview, rows[:PREVIEWED], maker.generators["mask2img"].codec, maker.records)
+        # By looking at the files: in a collective, the first to finish would run into its timeout.
+        progress.wait_for_others()
 
 
-def _pick(dataset: Dataset, kind: str, number: int = 6) -> list[dict]:
+def _early_preview(folder: Path, kind: str) -> Path:
+    return folder / f"preview-{kind}.png"
+
+
+def _check_summary(folder: Path, is_main: bool) -> None:
+    """Tell what was dropped; `ValueError` if nothing is left."""
+    summary = json.loads((folder / SUMMARY).read_text())
+    parts = [
+        f"{number} {kind} because {REASONS[reason]}"
+        for kind, entry in summary["kinds"].items()
+        for reason, number in entry["dropped"].items()
+    ]
+    if summary["num_kept"] == 0:
+        raise ValueError(
+            f"All {summary['num_samples']} samples were dropped: {'; '.join(parts)}. Train the generators longer, or "
+            f"raise --max_color_distance or --max_ignored_share; {folder}/dropped has the scores of each."
+        )
+    if parts and is_main:
+        logger.warning("Dropped of %d samples: %s.", summary["num_samples"], "; ".join(parts))
+
+
+def _pick(dataset: Dataset, kind: str, number: int = PREVIEWED) -> list[dict]:
     """Rows spread over a kind's samples."""
     rows = np.flatnonzero(np.asarray(dataset.data.column("kind").to_pylist()) == kind)
     chosen = rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int)] if len(rows) else []
@@ -191,7 +196,7 @@ class ShardMaker:
     """Turns the samples of a shard into rows, in batches."""
 
     def __init__(self, records: Dataset, plan: Plan, labels: LabelSet, generators: dict, height: int, width: int):
-        self.maps = records.select_columns(["segmentation_map"])
+        self.records, self.maps = records, records.select_columns(["segmentation_map"])
         self.plan, self.config, self.labels = plan, plan.config, labels
         self.generators, self.size = generators, {"height": height, "width": width}
         self.prompts = {name: PromptCache(pipeline) for name, pipeline in generators.items()}
@@ -236,7 +241,7 @@ class ShardMaker:
     def _read_maps(self, drafts: list[Draft]) -> None:
         """ImgSyn: the records' maps at the generator's size."""
         for draft in drafts:
-            draft.segmentation_map = resize_nearest(self._source_map(draft.sample), *self.size.values())
+            draft.segmentation_map = resize_nearest(self._source_map(draft.sample), **self.size)
             draft.scores = map_scores(draft.segmentation_map, self.labels.ignore_index)
             draft.reason = drop_human_map(draft.scores)
 

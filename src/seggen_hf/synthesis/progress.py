@@ -23,6 +23,7 @@ class Progress:
         self.bar = tqdm(
             desc="Synthesis", total=len(plan), initial=initial, unit="sample", disable=disable, smoothing=0.05
         )
+        self.num_made = self.num_dropped = 0
         self._looked = time.monotonic()
 
     def __enter__(self):
@@ -37,8 +38,12 @@ class Progress:
         if time.monotonic() - self._looked > 5 * POLL_SECONDS:
             self.look()
 
-    def finish(self, shard: Shard) -> None:
+    def finish(self, shard: Shard, num_dropped: int) -> None:
+        """A shard that this process made; a generator that fails is seen on the bar, not after days."""
         self.waiting.pop(shard.name, None)
+        self.num_made += len(shard)
+        self.num_dropped += num_dropped
+        self.bar.set_postfix(dropped=f"{self.num_dropped / self.num_made:.0%}")
 
     def look(self) -> None:
         """Count the shards that others finished since."""

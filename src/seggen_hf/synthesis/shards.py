@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 
 from seggen_hf.data.schema import attach_labels, record_features, write_json
 from seggen_hf.labels import LabelSet
-from seggen_hf.synthesis.manifest import KINDS, MANIFEST, Shard
+from seggen_hf.synthesis.manifest import KINDS, MANIFEST, Plan, Shard
 
 ROWS_PER_GROUP = 100  # read into memory at once; what `datasets` writes for images
 SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels")
@@ -136,23 +136,20 @@ def dataset_configs(kinds: Sequence[str]) -> list[dict]:
     return configs + [{"config_name": kind, "data_files": f"data/{kind}-*.parquet"} for kind in kinds]
 
 
-def summarize(folder: Path, names: Sequence[str]) -> dict:
-    """Counts by kind over all shards, whoever made them: planned, kept, dropped by reason, and what they took."""
-    kinds: dict[str, dict] = {}
-    for name in names:
-        log = read_log(folder, name)
-        entry = kinds.setdefault(
-            name.rsplit("-", 1)[0], {"num_samples": 0, "num_kept": 0, "dropped": {}, "seconds": 0.0}
-        )
-        entry["num_samples"] += log["num_samples"]
-        entry["num_kept"] += log["num_kept"]
-        entry["seconds"] += log["seconds"]
+def summarize(folder: Path, plan: Plan) -> dict:
+    """Counts over all shards, whoever made them: samples planned, kept, and dropped by reason; seconds of all
+    processes together, and the rate of one process."""
+    kinds = {kind: {"num_samples": 0, "num_kept": 0, "dropped": {}, "seconds": 0.0} for kind in plan.kinds}
+    for shard in plan.shards:
+        entry, log = kinds[shard.kind], read_log(folder, shard.name)
+        for name in ("num_samples", "num_kept", "seconds"):
+            entry[name] = round(entry[name] + log[name], 3)
         for sample in log["dropped"]:
             entry["dropped"][sample["reason"]] = entry["dropped"].get(sample["reason"], 0) + 1
     for entry in kinds.values():
-        entry["seconds"] = round(entry["seconds"], 3)
         entry["samples_per_second"] = round(entry["num_samples"] / max(entry["seconds"], 1e-3), 4)
-    return kinds
+    kept = sum(entry["num_kept"] for entry in kinds.values())
+    return {"num_samples": len(plan), "num_kept": kept, "kinds": kinds}
 
 
 def write_readme(folder: Path, kinds: Sequence[str]) -> None:
