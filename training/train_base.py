@@ -61,7 +61,7 @@ def measure(vae: AutoencoderKL) -> dict[str, float]:
 
 def ship(output: Path) -> None:
     """Copy the pipeline in fp16 with the decoder's newest weights, figures, logs and card; swapped in whole."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(output / "prior" / "pipeline", use_safetensors=True)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(str(output / "prior" / "pipeline"), use_safetensors=True)
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(output / "decoder" / "vae", use_safetensors=True))
     temporary = ASSETS.with_name(ASSETS.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -95,7 +95,7 @@ def main() -> None:
     earlier = None
     if arguments.warm_start:
         earlier = StableDiffusionXLPipeline.from_pretrained(
-            arguments.warm_start, use_safetensors=True, dtype=torch.float32
+            str(arguments.warm_start), use_safetensors=True, dtype=torch.float32
         )
 
     if arguments.stage in ("all", "decoder", "prior"):

@@ -204,7 +204,7 @@ class BaseTask:
         unused = self.trainable["text_encoder"]
         for module in (unused.encoder.layers[-1], unused.final_layer_norm):
             module.requires_grad_(False)
-        self.objective = DenoisingObjective(self.components["scheduler"], config.snr_gamma)
+        self.objective = DenoisingObjective(self.components["scheduler"].config, config.snr_gamma)
         tokenizer = self.components["tokenizer"]
         options = dict(padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
         self.input_ids = tokenizer(captions, **options)["input_ids"]
