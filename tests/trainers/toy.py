@@ -49,12 +49,12 @@ class ToyTask:
 
 
 def settings(folder, **changes) -> TrainingConfig:
-    defaults = dict(
-        learning_rate=1e-2,
-        train_batch_size=2,
-        logging_steps=1,
-        max_train_steps=4,
-        checkpointing_steps=2,
-        ema_decay=0.9,
-    )
+    defaults = {
+        "learning_rate": 1e-2,
+        "train_batch_size": 2,
+        "logging_steps": 1,
+        "max_train_steps": 4,
+        "checkpointing_steps": 2,
+        "ema_decay": 0.9,
+    }
     return TrainingConfig(output_dir=str(folder), **(defaults | changes))

@@ -25,6 +25,7 @@ from ..config import GeneratorConfig, Mask2ImgConfig, SegmenterConfig, Text2Mask
 from ..miniature import resolve_base
 from ..sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS, swin_of
 from ..segmenters import SIZE_DIVISOR, build_segmenter
+from .generator import cast_weights
 from .mask2img import ControlledUNet, _denoise, check_controlnet, condition_channels
 from .objective import DenoisingObjective
 from .text2mask import add_lora
@@ -160,7 +161,9 @@ def measure_activations(forward, modules: list[torch.nn.Module], checkpointing: 
     return total - within + inputs + largest if checkpointing else total
 
 
-def _training_memory(config: TrainingConfig, trained: int, frozen: int, activations: int, processes: int) -> dict:
+def _training_memory(
+    config: TrainingConfig, trained: int, frozen: int, activations: int | None, processes: int
+) -> dict:
     """Bytes by purpose; the formulas stand in the names."""
     half = config.mixed_precision != "no"
     memory = {
@@ -175,7 +178,8 @@ def _training_memory(config: TrainingConfig, trained: int, frozen: int, activati
         memory["EMA (4 bytes)"] = 4 * trained
     if processes > 1:
         memory["DDP's gradient buckets (4 bytes)"] = 4 * trained
-    memory[f"activations of {config.train_batch_size} samples (forward on meta)"] = activations
+    if activations is not None:
+        memory[f"activations of {config.train_batch_size} samples (forward on meta)"] = activations
     return memory
 
 
@@ -263,8 +267,18 @@ def _cache_notes(base: MetaBase, config: GeneratorConfig, with_maps: bool, num_r
     return notes
 
 
-def plan_text2mask(config: Text2MaskConfig, num_records: int | None = None, processes: int = 1) -> StagePlan:
-    """The dry run of Text2Mask's training. Raises: `ValueError` for what the training would refuse."""
+def plan_text2mask(
+    config: Text2MaskConfig, num_records: int | None = None, processes: int = 1, measure: bool = True
+) -> StagePlan:
+    """The dry run of Text2Mask's training.
+
+    Args:
+        num_records (`int`): what the cache's size on disk is told and checked for.
+        processes (`int`): of the training, each with its own batch.
+        measure (`bool`): estimate activations by a forward pass on meta: some seconds for SDXL.
+
+    Raises: `ValueError` for what the training would refuse.
+    """
     base, dtype = MetaBase(config), _DTYPES[config.mixed_precision]
     unet = base.unet.requires_grad_(not config.lora_rank).train()
     parameters = base.parameters()
@@ -273,11 +287,14 @@ def plan_text2mask(config: Text2MaskConfig, num_records: int | None = None, proc
             add_lora(unet, config)
         parameters["lora"] = count(unet, trained=True)
     trained = count(unet, trained=True)
-    _cast(unet, dtype)
+    cast_weights(unet, dtype)
     noisy, steps, embeds, added = base.inputs(config, dtype)
-    activations = measure_activations(
-        lambda: unet(noisy, steps, embeds, added_cond_kwargs=added), [unet], config.gradient_checkpointing
-    )
+    notes = [f"predicts {base.objective.prediction_type}", *_cache_notes(base, config, False, num_records)]
+    activations = None
+    if measure:
+        activations = measure_activations(
+            lambda: unet(noisy, steps, embeds, added_cond_kwargs=added), [unet], config.gradient_checkpointing
+        )
     return StagePlan(
         name="text2mask",
         parameters=parameters,
@@ -286,12 +303,14 @@ def plan_text2mask(config: Text2MaskConfig, num_records: int | None = None, proc
         steps=config.max_train_steps,
         samples_per_step=config.train_batch_size * config.gradient_accumulation_steps * processes,
         memory=_training_memory(config, trained, count(unet) - trained, activations, processes),
-        notes=[f"predicts {base.objective.prediction_type}", *_cache_notes(base, config, False, num_records)],
+        notes=notes,
     )
 
 
-def plan_mask2img(config: Mask2ImgConfig, num_records: int | None = None, processes: int = 1) -> StagePlan:
-    """The dry run of Mask2Img's training. Raises: `ValueError` for what the training would refuse."""
+def plan_mask2img(
+    config: Mask2ImgConfig, num_records: int | None = None, processes: int = 1, measure: bool = True
+) -> StagePlan:
+    """The dry run of Mask2Img's training; see `plan_text2mask`."""
     base, dtype = MetaBase(config), _DTYPES[config.mixed_precision]
     with torch.device("meta"):
         if config.controlnet_model:
@@ -314,12 +333,15 @@ def plan_mask2img(config: Mask2ImgConfig, num_records: int | None = None, proces
     trained = count(trainable, trained=True)
     parameters = base.parameters() | {"controlnet": count(controlnet)}
     for module in (controlnet, unet):
-        _cast(module, dtype)
+        cast_weights(module, dtype)
     condition = torch.empty(config.train_batch_size, 3, config.height, config.width, dtype=dtype, device="meta")
     inputs = base.inputs(config, dtype)
-    activations = measure_activations(
-        lambda: _denoise(controlnet, unet, *inputs, condition), [controlnet, unet], config.gradient_checkpointing
-    )
+    notes = [f"predicts {base.objective.prediction_type}", *_cache_notes(base, config, True, num_records)]
+    activations = None
+    if measure:
+        activations = measure_activations(
+            lambda: _denoise(controlnet, unet, *inputs, condition), [controlnet, unet], config.gradient_checkpointing
+        )
     return StagePlan(
         name="mask2img",
         parameters=parameters,
@@ -328,13 +350,8 @@ def plan_mask2img(config: Mask2ImgConfig, num_records: int | None = None, proces
         steps=config.max_train_steps,
         samples_per_step=config.train_batch_size * config.gradient_accumulation_steps * processes,
         memory=_training_memory(config, trained, count(unet) + count(controlnet) - trained, activations, processes),
-        notes=[f"predicts {base.objective.prediction_type}", *_cache_notes(base, config, True, num_records)],
+        notes=notes,
     )
-
-
-def _cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
 
 
 def plan_segmenter(config: SegmenterConfig, labels, processes: int = 1) -> StagePlan:
@@ -358,8 +375,7 @@ def plan_segmenter(config: SegmenterConfig, labels, processes: int = 1) -> Stage
     batch = config.train_batch_size
     quarter = (config.crop_height // 4, config.crop_width // 4)
     queries = model.config.num_queries
-    memory = _training_memory(config, trained, 0, 0, processes)
-    del memory[f"activations of {batch} samples (forward on meta)"]
+    memory = _training_memory(config, trained, 0, None, processes)
     notes = ["activations are not estimated: the deformable attention does not run on meta"]
     if config.crop_height % SIZE_DIVISOR or config.crop_width % SIZE_DIVISOR:
         notes.append(f"the crop is no multiple of {SIZE_DIVISOR}: inference pads to one, training does not")
@@ -384,12 +400,14 @@ def plan_segmenter(config: SegmenterConfig, labels, processes: int = 1) -> Stage
     )
 
 
-def plan_recipe(recipe, labels, num_records: int | None = None, processes: int = 1) -> list[StagePlan]:
+def plan_recipe(
+    recipe, labels, num_records: int | None = None, processes: int = 1, measure: bool = True
+) -> list[StagePlan]:
     """The dry runs of all three trainings of a recipe. Raises: `ValueError` naming the section that is wrong."""
     plans = []
     for section, plan in (
-        ("text2mask", lambda: plan_text2mask(recipe.text2mask, num_records, processes)),
-        ("mask2img", lambda: plan_mask2img(recipe.mask2img, num_records, processes)),
+        ("text2mask", lambda: plan_text2mask(recipe.text2mask, num_records, processes, measure)),
+        ("mask2img", lambda: plan_mask2img(recipe.mask2img, num_records, processes, measure)),
         ("segmenter", lambda: plan_segmenter(recipe.segmenter, labels, processes)),
     ):
         try:

@@ -55,6 +55,12 @@ def load_unet(config: GeneratorConfig) -> UNet2DConditionModel:
     )
 
 
+def cast_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give all parameters `dtype`, in place; they stay the same objects."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 class GeneratorTask:
     """A task of `trainers.loop` on an SDXL base; subclasses say what trains and what is predicted from what.
 
@@ -351,14 +357,18 @@ class GeneratorTask:
 
     @contextlib.contextmanager
     def sampling(self):
-        """Within the block all modules are on the device, in the training's precision, the autoencoder in float32."""
+        """Within the block the pipeline can run: all on the device, weights in float32, computing in the training's
+        precision, but for the autoencoder, which decodes in float32."""
         vae, decode = self.base.vae, self.base.vae.decode
+        rounded = [p for p in self.base.unet.parameters() if p.dtype != torch.float32]
 
         def decode_in_float32(latents, *args, **kwargs):
             with torch.autocast(self.device.type, enabled=False):
                 return decode(latents.float(), *args, **kwargs)
 
         self._move_encoders(self.device)
+        for parameter in rounded:
+            parameter.data = parameter.data.float()
         vae.decode = decode_in_float32
         try:
             precision = torch.autocast(
@@ -368,6 +378,8 @@ class GeneratorTask:
                 yield
         finally:
             del vae.decode
+            for parameter in rounded:
+                parameter.data = parameter.data.to(self.weight_dtype)
             if self.cache is not None:
                 self._move_encoders(torch.device("cpu"))
 

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -123,6 +124,9 @@ def lr_factor(config: TrainingConfig, step: int) -> float:
 
 def build_accelerator(config: TrainingConfig) -> Accelerator:
     """The only place where Accelerate is configured."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
+        # Accelerate keeps the first precision for the life of the process; a run's stages may differ in it.
+        AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision=config.mixed_precision,
         log_with=None if config.report_to == "none" else config.report_to,

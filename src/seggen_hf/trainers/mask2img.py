@@ -1,5 +1,6 @@
 """Mask2Img's training: color map + caption -> image, a ControlNet on the frozen base (SegGen, arXiv:2311.03355)."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..labels import LabelSet
 from ..metrics import MeanIoU
 from ..pipelines import Mask2ImgPipeline, encode_condition
 from ..segmenters import build_segmenter, predict_semantic
-from .generator import GeneratorTask, load_unet, save_grid, save_pipeline
+from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
 
 _CONDITION_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
 
@@ -70,14 +71,17 @@ def _denoise(controlnet, unet, noisy, timestep, embeds, added, condition) -> tor
         return_dict=False,
     )
     dtype = unet.dtype
-    return unet(
-        noisy.to(dtype),
-        timestep,
-        encoder_hidden_states=embeds.to(dtype),
-        added_cond_kwargs={name: value.to(dtype) for name, value in added.items()},
-        down_block_additional_residuals=[residual.to(dtype) for residual in down],
-        mid_block_additional_residual=middle.to(dtype),
-    ).sample
+    # A frozen U-Net in half precision takes half-precision inputs; autocast is for float32 weights.
+    with contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(noisy.device.type, enabled=False):
+        return unet(
+            noisy.to(dtype),
+            timestep,
+            encoder_hidden_states=embeds.to(dtype),
+            # Sizes stay float32: bfloat16 would make 684 of 683.
+            added_cond_kwargs=added | {"text_embeds": added["text_embeds"].to(dtype)},
+            down_block_additional_residuals=[residual.to(dtype) for residual in down],
+            mid_block_additional_residual=middle.to(dtype),
+        ).sample
 
 
 class Mask2ImgTask(GeneratorTask):
@@ -121,7 +125,8 @@ class Mask2ImgTask(GeneratorTask):
 
     def _move_frozen(self) -> None:
         if not self.config.train_base:
-            self.base.unet.to(self.device, self.weight_dtype)
+            self.base.unet.to(self.device)
+            cast_weights(self.base.unet, self.weight_dtype)
 
     def collate(self, samples: list[dict]) -> dict:
         batch = super().collate(samples)

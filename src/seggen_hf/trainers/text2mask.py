@@ -18,7 +18,7 @@ from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from ..pipelines import Text2MaskPipeline
 from ..settings import nearest_name
-from .generator import GeneratorTask, load_unet, save_grid, save_pipeline
+from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
 _CONFIDENT_DISTANCE = SynthesisConfig().max_color_distance
@@ -84,7 +84,8 @@ class Text2MaskTask(GeneratorTask):
 
     def _move_frozen(self) -> None:
         if self.config.lora_rank:
-            self.base.unet.to(self.device, self.weight_dtype)
+            self.base.unet.to(self.device)
+            cast_weights(self.base.unet, self.weight_dtype)
             cast_training_params(self.base.unet, dtype=torch.float32)
 
     def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
@@ -170,7 +171,8 @@ class Text2MaskTask(GeneratorTask):
         os.replace(temporary, folder)
 
     def _fused_unet(self) -> UNet2DConditionModel:
-        unet = copy.deepcopy(self.base.unet).to("cpu", torch.float32)
+        unet = copy.deepcopy(self.base.unet).to("cpu")
+        cast_weights(unet, torch.float32)
         if self.weight_dtype != torch.float32:
             # The frozen weights were rounded for the training; the artefact gets the base's own.
             exact = load_unet(self.config)

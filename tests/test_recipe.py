@@ -1,0 +1,98 @@
+import pytest
+import yaml
+
+from seggen_hf.config import DataConfig, EvaluationConfig, SegmenterConfig, Text2MaskConfig, parse_config
+from seggen_hf.recipe import load_recipe, save_recipe
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "data: {height: 128, width: 96, test_splits: [val, night]}\n"
+        "text2mask:\n  learning_rate: 1e-5\n  revision: 1234567\n  width: 64\n"
+        "segmenter: {crop_height: 96}\nevaluation: {seeds: [0, 1]}\n"
+    )
+    return path
+
+
+def test_flags_override_the_recipe_and_reach_every_class_that_has_them(recipe_file):
+    argv = [str(recipe_file), "--height", "32", "--learning-rate", "3e-4", "--no_resume", "--test_splits", "a", "b"]
+    text2mask, data = parse_config(Text2MaskConfig, DataConfig, argv=argv)
+    assert (text2mask.height, data.height) == (32, 32) and (text2mask.width, data.width) == (64, 96)
+    assert text2mask.learning_rate == 3e-4 and text2mask.resume is False
+    assert data.test_splits == ["a", "b"]
+
+
+def test_without_recipe_or_flags_the_defaults_hold():
+    assert parse_config(SegmenterConfig, EvaluationConfig, argv=[]) == (SegmenterConfig(), EvaluationConfig())
+
+
+def test_yaml_that_is_text_or_number_becomes_what_the_field_is(recipe_file):
+    recipe = load_recipe(recipe_file)
+    assert recipe.name == "mine"
+    assert recipe.text2mask.learning_rate == 1e-5 and recipe.text2mask.revision == "1234567"
+    assert recipe.evaluation.seeds == [0, 1]
+
+
+def test_generators_work_at_the_datas_size_unless_they_say_otherwise(recipe_file):
+    recipe = load_recipe(recipe_file, ["data.height=160"])
+    assert (recipe.text2mask.height, recipe.text2mask.width) == (160, 64)
+    assert (recipe.mask2img.height, recipe.mask2img.width) == (160, 96)
+
+
+def test_a_saved_recipe_is_read_back_equal(recipe_file, tmp_path):
+    recipe = load_recipe(recipe_file, ["name=other", "segmenter.p_aug=0.25", "synthesis.caption_styles=[at night]"])
+    save_recipe(recipe, tmp_path / "saved.yaml")
+    assert load_recipe(tmp_path / "saved.yaml") == recipe
+    assert yaml.safe_load((tmp_path / "saved.yaml").read_text())["synthesis"]["caption_styles"] == ["at night"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dta.height=8", "no section 'dta'. Did you mean 'data'?"),
+        ("data.hight=8", "section data: there is no setting 'hight'. Did you mean 'height'?"),
+        ("data.height=tall", "section data: height is 'tall'; it must be a whole number."),
+        ("data.height=7", "section data: --height is 7; it must be a multiple of 8"),
+        ("segmenter.resume=maybe", "resume is 'maybe'; it must be true or false."),
+        ("evaluation.seeds=3", "seeds is 3; it must be a list"),
+        ("height", "write section.key=value"),
+    ],
+)
+def test_a_wrong_override_is_one_clear_line(recipe_file, override, message):
+    with pytest.raises(ValueError) as error:
+        load_recipe(recipe_file, [override])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("dataset: {height: 64}", "has no section 'dataset'. Did you mean 'data'?"),
+        ("data: [1, 2]", "section data, holds [1, 2]"),
+        ("- 1", "must hold `name: value` lines"),
+        ("data: {height: 64", "is not YAML"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(tmp_path, content, message):
+    (tmp_path / "wrong.yaml").write_text(content)
+    with pytest.raises(ValueError) as error:
+        load_recipe(tmp_path / "wrong.yaml")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lerning_rate", "1"], "There is no --lerning_rate. Did you mean '--learning_rate'?"),
+        (["--max_train_steps", "many"], "invalid int value: 'many'"),
+        (["--ema_decay", "2"], "--ema_decay is 2.0; it must be in [0, 1)."),
+        (["--learning_rate"], "expected one argument"),
+        (["ade20k_sxdl"], "There is no recipe ade20k_sxdl. Did you mean 'ade20k_sdxl'?"),
+    ],
+)
+def test_wrong_flags_are_one_clear_line(argv, message):
+    with pytest.raises(ValueError) as error:
+        parse_config(Text2MaskConfig, argv=argv)
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,137 @@
+import json
+import shutil
+
+import pytest
+import torch
+from generators import build
+
+from seggen_hf.config import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig
+from seggen_hf.labels import LabelSet
+from seggen_hf.recipe import load_recipe
+from seggen_hf.sdxl_config import SDXL_BASE_ID
+from seggen_hf.settings import builtin_recipes
+from seggen_hf.trainers.dryrun import measure_activations, plan_mask2img, plan_recipe, plan_segmenter, plan_text2mask
+
+SDXL = {"base_model": SDXL_BASE_ID, "train_batch_size": 2, "mixed_precision": "bf16"}
+
+
+def test_sdxl_has_its_published_parameters_and_shapes():
+    plan = plan_mask2img(Mask2ImgConfig(**SDXL), measure=False)
+    assert plan.parameters["unet"] == 2_567_463_684
+    assert plan.parameters["vae"] == 83_653_863
+    assert plan.parameters["text_encoder"] == 123_060_480
+    assert plan.parameters["text_encoder_2"] == 694_659_840
+    assert plan.parameters["controlnet"] == plan.trained == 1_251_014_160
+    assert plan.shapes == {
+        "latents": (2, 4, 96, 96),
+        "caption embeddings": (2, 77, 2048),
+        "pooled embeddings": (2, 1280),
+        "time ids": (2, 6),
+        "condition": (2, 3, 768, 768),
+    }
+    assert plan.memory["gradients (4 bytes)"] == 4 * plan.trained
+    json.dumps(plan.to_dict())
+
+
+def test_a_lora_of_sdxl_trains_its_own_weights_alone():
+    plan = plan_text2mask(Text2MaskConfig(**SDXL, lora_rank=16), num_records=20_210, measure=False)
+    assert plan.trained == plan.parameters["lora"] == 23_224_320
+    assert any("cache of 20,210 records: 12.4 GB" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("name", ["ade20k_sdxl", "coco_sdxl"])
+def test_the_full_size_recipes_hold_the_papers_settings_and_plan(name):
+    recipe = load_recipe(name)
+    for generator in (recipe.text2mask, recipe.mask2img):
+        assert (generator.learning_rate, generator.max_train_steps) == (1e-5, 30_000)
+        assert (generator.height, generator.width, generator.base_model) == (768, 768, SDXL_BASE_ID)
+    assert (recipe.synthesis.text2mask_steps, recipe.synthesis.mask2img_steps) == (200, 40)
+    plans = plan_recipe(recipe, LabelSet.builtin(name.split("_")[0]), processes=8, measure=False)
+    assert [plan.name for plan in plans] == ["text2mask", "mask2img", "segmenter"]
+    assert plans[2].samples_per_step == 16
+    assert plans[2].parameters["backbone"] == 195_204_276  # Swin-L with its four output norms
+    assert all("total" in plan.to_text() for plan in plans)
+
+
+def test_ade20k_has_the_papers_volume():
+    recipe = load_recipe("ade20k_sdxl")
+    assert (recipe.synthesis.masksyn_variants, recipe.synthesis.imgsyn_variants) == (10, 50)
+    assert (recipe.segmenter.p_aug, recipe.segmenter.synthetic_mode) == (0.6, "replace")
+    assert recipe.segmenter.max_train_steps == 160_000
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_every_built_in_recipe_is_read(name):
+    assert load_recipe(name).name
+
+
+def test_the_plan_of_a_local_base_is_that_of_its_training(miniature_dir, scene_records, tmp_path):
+    config = Mask2ImgConfig(base_model=str(miniature_dir), height=32, width=32, train_batch_size=2)
+    plan = plan_mask2img(config)
+    task, _ = build("mask2img", miniature_dir, tmp_path, scene_records)
+    assert plan.trained == sum(p.numel() for p in task.trainable.parameters())
+    task.to(torch.device("cpu"), torch.float32)
+    batch = task.collate([task.sample(i, __import__("numpy").random.default_rng(i), 0) for i in range(2)])
+    assert tuple(batch["latents"].shape) == plan.shapes["latents"]
+    assert tuple(batch["prompt_embeds"].shape) == plan.shapes["caption embeddings"]
+    assert tuple(batch["condition"].shape) == plan.shapes["condition"]
+
+
+def test_activations_on_meta_are_those_that_a_real_forward_keeps():
+    def model():
+        return torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+
+    with torch.device("meta"):
+        module = model()
+    size = measure_activations(lambda: module(torch.empty(8, 16, device="meta")), [module], checkpointing=False)
+    # The input, the output of ReLU (kept by ReLU and by the second layer, counted once).
+    assert size == 4 * 8 * (16 + 32)
+
+
+@pytest.mark.parametrize("kind", [Text2MaskConfig, Mask2ImgConfig])
+def test_gradient_checkpointing_keeps_less(miniature_dir, kind):
+    plan = plan_text2mask if kind is Text2MaskConfig else plan_mask2img
+    sizes = [
+        plan(kind(base_model=str(miniature_dir), height=64, width=64, gradient_checkpointing=on)).total_bytes
+        for on in (False, True)
+    ]
+    assert sizes[1] < sizes[0]
+
+
+def test_what_a_training_would_refuse_is_refused_here(miniature_dir, tmp_path):
+    with pytest.raises(ValueError, match="--height is 765; it must be a multiple of 8"):
+        Text2MaskConfig(height=765)
+    with pytest.raises(ValueError, match="'to_z', which names no layer"):
+        plan_text2mask(Text2MaskConfig(base_model=str(miniature_dir), lora_rank=2, lora_targets=["to_z"]))
+    with pytest.raises(ValueError, match="20.0 GB; --cache_max_gb allows 1"):
+        plan_text2mask(Text2MaskConfig(**SDXL, cache_max_gb=1.0), num_records=32_626, measure=False)
+    with pytest.raises(ValueError, match="--crop_height is 509; it must be a multiple of 8"):
+        plan_segmenter(SegmenterConfig(crop_height=509), LabelSet.from_id2label({0: "sky", 1: "sea"}))
+    with pytest.raises(ValueError, match="has no readable"):
+        plan_text2mask(Text2MaskConfig(base_model=str(tmp_path)))
+    changed = tmp_path / "changed"
+    shutil.copytree(miniature_dir, changed)
+    unet = json.loads((changed / "unet" / "config.json").read_text())
+    (changed / "unet" / "config.json").write_text(json.dumps(unet | {"cross_attention_dim": 64}))
+    with pytest.raises(ValueError, match="captions of width 64.*write 32"):
+        plan_text2mask(Text2MaskConfig(base_model=str(changed), height=32, width=32))
+
+
+def test_a_wrong_controlnet_is_refused(miniature_dir, tmp_path):
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(miniature_dir, subfolder="unet")
+    ControlNetModel.from_unet(unet).save_pretrained(tmp_path / "wrong")
+    with pytest.raises(ValueError, match="8-fold"):
+        plan_mask2img(
+            Mask2ImgConfig(
+                base_model=str(miniature_dir), height=32, width=32, controlnet_model=str(tmp_path / "wrong")
+            )
+        )
+
+
+@pytest.mark.slow
+def test_activations_of_sdxl_are_plausible():
+    plan = plan_text2mask(Text2MaskConfig(**SDXL))
+    activations = next(size for name, size in plan.memory.items() if name.startswith("activations"))
+    assert 5 * 2**30 < activations < 12 * 2**30

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel
+from generators import build, weights
+from PIL import Image
+
+from seggen_hf.data.schema import labels_of, read_map
+from seggen_hf.pipelines import Mask2ImgPipeline, encode_condition
+from seggen_hf.segmenters import build_segmenter
+from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.mask2img import condition_channels
+
+
+def test_the_loss_goes_down(miniature_dir, scene_records, tmp_path):
+    task, config = build(
+        "mask2img",
+        miniature_dir,
+        tmp_path,
+        scene_records.select([0, 1]),
+        max_train_steps=30,
+        train_batch_size=4,
+        train_base=True,
+        checkpointing_steps=0,
+    )
+    losses = [line["loss"] for line in train(task, config).history if "loss" in line]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_the_controlnet_trains_and_the_base_stays(miniature_dir, scene_records, tmp_path):
+    task, config = build("mask2img", miniature_dir, tmp_path, scene_records)
+    before = {name: p.clone() for name, p in task.controlnet.named_parameters()}
+    train(task, config)
+    assert not any(p.requires_grad for p in task.base.unet.parameters())
+    original, saved = weights(miniature_dir), weights(tmp_path)
+    assert all(torch.equal(original[name], saved[name]) for name in original | saved)
+    changed = [name for name, p in task.controlnet.named_parameters() if not torch.equal(p, before[name])]
+    assert {"controlnet_mid_block.weight", "controlnet_down_blocks.0.weight"} <= set(changed)
+
+
+@pytest.mark.parametrize("train_base", [False, True])
+def test_four_steps_equal_two_then_two_more(miniature_dir, scene_records, tmp_path, train_base):
+    changes = {"train_base": train_base, "max_crop_zoom": 1.4, "gradient_checkpointing": train_base}
+    train(*build("mask2img", miniature_dir, tmp_path / "whole", scene_records, **changes))
+    train(*build("mask2img", miniature_dir, tmp_path / "parts", scene_records, max_train_steps=2, **changes))
+    train(*build("mask2img", miniature_dir, tmp_path / "parts", scene_records, **changes))
+    for part in ("controlnet", "unet"):
+        whole, parts = weights(tmp_path / "whole", part), weights(tmp_path / "parts", part)
+        assert all(torch.equal(whole[name], parts[name]) for name in whole | parts)
+    moved = any(not torch.equal(t, weights(tmp_path / "whole")[n]) for n, t in weights(miniature_dir).items())
+    assert moved == train_base
+
+
+def test_the_artefact_is_a_pipeline_that_draws_from_maps(miniature_dir, scene_records, tmp_path):
+    labels = labels_of(scene_records)
+    model, processor = build_segmenter("unit", labels)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "segmenter")
+    task, config = build(
+        "mask2img",
+        miniature_dir,
+        tmp_path / "run",
+        scene_records,
+        validation_segmenter=str(tmp_path / "segmenter"),
+        num_validation_images=2,
+    )
+    run = train(task, config)
+    numbers = run.history[-1]
+    names = [f"validation/{kind}_{of}" for kind in ("alignment", "real") for of in ("pixel_accuracy", "mIoU")]
+    assert all(0 <= numbers[name] <= 1 for name in names)
+    with Image.open(tmp_path / "run" / "validation" / "step-00000004.png") as grid:
+        assert grid.size == (2 * 32 + 2, 3 * 32 + 2 * 2)  # maps, drawn images, real images
+    pipeline = Mask2ImgPipeline.from_pretrained(tmp_path / "run")
+    prompt = {"segmentation_map": task.resized_map(0), "num_inference_steps": 2, "output_type": "np"}
+    loaded = pipeline("a house", generator=torch.Generator().manual_seed(0), **prompt).images
+    trained = task.to_pipeline()("a house", generator=torch.Generator().manual_seed(0), **prompt).images
+    assert loaded.shape == (1, 32, 32, 3) and np.array_equal(loaded, trained)
+
+
+def test_the_condition_of_training_is_that_of_inference(miniature_dir, scene_records, tmp_path):
+    task, _ = build("mask2img", miniature_dir, tmp_path, scene_records, height=64, width=64, random_flip=False)
+    task.to(torch.device("cpu"), torch.float32)
+    batch = task.collate([task.sample(3, np.random.default_rng(0), 0)])
+    expected = encode_condition(task.codec, read_map(scene_records[3]["segmentation_map"]), 64, 64)
+    assert torch.equal(batch["condition"], expected)
+
+
+def test_bf16_keeps_the_bases_precision_in_the_artefact(miniature_dir, scene_records, tmp_path):
+    task, config = build("mask2img", miniature_dir, tmp_path, scene_records, mixed_precision="bf16", max_train_steps=2)
+    run = train(task, config)
+    assert task.base.unet.dtype == torch.bfloat16 and task.controlnet.dtype == torch.float32
+    assert np.isfinite(run.history[0]["loss"])
+    original, saved = weights(miniature_dir), weights(tmp_path)
+    assert all(torch.equal(original[name], saved[name]) for name in original | saved)
+
+
+def test_a_trained_controlnet_can_be_trained_on(miniature_dir, scene_records, tmp_path):
+    train(*build("mask2img", miniature_dir, tmp_path / "first", scene_records, max_train_steps=1))
+    more, _ = build(
+        "mask2img",
+        miniature_dir,
+        tmp_path / "more",
+        scene_records,
+        controlnet_model=str(tmp_path / "first" / "controlnet"),
+    )
+    trained = weights(tmp_path / "first", "controlnet")
+    assert all(torch.equal(p, trained[name]) for name, p in more.controlnet.named_parameters())
+
+
+def test_a_controlnet_of_another_reduction_or_base_is_refused(miniature_dir, scene_records, tmp_path):
+    task, _ = build("mask2img", miniature_dir, tmp_path, scene_records)
+    wrong = ControlNetModel.from_unet(task.base.unet)  # stock channels: 8-fold
+    wrong.save_pretrained(tmp_path / "wrong")
+    with pytest.raises(ValueError, match="8-fold .*autoencoder 4-fold: it must have 3 channels"):
+        build("mask2img", miniature_dir, tmp_path, scene_records, controlnet_model=str(tmp_path / "wrong"))
+    with pytest.raises(ValueError, match="--controlnet_model .*nowhere cannot be loaded"):
+        build("mask2img", miniature_dir, tmp_path, scene_records, controlnet_model=str(tmp_path / "nowhere"))
+
+
+def test_the_conditions_reduction_is_the_autoencoders():
+    assert [len(condition_channels(factor)) for factor in (2, 4, 8)] == [2, 3, 4]
+    with pytest.raises(ValueError, match="factor 16"):
+        condition_channels(16)

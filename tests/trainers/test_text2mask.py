@@ -1,0 +1,195 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from generators import build, weights
+from PIL import Image
+
+from seggen_hf.pipelines import Text2MaskPipeline
+from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.objective import DenoisingObjective, min_snr_weights
+from seggen_hf.trainers.text2mask import map_validity
+
+TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def scheduler(prediction_type: str, zero_snr: bool = False) -> EulerDiscreteScheduler:
+    return EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_snr,
+    )
+
+
+# The objective
+
+
+def test_min_snr_weights_are_those_of_the_paper():
+    snr = torch.tensor([0.01, 1.0, 5.0, 100.0])
+    assert min_snr_weights(snr, 5.0, "sample").tolist() == pytest.approx([0.01, 1, 5, 5])
+    assert min_snr_weights(snr, 5.0, "epsilon").tolist() == pytest.approx([1, 1, 1, 0.05])
+    expected = [0.01 / 1.01, 0.5, 5 / 6, 5 / 101]
+    assert min_snr_weights(snr, 5.0, "v_prediction").tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("prediction_type", TYPES)
+def test_pure_noise_keeps_a_finite_positive_weight(prediction_type):
+    weight = min_snr_weights(torch.zeros(1), 5.0, prediction_type, zero_terminal=True)
+    assert weight.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 5.0])
+def test_the_three_predictions_of_one_error_weigh_the_same(gamma):
+    """One error of x0, told as epsilon, v or x0, has one min-SNR loss."""
+    latents, noise, error = (torch.randn(6, 4, 8, 8) for _ in range(3))
+    timesteps = torch.tensor([10, 200, 400, 600, 800, 990])
+    losses = {}
+    for prediction_type in TYPES:
+        objective = DenoisingObjective(scheduler(prediction_type).config, gamma)
+        alpha = objective.schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        wrong = latents + error
+        noisy = objective.add_noise(latents, noise, timesteps)
+        implied_noise = (noisy - alpha.sqrt() * wrong) / (1 - alpha).sqrt()
+        told = {
+            "sample": wrong,
+            "epsilon": implied_noise,
+            "v_prediction": alpha.sqrt() * implied_noise - (1 - alpha).sqrt() * wrong,
+        }
+        losses[prediction_type] = objective.loss(told[prediction_type], latents, noise, timesteps)[0].item()
+    if gamma:
+        assert losses["epsilon"] == pytest.approx(losses["sample"], rel=1e-3)
+        assert losses["v_prediction"] == pytest.approx(losses["sample"], rel=1e-3)
+    else:
+        assert losses["sample"] == pytest.approx(error.square().mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_training_noises_as_the_sampler_expects(zero_snr):
+    sampler = scheduler("sample", zero_snr)
+    schedule = DenoisingObjective(sampler.config).schedule
+    assert torch.allclose(schedule.alphas_cumprod[:-1], sampler.alphas_cumprod[:-1])
+    assert (schedule.alphas_cumprod[-1] == 0) == zero_snr
+
+
+def test_a_schedule_that_is_not_variance_preserving_is_refused():
+    with pytest.raises(ValueError, match="EDMEulerScheduler.*variance-preserving"):
+        DenoisingObjective(EDMEulerScheduler().config | {"_class_name": "EDMEulerScheduler"})
+
+
+# The task
+
+
+def test_the_loss_goes_down(miniature_dir, scene_records, tmp_path):
+    task, config = build(
+        "text2mask",
+        miniature_dir,
+        tmp_path,
+        scene_records.select([0, 1]),
+        max_train_steps=30,
+        train_batch_size=4,
+        checkpointing_steps=0,
+    )
+    losses = [line["loss"] for line in train(task, config).history if "loss" in line]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_four_steps_equal_two_then_two_more(miniature_dir, scene_records, tmp_path):
+    changes = {"ema_decay": 0.9, "snr_gamma": 5.0, "max_crop_zoom": 1.4}
+    train(*build("text2mask", miniature_dir, tmp_path / "whole", scene_records, **changes))
+    train(*build("text2mask", miniature_dir, tmp_path / "parts", scene_records, max_train_steps=2, **changes))
+    train(*build("text2mask", miniature_dir, tmp_path / "parts", scene_records, **changes))
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole | parts)
+
+
+def test_the_artefact_is_a_pipeline_that_reads_its_own_maps(miniature_dir, scene_records, tmp_path):
+    task, config = build("text2mask", miniature_dir, tmp_path, scene_records)
+    run = train(task, config)
+    pipeline = Text2MaskPipeline.from_pretrained(tmp_path)
+    assert pipeline.codec == task.codec
+    prompt = {"height": 32, "width": 32, "num_inference_steps": 2, "output_type": "np"}
+    loaded = pipeline("a house", generator=torch.Generator().manual_seed(0), **prompt)
+    trained = task.to_pipeline()("a house", generator=torch.Generator().manual_seed(0), **prompt)
+    assert np.array_equal(loaded.color_maps, trained.color_maps)
+    numbers = run.history[-1]
+    assert 0 <= numbers["validation/decode_confidence"] <= 1 and numbers["validation/decode_distance"] > 0
+    with Image.open(tmp_path / "validation" / "step-00000004.png") as grid:
+        assert grid.size == (32, 3 * 32 + 2 * 2)  # the record's map, the drawn one, the read one
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert not [p.name for p in files if p.suffix in (".bin", ".pt", ".pkl", ".ckpt") or ".tmp" in p.name]
+
+
+def test_a_lora_loads_and_equals_the_fused_artefact(miniature_dir, scene_records, tmp_path):
+    task, config = build(
+        "text2mask", miniature_dir, tmp_path, scene_records, lora_rank=2, lora_alpha=4, learning_rate=0.02
+    )
+    train(task, config)
+    prompt = {"height": 32, "width": 32, "num_inference_steps": 2, "output_type": "np"}
+
+    def draw(pipeline):
+        output = pipeline("a red house", generator=torch.Generator().manual_seed(1), **prompt)
+        return output.color_maps if hasattr(output, "color_maps") else output.images
+
+    base = StableDiffusionXLPipeline.from_pretrained(miniature_dir)
+    plain = draw(base)
+    base.load_lora_weights(tmp_path / "lora")
+    with_lora = draw(base)
+    fused = draw(Text2MaskPipeline.from_pretrained(tmp_path))
+    assert np.abs(with_lora - plain).max() > 1e-3
+    assert np.abs(with_lora - fused).max() < 3e-5  # the same sums in another order, through two steps and the VAE
+    assert not any("lora" in name for name in weights(tmp_path))
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "lora" / "pytorch_lora_weights.safetensors", framework="pt") as file:
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert metadata["unet.lora_alpha"] == 4 and metadata["unet.r"] == 2
+
+
+def test_a_lora_trains_nothing_else(miniature_dir, scene_records, tmp_path):
+    task, config = build("text2mask", miniature_dir, tmp_path, scene_records, lora_rank=2)
+    before = {n: p.clone() for n, p in task.base.unet.named_parameters() if not p.requires_grad}
+    train(task, config)
+    assert all("lora" in n for n, p in task.base.unet.named_parameters() if p.requires_grad)
+    assert all(torch.equal(before[n], p) for n, p in task.base.unet.named_parameters() if n in before)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_bf16_trains_in_float32_and_the_artefact_keeps_the_bases_precision(
+    miniature_dir, scene_records, tmp_path, mode
+):
+    changes = {"mixed_precision": "bf16", "max_train_steps": 2} | ({"lora_rank": 2} if mode == "lora" else {})
+    task, config = build("text2mask", miniature_dir, tmp_path, scene_records, **changes)
+    run = train(task, config)
+    assert np.isfinite(run.history[-1]["validation/decode_distance"])
+    assert all(p.dtype == torch.float32 for p in task.trainable.parameters() if p.requires_grad)
+    saved, original = weights(tmp_path), weights(miniature_dir)
+    assert saved.keys() == original.keys() and all(t.dtype == torch.float32 for t in saved.values())
+    if mode == "lora":
+        untouched = [n for n in saved if "attn" not in n]
+        assert all(torch.equal(saved[n], original[n]) for n in untouched)
+
+
+def test_without_cache_it_trains_too(miniature_dir, scene_records, tmp_path):
+    task, config = build("text2mask", miniature_dir, tmp_path, scene_records, cache_latents=False, caption_dropout=0.5)
+    assert train(task, config).steps == 4
+    assert not (tmp_path / "cache").exists()
+
+
+def test_misspelt_lora_targets_and_missing_captions_are_refused(miniature_dir, scene_records, tmp_path):
+    with pytest.raises(ValueError, match="'to_qq'.*Did you mean 'to_q'"):
+        build("text2mask", miniature_dir, tmp_path, scene_records, lora_rank=2, lora_targets=["to_k", "to_qq"])
+    with pytest.raises(ValueError, match="no column 'caption'.*seggen caption"):
+        build("text2mask", miniature_dir, tmp_path, scene_records.remove_columns("caption"))
+    with pytest.raises(ValueError, match="--base_model /nowhere cannot be loaded"):
+        build("text2mask", "/nowhere", tmp_path, scene_records)
+
+
+def test_validity_counts_the_labels_that_the_caption_names():
+    drawn = np.array([[0, 0], [1, 255]])
+    names = {0: "sky", 1: "house", 2: "car, auto"}
+    facts = map_validity(drawn, "two houses and a car under the Sky", names, ignore_index=255)
+    assert facts == {"valid_share": 0.75, "captioned_labels": 3, "found": 2}
