@@ -20,7 +20,7 @@ def test_rows_follow_the_plan_and_dropped_samples_are_told(made):
     expected = [f"train-{i:06d}-{kind}-{v:03d}" for kind in ("imgsyn", "masksyn") for i in range(8) for v in range(2)]
     gone = {entry["image_id"] for entry in dropped}
     assert list(rows["image_id"]) == [id for id in expected if id not in gone]
-    assert gone < set(expected) and all(entry["reason"] and entry["caption"] for entry in dropped)
+    assert gone and gone < set(expected) and all(entry["reason"] and entry["caption"] for entry in dropped)
     assert len(set(rows["seed"])) == len(rows)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["num_samples"] == 32 and summary["num_kept"] == len(rows) == 32 - len(gone)
@@ -117,7 +117,7 @@ def test_the_pipelines_progress_bars_come_back(generators):
     assert pipeline._progress_bar_config == {"desc": "mine"}
 
 
-def test_labels_travel_and_the_folder_reads_like_any_data_set(made, scene_records, tmp_path, monkeypatch):
+def test_labels_travel_and_the_folder_reads_like_any_data_set(made, scene_records, tmp_path):
     from datasets import load_dataset
 
     from seggen_hf import load_records
@@ -126,7 +126,9 @@ def test_labels_travel_and_the_folder_reads_like_any_data_set(made, scene_record
     labels = LabelSet.from_records(scene_records)
     assert LabelSet.from_records(rows) == labels == LabelSet.from_file(folder / "labels.json")
     assert load_dataset(str(folder), split="train")["image_id"][:] == rows["image_id"][:]
-    assert set(load_dataset(str(folder), "masksyn", split="train")["kind"]) == {"masksyn"}
+    other = shutil.copytree(folder, tmp_path / folder.name)
+    (other / "data" / "train-imgsyn-00000.parquet").unlink()
+    assert len(load_dataset(str(other), split="train")) == len(rows) - 5  # not what was cached of the first folder
     records = load_records(folder, cache_dir=tmp_path)
     assert list(records["image_id"]) == list(rows["image_id"]) and LabelSet.from_records(records) == labels
     assert (folder / "preview.png").is_file() and not list(folder.rglob("*.tmp"))
@@ -138,9 +140,9 @@ def test_one_kind_or_several_folders_can_be_read(make, made, scene_records, tmp_
     assert list(kinds["image_id"]) == [row["image_id"] for row in rows if row["kind"] == "masksyn"]
     both = load_synthetic(f"{folder}, {folder}")
     assert len(both) == 2 * len(rows) and LabelSet.from_records(both) == LabelSet.from_records(rows)
-    (folder / "data" / "imgsyn-00009.parquet.tmp").write_bytes(b"half")
+    (folder / "data" / "train-imgsyn-00009.parquet.tmp").write_bytes(b"half")
     assert len(load_synthetic(folder)) == len(rows)
-    (folder / "data" / "imgsyn-00009.parquet.tmp").unlink()
+    (folder / "data" / "train-imgsyn-00009.parquet.tmp").unlink()
 
 
 def test_what_cannot_be_made_is_refused_before_anything_is_drawn(make, scene_records, generators, tmp_path):
@@ -164,7 +166,7 @@ def test_all_samples_dropped_is_an_error_with_the_reasons(make, made, scene_reco
     assert len(json.loads((tmp_path / "dropped" / "masksyn-00000.json").read_text())["dropped"]) == 1
     with pytest.raises(ValueError, match="no samples: all were dropped"):
         load_synthetic(tmp_path)
-    kept = next(made[1].glob("data/imgsyn-*.parquet"))
-    shutil.copy(kept, tmp_path / "data" / "masksyn-00001.parquet")
+    kept = next(made[1].glob("data/train-imgsyn-*.parquet"))
+    shutil.copy(kept, tmp_path / "data" / "train-masksyn-00001.parquet")
     (tmp_path / "manifest.json").unlink()
     assert len(load_synthetic(tmp_path)) > 0  # a shard that lost all its samples reads beside others

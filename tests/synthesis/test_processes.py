@@ -88,7 +88,7 @@ def test_a_killed_synthesis_goes_on_where_it_was(command, made, make, tmp_path):
 
     # What a kill inside the writing of a shard leaves behind.
     number = len(kept)
-    half = folder / "data" / f"{'imgsyn' if number < 4 else 'masksyn'}-{number % 4:05d}.parquet.tmp"
+    half = folder / "data" / f"train-{'imgsyn' if number < 4 else 'masksyn'}-{number % 4:05d}.parquet.tmp"
     half.write_bytes(b"PAR1 half of a shard")
     rows = make(folder)
     assert largest_difference(rows, made[0]) <= 1

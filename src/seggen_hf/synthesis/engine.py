@@ -38,7 +38,6 @@ from seggen_hf.synthesis.shards import (
     finished_shards,
     load_synthetic,
     summarize,
-    write_readme,
     write_shard,
 )
 
@@ -106,7 +105,6 @@ def synthesize(
         folder.mkdir(parents=True, exist_ok=True)
         labels.save(folder)
         save_config(config, folder)
-        write_readme(folder, plan.kinds)
         if not begun:
             write_manifest(folder, plan, fingerprint, provenance)
     accelerator.wait_for_everyone()

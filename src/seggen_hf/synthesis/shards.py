@@ -1,4 +1,9 @@
-"""Finished pieces of a synthesis: `data/KIND-NUMBER.parquet` and, beside it, what was dropped and why."""
+"""Finished pieces of a synthesis: `data/train-KIND-NUMBER.parquet`, and `dropped/KIND-NUMBER.json` with the reasons.
+
+The names say "train" so that a plain `load_dataset(folder)` finds the data among the JSON files. A README.md with
+`configs` would do that too, but `datasets` 5.2 caches a folder that has one by its last name and not by its files:
+another folder called `synthetic`, or the same one as it was before it was finished, would be returned.
+"""
 
 import json
 import os
@@ -8,7 +13,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from datasets import Dataset, Features, concatenate_datasets, load_dataset
 from huggingface_hub import hf_hub_download
 
@@ -16,6 +20,7 @@ from seggen_hf.data.schema import attach_labels, record_features, write_json
 from seggen_hf.labels import LabelSet
 from seggen_hf.synthesis.manifest import KINDS, MANIFEST, Plan, Shard
 
+PREFIX = "train-"
 ROWS_PER_GROUP = 100  # read into memory at once; what `datasets` writes for images
 SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels")
 
@@ -26,7 +31,7 @@ def shard_features() -> Features:
 
 
 def data_path(folder: Path, name: str) -> Path:
-    return folder / "data" / f"{name}.parquet"
+    return folder / "data" / f"{PREFIX}{name}.parquet"
 
 
 def log_path(folder: Path, name: str) -> Path:
@@ -53,7 +58,8 @@ def finished_shards(folder: Path) -> set[str]:
     data = folder / "data"
     if not data.is_dir():
         return set()
-    return {name.removesuffix(".parquet") for name in os.listdir(data) if name.endswith(".parquet")}
+    names = [name for name in os.listdir(data) if name.startswith(PREFIX) and name.endswith(".parquet")]
+    return {name.removeprefix(PREFIX).removesuffix(".parquet") for name in names}
 
 
 def read_log(folder: Path, name: str) -> dict:
@@ -131,9 +137,9 @@ def _load_published(repo_id: str, kinds: Sequence[str] | None, split: str, revis
 
 
 def dataset_configs(kinds: Sequence[str]) -> list[dict]:
-    """The `configs` of a dataset card: which files `load_dataset` reads, all samples by default or one kind."""
-    configs = [{"config_name": "default", "data_files": "data/*.parquet", "default": True}]
-    return configs + [{"config_name": kind, "data_files": f"data/{kind}-*.parquet"} for kind in kinds]
+    """The `configs` of a published synthesis: all samples by default, or one kind. Not for local folders, see above."""
+    configs = [{"config_name": "default", "data_files": f"data/{PREFIX}*.parquet", "default": True}]
+    return configs + [{"config_name": kind, "data_files": f"data/{PREFIX}{kind}-*.parquet"} for kind in kinds]
 
 
 def summarize(folder: Path, plan: Plan) -> dict:
@@ -150,18 +156,3 @@ def summarize(folder: Path, plan: Plan) -> dict:
         entry["samples_per_second"] = round(entry["num_samples"] / max(entry["seconds"], 1e-3), 4)
     kept = sum(entry["num_kept"] for entry in kinds.values())
     return {"num_samples": len(plan), "num_kept": kept, "kinds": kinds}
-
-
-def write_readme(folder: Path, kinds: Sequence[str]) -> None:
-    """A README.md whose header tells `load_dataset` which files are data; left alone where there is one.
-
-    Without it `datasets` would take the most frequent kind of file for the data, and there is as much JSON as Parquet.
-    """
-    path = folder / "README.md"
-    if path.exists():
-        return
-    header = yaml.safe_dump({"configs": dataset_configs(kinds)}, sort_keys=False)
-    text = "Synthetic segmentation data. `load_synthetic(folder)` reads it with its labels; preview.png shows some.\n"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(f"---\n{header}---\n{text}")
-    os.replace(temporary, path)
