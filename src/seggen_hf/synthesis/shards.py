@@ -137,7 +137,7 @@ def _load_published(repo_id: str, kinds: Sequence[str] | None, split: str, revis
 
 
 def dataset_configs(kinds: Sequence[str]) -> list[dict]:
-    """The `configs` of a published synthesis: all samples by default, or one kind. Not for local folders, see above."""
+    """The `configs` of a published synthesis: all samples, or one kind. Not for local folders: see above."""
     configs = [{"config_name": "default", "data_files": f"data/{PREFIX}*.parquet", "default": True}]
     return configs + [{"config_name": kind, "data_files": f"data/{PREFIX}{kind}-*.parquet"} for kind in kinds]
 
