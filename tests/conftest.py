@@ -41,3 +41,30 @@ def camvid_dir(shared_data_dir) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no CamVid at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory, miniature_dir) -> Path:
+    """A recipe file of the whole loop at unit size: 8 scenes, 2 steps a training."""
+    training = f"base_model: {miniature_dir}, max_train_steps: 2, train_batch_size: 2, num_validation_images: 1"
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(f"""name: tiny
+data: {{max_train_records: 8, max_test_records: 4, test_splits: [test, unseen]}}
+text2mask: {{{training}, validation_inference_steps: 1}}
+mask2img: {{{training}, validation_inference_steps: 1}}
+synthesis: {{text2mask_steps: 1, mask2img_steps: 1, max_color_distance: 500, max_ignored_share: 1.0,
+  batch_size: 8, caption_styles: [at night, at sunset]}}
+segmenter: {{model: unit, max_train_steps: 2, train_batch_size: 2, crop_height: 64, crop_width: 64}}
+""")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, tiny_recipe) -> Path:
+    """The folder of a finished run of `tiny_recipe`; tests must not change it."""
+    from seggen_hf.recipe import load_recipe
+    from seggen_hf.runs import run_stages
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    run_stages(load_recipe(tiny_recipe), folder, command="seggen run tiny.yaml")
+    return folder

@@ -94,11 +94,11 @@ def render_records(records: Dataset, recipe: Recipe, folder: Path) -> None:
         _render,
         features=record_features(synthetic=True),
         gen_kwargs={
-            "image_ids": list(records["image_id"]),
+            "image_ids": tuple(records["image_id"]),  # `datasets` would share lists out among processes
             "size": size,
             "imgsyn_variants": recipe.synthesis.imgsyn_variants,
             "masksyn_variants": recipe.synthesis.masksyn_variants,
-            "styles": [style for style in recipe.synthesis.caption_styles if style in STYLES] or list(STYLES),
+            "styles": tuple(style for style in recipe.synthesis.caption_styles if style in STYLES) or STYLES,
             "style_share": recipe.synthesis.caption_style_share,
             "seed": recipe.synthesis.seed,
         },

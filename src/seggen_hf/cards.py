@@ -20,7 +20,6 @@ from .data.schema import labels_of
 from .markers import read_marker
 from .recipe import Recipe, load_recipe
 from .results import SCORES, library_versions, percent, recipe_hash
-from .synthesis.shards import dataset_configs
 
 
 def fill_card(template: str, facts: Mapping, header: str = "") -> str:
@@ -134,9 +133,8 @@ def _dataset_card(recipe: Recipe, run: Path, shared: dict, marker: dict) -> str:
         "mask2img": recipe.synthesis.mask2img_model or f"trained in this run ({trained})",
         "settings": {name.partition(".")[2]: value for name, value in marker["settings"].items() if value is not None},
     }
-    data = DatasetCardData(
-        task_categories=["image-segmentation"], tags=["seggen", "synthetic"], configs=dataset_configs(list(kinds))
-    )
+    # No `configs`: `datasets` would cache a local folder that has them by its last name, `synthetic`, as one for all.
+    data = DatasetCardData(task_categories=["image-segmentation"], tags=["seggen", "synthetic"])
     return fill_card("synthetic_dataset", facts, data.to_yaml())
 
 

@@ -185,22 +185,24 @@ def train(
 @command
 def doctor(
     source: Annotated[str, typer.Argument(help="Folder, Hub id or `scenes`.")],
-    split: Annotated[str, typer.Option("--split", help="Split to examine.")] = "train",
-    fix: Annotated[Path | None, typer.Option("--fix", help="Write a clean copy into this folder.")] = None,
+    split: Splits = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="Label file, `ade20k` or `coco`.")] = None,
+    fix: Annotated[Path | None, typer.Option("--fix", help="Write a clean copy into this new folder.")] = None,
     json: Json = False,
     debug: Debug = False,
 ):
-    """Read a data set and say what is wrong with it; exit status 1 if a record cannot be used."""
+    """Read a data set and say what is wrong with it; exit status 1 if something keeps it from being used."""
     _quiet_libraries()
     from .data.doctor import examine
     from .data.doctor import fix as write_clean_copy
 
-    report = examine(source, split)
-    print(_dumps(report.to_dict()) if json else report.to_text())
+    found = examine(source, split or None, labels=labels)
+    print(_dumps(found.to_dict()) if json else found.to_text())
     if fix is not None:
-        write_clean_copy(source, fix)
-        _say(f"The clean copy is in {fix}")
-    elif report.problems:
+        copy = write_clean_copy(source, fix, split or None, labels=labels)
+        written = ", ".join(f"{number} records of {name}" for name, number in copy.written.items())
+        _say(f"The clean copy is in {copy.folder}: {written}; {len(copy.left_out)} left out")
+    elif found.problems:
         raise typer.Exit(1)
 
 

@@ -64,6 +64,8 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
             sections[section][setting] = value
         else:
             raise ValueError(f"--set {override}: there is no section {section!r}. {nearest_name(section, SECTIONS)}")
+    for side in ("height", "width"):
+        sections["data"].setdefault(side, getattr(DataConfig, side))
     share_size(sections)
     built = {key: build(cls, sections[key], f"{path}, section {key}") for key, cls in SECTIONS.items()}
     return Recipe(name=name, **built)

@@ -1,6 +1,7 @@
 """Pictures of the report: thumbnails, painted maps and line charts, without a plotting library."""
 
 import base64
+import math
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -22,7 +23,7 @@ def thumbnail(pixels: np.ndarray, smooth: bool = True) -> Image.Image:
     """
     image = Image.fromarray(np.asarray(pixels))
     longer = max(image.size)
-    scale = max(1, round(SIDE / longer)) if longer < 1.5 * SIDE else 1.5 * SIDE / longer
+    scale = math.ceil(SIDE / longer) if longer < 1.5 * SIDE else 1.5 * SIDE / longer
     size = tuple(max(1, round(side * scale)) for side in image.size)
     if smooth:
         return image.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)

@@ -12,7 +12,7 @@ from .markers import DONE, STARTED, InputsChanged, SettingsChanged, check_stage,
 from .preflight import check_run
 from .recipe import Recipe, save_recipe
 from .report import write_report
-from .results import SCORES, evaluate_arms
+from .results import RESULTS, SCORES, evaluate_arms
 from .stages import STAGES, Stage, list_stages, load_test_records, segmenter_of
 
 logger = logging.getLogger(__name__)
@@ -73,16 +73,20 @@ def list_redone(stages: list[Stage], redo: Sequence[str]) -> list[Stage]:
 
 
 def set_aside(stages: list[Stage], out: Path) -> Path | None:
-    """Move the folders of `stages` to `replaced/N`, so that they can be made anew; the new place, if there was any."""
-    present = [stage for stage in stages if stage.folder.is_dir()]
+    """Move the folders of `stages` to `replaced/N`, so that they can be made anew; the new place, if there was any.
+
+    Results and report, which were gathered from them, move too.
+    """
+    present = [stage.folder for stage in stages if stage.folder.is_dir()]
     if not present:
         return None
+    present += [out / name for name in (RESULTS, "report.md", "report.html") if (out / name).is_file()]
     number = len(list((out / "replaced").glob("*"))) + 1
     place = out / "replaced" / str(number)
-    for stage in present:
-        target = place / stage.folder.relative_to(out)
+    for path in present:
+        target = place / path.relative_to(out)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(stage.folder, target)
+        shutil.move(path, target)
     return place
 
 

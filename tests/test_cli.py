@@ -1,0 +1,90 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from seggen_hf.cli import app
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_command_line_starts_without_heavy_imports():
+    code = "import seggen_hf.cli, sys; print({'torch', 'transformers', 'datasets', 'PIL'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_help_lists_what_there_is_and_nothing_else():
+    result = call("--help")
+    assert result.exit_code == 0
+    for name in ("quickstart", "run", "train", "doctor", "caption", "synthesize", "evaluate", "report"):
+        assert name in result.output
+    for name in ("filter", "plan", "push", "demo"):
+        assert f" {name} " not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "no-such-recipe"], "There is no recipe no-such-recipe"),
+        (["run", "quickstart", "--set", "data.heigth=64"], "Did you mean 'height'?"),
+        (["run", "quickstart", "--set", "data.height=sixty"], "whole number"),
+        (["run", "quickstart", "--only", "training"], "no stage 'training'"),
+        (["train", "vae", "quickstart"], "no training 'vae'"),
+        (["evaluate", "nowhere"], "neither a run folder"),
+        (["synthesize", "scenes", "out", "--mask2img", "x", "--set", "imgsyn_variant=4"], "imgsyn_variants"),
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_one_line(arguments, told):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+
+
+def test_a_missing_argument_exits_with_2():
+    assert call("run").exit_code == 2
+    assert call("no-such-command").exit_code == 2
+
+
+def test_what_fails_in_use_exits_with_1_and_one_line(tmp_path):
+    result = call("report", tmp_path)
+    assert result.exit_code == 1 and "no recipe.yaml" in result.stderr and result.stderr.count("\n") == 1
+    assert "Traceback" in call("report", tmp_path, "--debug").stderr
+    assert call("doctor", tmp_path / "nowhere").exit_code == 1
+
+
+def test_a_finished_run_is_told_as_a_table_or_as_json(tiny_run, tiny_recipe):
+    result = call("run", tiny_recipe, "--out", tiny_run)
+    assert result.exit_code == 0, result.stderr
+    assert "mIoU, %" in result.stdout and "no statement about chance" in result.stdout
+    answer = json.loads(call("evaluate", tiny_run, "--json").stdout)
+    assert len(answer["results"]["scores"]) == 4
+
+
+def test_changed_settings_exit_with_1(tiny_run, tiny_recipe):
+    result = call("run", tiny_recipe, "--out", tiny_run, "--set", "text2mask.seed=5")
+    assert result.exit_code == 1 and "text2mask.seed: 0 -> 5" in result.stderr
+
+
+def test_segmenters_are_scored_on_other_data(tiny_run):
+    result = call("evaluate", tiny_run / "segmenter-real" / "seed-0", "scenes", "--split", "val", "--json")
+    (row,) = json.loads(result.stdout)
+    assert row["split"] == "val" and row["num_images"] == 100 and 0 <= row["mIoU"] <= 1
+    assert call("evaluate", tiny_run / "segmenter-real" / "seed-0").exit_code == 2
+
+
+def test_captions_and_synthesis_run_alone(tiny_run, tmp_path):
+    result = call("caption", tiny_run / "captions", tmp_path / "captioned", "--recaption")
+    assert result.exit_code == 0, result.stderr
+    flags = ["--set", "mask2img_steps=1", "--height", 64, "--width", 64, "--mask2img", tiny_run / "mask2img"]
+    result = call("synthesize", tmp_path / "captioned", tmp_path / "made", *flags)
+    assert result.exit_code == 0 and "8 synthetic records" in result.stderr
+    assert call("caption", tiny_run / "captions", tmp_path / "captioned").exit_code == 1
+
+
+def test_the_doctor_answers_as_text_or_json(camvid_dir):
+    result = call("doctor", camvid_dir, "--split", "val", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)

@@ -1,0 +1,58 @@
+"""What README.md shows is run; what it names is there."""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from seggen_hf.cli import app
+from seggen_hf.settings import builtin_recipes
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_snippets_run_in_their_order(tiny_run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        exec(compile(snippet, "README.md", "exec"), names)
+    assert len(names["synthetic"]) == 16 and names["images"][0].size == (64, 64)
+    assert 0 <= float(capsys.readouterr().out) <= 1
+
+
+def test_every_command_of_the_readme_exists():
+    commands = set(get_command(app).commands)
+    used = set(re.findall(r"seggen ([a-z]\w+)", README))
+    assert used and used <= commands
+
+
+def test_every_file_of_the_readme_exists():
+    for path in re.findall(r"training/\w+\.py", README):
+        assert (ROOT / path).is_file(), path
+    for name in ("camvid_mini", "ade20k_sdxl", "coco_sdxl"):
+        assert name in builtin_recipes()
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "training" / "update_readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_measured_figures_come_from_a_run(tiny_run, tmp_path):
+    script = load_script()
+    readme = shutil.copy(ROOT / "README.md", tmp_path / "README.md")
+    script.write_results(Path(readme), [tiny_run])
+    script.write_results(Path(readme), [tiny_run])  # again: replaced, not repeated
+    text = Path(readme).read_text()
+    assert text.count("**tiny**: scenes, 1 seed") == 1 and "| synthetic: with ImgSyn and MaskSyn |" in text
+    assert text.partition("## Files")[2] == README.partition("## Files")[2]
+    with pytest.raises(ValueError, match="no results.json"):
+        script.write_results(Path(readme), [tmp_path])

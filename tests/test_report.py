@@ -1,0 +1,124 @@
+import re
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+from seggen_hf.report import list_classes, list_scores, write_report
+from seggen_hf.report_pictures import line_chart, thumbnail
+from seggen_hf.verdict import judge, write_verdict
+
+
+@pytest.mark.parametrize(
+    ("real", "synthetic", "verdict"),
+    [
+        ([0.40, 0.41, 0.40], [0.44, 0.45, 0.44], "gain"),
+        ([0.40, 0.41, 0.40], [0.36, 0.37, 0.37], "loss"),
+        ([0.40, 0.44], [0.43, 0.45], "within spread"),
+        ([0.40, 0.40], [0.40, 0.40], "within spread"),
+        ([0.40], [0.50], "one seed"),
+        ([0.40, 0.41], [0.50], "one seed"),
+    ],
+)
+def test_a_difference_counts_only_beyond_the_range_of_the_seeds(real, synthetic, verdict):
+    assert judge(real, synthetic) == verdict
+
+
+def test_the_sentence_names_gain_and_loss_by_split():
+    scores = {
+        "real": {"test": [0.40, 0.41], "unseen": [0.25, 0.25]},
+        "synthetic": {"test": [0.36, 0.37], "unseen": [0.30, 0.31]},
+    }
+    sentence = write_verdict(scores)
+    assert "lowered mIoU on test from 40.5 to 36.5 (-4.0 points, more than the 1.0 between seeds: it hurt)" in sentence
+    assert (
+        "raised mIoU on unseen from 25.0 to 30.5 (+5.5 points, more than the 1.0 between seeds: it helped)" in sentence
+    )
+    assert sentence.count(". ") == 0 and sentence.endswith("2 seeds of the segmenter and one pair of generators.")
+
+
+def test_the_sentence_claims_nothing_within_the_spread():
+    sentence = write_verdict({"real": {"test": [0.40, 0.44]}, "synthetic": {"test": [0.43, 0.45]}})
+    assert "no effect shown" in sentence and "helped" not in sentence
+
+
+def test_the_sentence_says_what_one_seed_cannot_tell():
+    sentence = write_verdict({"real": {"test": [0.40]}, "synthetic": {"test": [0.50]}})
+    assert "no statement about chance" in sentence and "helped" not in sentence
+    assert "raised mIoU on test from 40.0 to 50.0 (+10.0 points)" in sentence
+
+
+def test_the_sentence_does_not_speak_of_arms_that_are_absent():
+    assert "nothing can be said" in write_verdict({"synthetic": {"test": [0.5]}})
+    assert "nothing can be said" in write_verdict({"real": {"test": [0.5]}})
+    assert write_verdict({"real": {"test": [0.4]}, "masksyn": {"test": [0.3]}}).startswith("MaskSyn lowered")
+
+
+def make_row(arm, seed, values):
+    labels = dict(zip("abc", values, strict=True))
+    known = [value for value in values if value is not None]
+    row = {"arm": arm, "seed": seed, "split": "test", "num_images": 4, "pixel_accuracy": 0.5, "per_label": labels}
+    return row | {"mIoU": sum(known) / len(known)}
+
+
+def test_scores_are_gathered_over_seeds_and_absent_classes_stay_absent():
+    rows = [make_row("real", 0, [0.2, 0.4, None]), make_row("real", 1, [0.4, 0.4, None])]
+    rows += [make_row("synthetic", 0, [0.6, 0.4, None]), make_row("synthetic", 1, [0.6, 0.4, None])]
+    real, synthetic = list_scores(rows)[0]["rows"]
+    assert real["mean"] == pytest.approx(0.35) and real["range"] == pytest.approx(0.1) and real["difference"] is None
+    assert synthetic["difference"] == pytest.approx(0.15)
+    a, _, c = list_classes(rows)[0]["rows"]
+    assert a["difference"] == pytest.approx(0.3) and a["ranges"]["real"] == pytest.approx(0.2)
+    assert c["means"] == {"real": None, "synthetic": None} and c["difference"] is None
+
+
+def test_the_report_shows_pictures_sentence_and_both_arms(tiny_run):
+    html = (tiny_run / "report.html").read_text()
+    markdown = (tiny_run / "report.md").read_text()
+    assert html.count("data:image/png;base64,") >= 3 * 8 + 2 * 8 + 4 * 8
+    for text in (html, markdown):
+        assert "this is one seed, so no statement about chance is possible." in text
+        assert "real" in text and "synthetic" in text and "mountain" in text and "segmenter-real/seed-0" in text
+    assert html.index("ImgSyn") < html.index("Predictions on test") < html.index("Scores on test")
+    assert html.count("<svg") == 3
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", markdown):
+        assert (tiny_run / path).is_file()
+
+
+def test_the_html_report_asks_the_network_for_nothing(tiny_run):
+    html = (tiny_run / "report.html").read_text()
+    links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", html)
+    assert links and all(link.startswith("data:") for link in links)
+    assert "<script" not in html and "<link" not in html
+
+
+def test_the_user_s_text_is_escaped(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["name"] = "<script>alert(1)</script>|[x](http://evil)"
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write_report(run)
+    assert "<script>" not in (run / "report.html").read_text()
+    assert not re.search(r"(?<!\\)\]\(http://evil", (run / "report.md").read_text())
+
+
+def test_a_report_needs_a_run_folder(tmp_path):
+    with pytest.raises(ValueError, match="no recipe.yaml"):
+        write_report(tmp_path)
+
+
+def test_charts_leave_out_what_is_not_finite():
+    svg = line_chart("loss <b>", {"a": [(0, 1.0), (1, float("nan")), (2, 0.5)], "b": [], "c & d": [(0, 2.0)]})
+    assert svg.count("<polyline") == 2 and "nan" not in svg and "<b>" not in svg and "c &amp; d" in svg
+    assert "nothing was logged" in line_chart("empty", {})
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((64, 64), (192, 192)), ((96, 128), (256, 192)), ((768, 1024), (240, 180))]
+)
+def test_thumbnails_keep_the_aspect_and_maps_their_colors(shape, size):
+    pixels = np.zeros((*shape, 3), np.uint8)
+    pixels[: shape[0] // 2] = (255, 0, 7)
+    image = thumbnail(pixels, smooth=False)
+    assert image.size == size and {color for _, color in image.getcolors()} == {(0, 0, 0), (255, 0, 7)}

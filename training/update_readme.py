@@ -1,0 +1,81 @@
+"""Write the measured figures of finished runs into README.md: python training/update_readme.py RUN [RUN ...]
+
+The figures come from each run's results.json and stage markers; nothing is typed.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from seggen_hf.report import list_costs, list_scores
+from seggen_hf.results import percent, read_results
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def describe_run(run: Path) -> str:
+    """One run as Markdown: its command, a table of arms by test split, and what it took.
+
+    Raises: `ValueError` if the run has no results.
+    """
+    results = read_results(run)
+    if results is None:
+        raise ValueError(f"{run} has no results.json; run the stage evaluate first.")
+    tables = list_scores(results["scores"])
+    arms = list(dict.fromkeys(row["arm"] for table in tables for row in table["rows"]))
+    seeds = len(results["seeds"])
+    lines = [
+        f"**{results['recipe']}**: {results['dataset']}, {seeds} seed{'s' if seeds > 1 else ''}, mIoU in %"
+        + (" (mean; range over seeds in brackets)" if seeds > 1 else ""),
+        "",
+        "| arm | " + " | ".join(f"{table['split']} ({table['num_images']} images)" for table in tables) + " |",
+        "|---|" + "---|" * len(tables),
+    ]
+    for arm in arms:
+        cells = []
+        for table in tables:
+            row = next((row for row in table["rows"] if row["arm"] == arm), None)
+            cell = percent(row["mean"]) if row else "–"
+            cells.append(f"{cell} ({percent(row['range'])})" if row and row["range"] is not None else cell)
+        lines.append(f"| {arm}: {results['arms'][arm]} | " + " | ".join(cells) + " |")
+    costs = list_costs(run)
+    versions = results["versions"]
+    lines += [
+        "",
+        results["verdict"],
+        "",
+        f"`seggen run {results['recipe']}`, recipe hash {results['recipe_hash']}: "
+        f"{sum(row['seconds'] for row in costs) / 60:.0f} minutes of stages, peak memory "
+        f"{max(row['peak_memory_gb'] for row in costs):.1f} GB, {results['machine'].get('gpu', 'CPU')}; torch "
+        f"{versions['torch']}, diffusers {versions['diffusers']}, transformers {versions['transformers']}.",
+    ]
+    return "\n".join(lines)
+
+
+def write_results(readme: Path, runs: list[Path]) -> None:
+    """Replace what is between the two markers of `readme`. Raises `ValueError` if they are not there."""
+    text = readme.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{readme} lacks the lines {BEGIN} and {END}.")
+    body = "\n\n".join(describe_run(run) for run in runs)
+    temporary = readme.with_name(readme.name + ".tmp")
+    temporary.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}", encoding="utf-8")
+    os.replace(temporary, readme)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders with results.json")
+    parser.add_argument("--readme", type=Path, default=README)
+    arguments = parser.parse_args()
+    try:
+        write_results(arguments.readme, arguments.runs)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
