@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
-from PIL import Image
 from tqdm.auto import tqdm
 
 from ..config import TrainingConfig
@@ -22,6 +21,7 @@ from ..data.scenes import SCENE_WORDS, STYLES, draw_scene
 from ..labels import LabelSet
 from ..miniature import build_miniature
 from ..patch_code import PATCH, PatchCode, fit_patch_code, write_patch_encoder
+from .generator import save_grid
 from .objective import DenoisingObjective
 
 # Pictures of the prior are drawn from a seed of their own: none of them is in a labelled or test split.
@@ -79,14 +79,6 @@ def _picture(images: np.ndarray, index: int, flip: bool) -> torch.Tensor:
     """One picture as float `(3, H, W)` in [-1, 1]."""
     picture = images[index][:, ::-1] if flip else images[index]
     return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def save_grid(images: list[np.ndarray], columns: int, path: Path, zoom: int = 2) -> None:
-    """Write uint8 `(H, W, 3)` pictures as one PNG."""
-    rows = [np.concatenate(images[i : i + columns], 1) for i in range(0, len(images) - columns + 1, columns)]
-    sheet = Image.fromarray(np.concatenate(rows, 0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST).save(path)
 
 
 def to_uint8(pixels: torch.Tensor) -> list[np.ndarray]:
@@ -171,8 +163,7 @@ class DecoderTask:
         for name, batch in (("scenes", pixels), ("drawings", drawings)):
             decoded = self.vae.decode(self.vae.encode(batch).latent_dist.mean).sample.clamp(-1, 1)
             numbers[f"psnr_{name}"] = float(-10 * torch.log10(((decoded - batch) / 2).square().mean()))
-            pairs = [p for pair in zip(to_uint8(batch[:16]), to_uint8(decoded[:16]), strict=True) for p in pair]
-            save_grid(pairs, 8, folder / f"step-{step:08d}-{name}.png")
+            save_grid([to_uint8(batch[:12]), to_uint8(decoded[:12])], folder / f"step-{step:08d}-{name}.png")
         return numbers
 
     def save(self, folder: Path) -> None:
@@ -294,8 +285,9 @@ class BaseTask:
             output_type="np",
         ).images
         real = [np.asarray(draw_scene(PRIOR_SEED + 1, i, STYLES).image) for i in range(24)]
-        pairs = [p for pair in zip((pictures * 255).round().astype(np.uint8), real, strict=True) for p in pair]
-        save_grid(pairs, 12, folder / f"step-{step:08d}.png")
+        drawn = list((pictures * 255).round().astype(np.uint8))
+        rows = [row for start in (0, 12) for row in (drawn[start : start + 12], real[start : start + 12])]
+        save_grid(rows, folder / f"step-{step:08d}.png")
         (folder / "captions.txt").write_text("\n".join(captions) + "\n")
         return {}
 
