@@ -13,8 +13,8 @@ quickstart: $(RUN)  ## the whole loop on the built-in scenes, on a CPU
 	$(VENV)/bin/seggen quickstart $(ARGS)
 
 test: $(TEST)
-	@echo "== Running the tests; they need no network and no GPU."
-	$(VENV)/bin/python -m pytest -q $(ARGS)
+	@echo "== Running the tests in two processes; they need no network and no GPU."
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 style: $(TEST)
 	@echo "== Formatting the code and mending what ruff can mend."
