@@ -307,6 +307,8 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
             validate()
         if (config.checkpointing_steps and state.step % config.checkpointing_steps == 0) or last:
             checkpoint()
+        if window_steps == 0:
+            window_start = time.monotonic()  # validation and checkpoints are no part of the rate
     bar.close()
 
     with averaged_weights(ema, parameters):

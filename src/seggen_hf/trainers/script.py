@@ -1,5 +1,6 @@
 """What the generators' scripts have in common: flags in, records, captions, task, loop, exit status."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,14 +14,17 @@ from .loop import Run, build_accelerator, train
 
 
 def run_script(config_class, task_class, plan, argv: list[str] | None = None) -> int:
-    """Parse the command line and train `task_class`, or print `plan(config, num_records)` with `--dry_run`.
+    """Parse the command line and train `task_class`, or print `plan(config, num_records, processes)` with `--dry_run`.
 
     Returns: the exit status; 1 with one line on stderr for what goes wrong in use. Wrong arguments exit with 2.
     """
     config, data, caption = parse_or_exit(config_class, DataConfig, CaptionConfig, argv=argv)
     try:
         if config.dry_run:
-            print(plan(config, data.max_train_records).to_text())
+            processes = int(os.environ.get("WORLD_SIZE", 1))
+            text = plan(config, data.max_train_records, processes).to_text()
+            if os.environ.get("RANK", "0") == "0":
+                print(text)
         else:
             train_generator(task_class, config, data, caption)
     except (ValueError, OSError, FloatingPointError) as error:

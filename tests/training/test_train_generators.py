@@ -1,0 +1,138 @@
+"""The scripts as users start them: alone, killed and continued, and as two gloo processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from seggen_hf.config import Mask2ImgConfig, Text2MaskConfig
+from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
+from seggen_hf.trainers.dryrun import plan_text2mask
+from seggen_hf.trainers.mask2img import Mask2ImgTask
+from seggen_hf.trainers.script import run_script
+from seggen_hf.trainers.text2mask import Text2MaskTask
+
+TRAINING = Path(__file__).parents[2] / "training"
+PARTS = {
+    "text2mask": (Text2MaskConfig, Text2MaskTask, Text2MaskPipeline),
+    "mask2img": (Mask2ImgConfig, Mask2ImgTask, Mask2ImgPipeline),
+}
+
+
+def flags(base, out, **changes) -> list[str]:
+    defaults = {
+        "base_model": base,
+        "output_dir": out,
+        "max_train_records": 6,
+        "height": 32,
+        "width": 32,
+        "learning_rate": 1e-3,
+        "train_batch_size": 4,
+        "max_train_steps": 3,
+        "logging_steps": 1,
+        "num_validation_images": 1,
+        "validation_inference_steps": 2,
+    }
+    return [str(word) for name, value in (defaults | changes).items() for word in (f"--{name}", value)]
+
+
+def in_process(kind: str, arguments: list[str]) -> int:
+    config_class, task_class, _ = PARTS[kind]
+    return run_script(config_class, task_class, None, arguments)
+
+
+def environment() -> dict:
+    return os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def all_weights(folder: Path) -> dict:
+    names = ("unet", "controlnet")
+    return {f"{n}.{k}": v for n in names for f in (folder / n).glob("*.safetensors") for k, v in load_file(f).items()}
+
+
+# Both scripts in one launch: a launch costs far more than the steps.
+BOTH = """
+import json, runpy, sys
+for script, arguments in json.loads(sys.argv[1]):
+    sys.argv = [script, *arguments]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0, end.code
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_loss_of_one(miniature_dir, tmp_path):
+    for kind in PARTS:
+        assert in_process(kind, flags(miniature_dir, tmp_path / "one" / kind)) == 0
+    (tmp_path / "both.py").write_text(BOTH)
+    two = {kind: flags(miniature_dir, tmp_path / "two" / kind, train_batch_size=2) for kind in PARTS}
+    scripts = json.dumps([(str(TRAINING / f"train_{kind}.py"), arguments) for kind, arguments in two.items()])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, tmp_path / "both.py", scripts], env=environment(), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for kind, (_, _, pipeline_class) in PARTS.items():
+        assert losses(tmp_path / "two" / kind) == pytest.approx(losses(tmp_path / "one" / kind), rel=1e-4)
+        one, two = all_weights(tmp_path / "one" / kind), all_weights(tmp_path / "two" / kind)
+        assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in one | two)
+        pipeline_class.from_pretrained(tmp_path / "two" / kind)
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_weights_of_an_unbroken_one(miniature_dir, tmp_path):
+    changes = {"max_train_steps": 30, "checkpointing_steps": 2, "ema_decay": 0.9}
+    arguments = flags(miniature_dir, tmp_path / "killed", **changes)
+    command = [sys.executable, TRAINING / "train_mask2img.py", *arguments]
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    for _ in range(6000):
+        if list(checkpoints.glob("step-*")) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()[-3000:]
+    assert not (tmp_path / "killed" / "model_index.json").exists()
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert in_process("mask2img", flags(miniature_dir, tmp_path / "whole", **changes)) == 0
+    killed, whole = all_weights(tmp_path / "killed"), all_weights(tmp_path / "whole")
+    assert all(torch.equal(killed[name], whole[name]) for name in killed | whole)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_wrong_arguments_exit_with_2_and_one_line(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        in_process("text2mask", ["--lerning_rate", "1"])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == "error: There is no --lerning_rate. Did you mean '--learning_rate'?\n"
+
+
+def test_what_fails_in_use_is_one_line_and_exit_status_1(tmp_path, capsys):
+    assert in_process("text2mask", flags(tmp_path / "nowhere", tmp_path / "out")) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and "--base_model" in error[0]
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(miniature_dir, tmp_path, capsys):
+    arguments = [*flags(miniature_dir, tmp_path / "out"), "--dry_run"]
+    assert run_script(Text2MaskConfig, Text2MaskTask, plan_text2mask, arguments) == 0
+    told = capsys.readouterr().out
+    assert "3 steps x 4 samples = 12 samples seen" in told and "latents" in told and "total" in told
+    assert not (tmp_path / "out").exists()
