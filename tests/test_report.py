@@ -7,6 +7,7 @@ import yaml
 
 from seggen_hf.report import list_classes, list_scores, write_report
 from seggen_hf.report_pictures import line_chart, thumbnail
+from seggen_hf.results import without_folders
 from seggen_hf.verdict import judge, write_verdict
 
 
@@ -122,3 +123,18 @@ def test_thumbnails_keep_the_aspect_and_maps_their_colors(shape, size):
     pixels[: shape[0] // 2] = (255, 0, 7)
     image = thumbnail(pixels, smooth=False)
     assert image.size == size and {color for _, color in image.getcolors()} == {(0, 0, 0), (255, 0, 7)}
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ("seggen run x.yaml --set data.dataset_name=/home/ada/street", "seggen run x.yaml --set data.dataset_name=street"),
+        ("/srv/data/street", "street"),
+        ("~/data/street/", "street"),
+        ("ada/street", "ada/street"),
+        ("./data/street", "./data/street"),
+        ("https://arxiv.org/abs/2311.03355", "https://arxiv.org/abs/2311.03355"),
+    ],
+)  # fmt: skip
+def test_what_is_published_names_no_folder_of_the_machine(text, published):
+    assert without_folders(text) == published

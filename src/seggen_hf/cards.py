@@ -19,7 +19,7 @@ from .arms import ARMS
 from .data.schema import labels_of
 from .markers import read_marker
 from .recipe import Recipe, load_recipe
-from .results import SCORES, library_versions, percent, recipe_hash
+from .results import SCORES, library_versions, percent, recipe_hash, without_folders
 
 
 def fill_card(template: str, facts: Mapping, header: str = "") -> str:
@@ -53,7 +53,7 @@ def write_cards(run: str | Path) -> list[Path]:
     labels = labels_of(captions)
     shared = {
         "run": recipe.name,
-        "dataset": recipe.data.dataset_name,
+        "dataset": without_folders(recipe.data.dataset_name),
         "labels": list(labels.id2label.values()),
         "caption": captions[0]["caption"],
         "versions": library_versions(),
@@ -96,8 +96,8 @@ def _segmenter_card(recipe: Recipe, arm: str, folder: Path, facts: dict) -> str:
     results = [
         EvalResult(
             task_type="image-segmentation",
-            dataset_type=recipe.data.dataset_name,
-            dataset_name=recipe.data.dataset_name,
+            dataset_type=without_folders(recipe.data.dataset_name),
+            dataset_name=without_folders(recipe.data.dataset_name),
             dataset_split=score["split"],
             metric_type="mean_iou",
             metric_name="mIoU",
@@ -129,8 +129,8 @@ def _dataset_card(recipe: Recipe, run: Path, shared: dict, marker: dict) -> str:
         "kinds": kinds,
         "reasons": summary["reasons"],
         "num_real": read_marker(run / "captions")["facts"].get("records"),
-        "text2mask": recipe.synthesis.text2mask_model or f"trained in this run ({trained})",
-        "mask2img": recipe.synthesis.mask2img_model or f"trained in this run ({trained})",
+        "text2mask": without_folders(recipe.synthesis.text2mask_model or "") or f"trained in this run ({trained})",
+        "mask2img": without_folders(recipe.synthesis.mask2img_model or "") or f"trained in this run ({trained})",
         "settings": {name.partition(".")[2]: value for name, value in marker["settings"].items() if value is not None},
     }
     # No `configs`: `datasets` would cache a local folder that has them by its last name, `synthetic`, as one for all.

@@ -19,7 +19,15 @@ from .markers import read_marker
 from .pipelines import ColormapCodec
 from .recipe import Recipe, load_recipe
 from .report_pictures import PictureFolder, hex_color, line_chart
-from .results import NUM_SHOWN, PREDICTIONS, library_versions, percent, read_results, scores_by_arm
+from .results import (
+    NUM_SHOWN,
+    PREDICTIONS,
+    library_versions,
+    percent,
+    read_results,
+    scores_by_arm,
+    without_folders,
+)
 from .synthesis import load_synthetic
 from .verdict import BASELINE, CANDIDATES, write_verdict
 
@@ -57,7 +65,7 @@ def collect_facts(run: Path) -> dict:
     codec = ColormapCodec(labels_of(captions)) if captions is not None else None
     return {
         "name": recipe.name,
-        "dataset": recipe.data.dataset_name,
+        "dataset": without_folders(recipe.data.dataset_name),
         "num_records": len(captions) if captions is not None else None,
         "verdict": results["verdict"] if results else write_verdict({}),
         "legend": list_legend(codec) if codec else [],
@@ -247,7 +255,11 @@ def list_settings(recipe: Recipe) -> list[dict]:
         section = getattr(recipe, name)
         default = {f.name: getattr(cls(), f.name) for f in dataclasses.fields(cls)}
         settings = [
-            {"name": key, "value": value, "is_default": value == default[key]}
+            {
+                "name": key,
+                "value": without_folders(value) if isinstance(value, str) else value,
+                "is_default": value == default[key],
+            }
             for key, value in dataclasses.asdict(section).items()
             if key != "output_dir"
         ]

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ def describe_machine() -> dict:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def without_folders(text: str) -> str:
+    """`text` with absolute paths cut to their last part: results and reports may be published."""
+    return re.sub(r"(?<![\w.<:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+)+[/\\]([\w.@+-]+)[/\\]?", r"\1", text)
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -148,7 +154,11 @@ def evaluate_arms(
     """
     data = recipe.data
     sources = {
-        split: {"dataset_name": data.dataset_name, "records": len(records), "ids": ids_digest(records)}
+        split: {
+            "dataset_name": without_folders(data.dataset_name),
+            "records": len(records),
+            "ids": ids_digest(records),
+        }
         for split, records in tests.items()
     }
     pending = [s for s in segmenters if any(known_scores(s, split, sources[split]) is None for split in tests)]
@@ -172,8 +182,8 @@ def evaluate_arms(
     results = {
         "recipe": recipe.name,
         "recipe_hash": recipe_hash(recipe),
-        "command": command,
-        "dataset": recipe.data.dataset_name,
+        "command": command and without_folders(command),
+        "dataset": without_folders(data.dataset_name),
         "arms": {name: ARMS[name].description for name in recipe.evaluation.arms},
         "seeds": recipe.evaluation.seeds,
         "verdict": write_verdict(scores_by_arm(rows)),
