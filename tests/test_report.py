@@ -128,7 +128,7 @@ def test_thumbnails_keep_the_aspect_and_maps_their_colors(shape, size):
 @pytest.mark.parametrize(
     ("text", "published"),
     [
-        ("seggen run x.yaml --set data.dataset_name=/home/ada/street", "seggen run x.yaml --set data.dataset_name=street"),
+        ("seggen run x --set data.dataset_name=/home/ada/street", "seggen run x --set data.dataset_name=street"),
         ("/srv/data/street", "street"),
         ("~/data/street/", "street"),
         ("ada/street", "ada/street"),
