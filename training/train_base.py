@@ -18,25 +18,25 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from seggen_hf.cards import write_base_card
 from seggen_hf.data.scenes import scene_records
 from seggen_hf.roundtrip import roundtrip_report
-from seggen_hf.trainers.base import BaseConfig, BaseTask, DecoderTask, draw_prior
+from seggen_hf.trainers.base import BaseConfig, BaseTask, DecoderTask, draw_prior, draw_samples
 from seggen_hf.trainers.checkpoints import list_checkpoints
 from seggen_hf.trainers.loop import train
 
 ASSETS = Path(__file__).parents[1] / "src" / "seggen_hf" / "assets" / "miniature-base"
-SHARED = dict(adam_beta2=0.99, ema_decay=0.999, lr_warmup_steps=200, lr_scheduler="constant", logging_steps=20)
+SHARED = dict(adam_beta2=0.99, ema_decay=0.999, lr_warmup_steps=200, logging_steps=20)
 
 
 def decoder_config(output: Path, steps: int) -> BaseConfig:
     return BaseConfig(
         output_dir=str(output / "decoder"), max_train_steps=steps, train_batch_size=16, learning_rate=1.5e-3,
-        checkpointing_steps=200, validation_steps=400, **SHARED,
+        lr_scheduler="linear", checkpointing_steps=200, validation_steps=400, **SHARED,
     )  # fmt: skip
 
 
 def prior_config(output: Path, steps: int) -> BaseConfig:
     return BaseConfig(
         output_dir=str(output / "prior"), max_train_steps=steps, train_batch_size=24, learning_rate=8e-4,
-        checkpointing_steps=200, validation_steps=400, **SHARED,
+        lr_scheduler="constant", checkpointing_steps=200, validation_steps=400, **SHARED,
     )  # fmt: skip
 
 
@@ -70,11 +70,9 @@ def ship(output: Path) -> None:
         lines = (output / stage / "history.jsonl").read_text().splitlines()
         kept = [line for line in lines if "validation/" in line or json.loads(line)["step"] % 100 == 0]
         (temporary / f"{stage}-history.jsonl").write_text("\n".join(kept) + "\n")
-        pictures = sorted((output / stage / "validation").glob("*.png"), key=lambda path: path.stat().st_mtime)
-        if pictures:
-            shutil.copyfile(pictures[-1], temporary / f"{stage}.png")
-    shipped = AutoencoderKL.from_pretrained(temporary / "vae", use_safetensors=True, dtype=torch.float32)
-    (temporary / "figures.json").write_text(json.dumps(measure(shipped), indent=2) + "\n")
+    shipped = StableDiffusionXLPipeline.from_pretrained(str(temporary), use_safetensors=True, dtype=torch.float32)
+    (temporary / "figures.json").write_text(json.dumps(measure(shipped.vae), indent=2) + "\n")
+    draw_samples(shipped, temporary / "samples.png")
     write_base_card(temporary)
     shutil.rmtree(ASSETS, ignore_errors=True)
     os.replace(temporary, ASSETS)

@@ -86,6 +86,23 @@ def to_uint8(pixels: torch.Tensor) -> list[np.ndarray]:
     return list(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
 
 
+def draw_samples(pipeline: StableDiffusionXLPipeline, path: Path, size: tuple[int, int] = (64, 64)) -> None:
+    """Write what `pipeline` draws for 24 captions of new scenes, each row above the scenes themselves."""
+    scenes = [draw_scene(PRIOR_SEED + 1, i, STYLES, size) for i in range(24)]
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = pipeline(
+        [scene.caption for scene in scenes],
+        height=size[0],
+        width=size[1],
+        num_inference_steps=20,
+        guidance_scale=3.0,
+        generator=[torch.Generator().manual_seed(i) for i in range(24)],
+        output_type="np",
+    ).images
+    drawn, real = list((pictures * 255).round().astype(np.uint8)), [np.asarray(scene.image) for scene in scenes]
+    save_grid([row for start in (0, 12) for row in (drawn[start : start + 12], real[start : start + 12])], path)
+
+
 class DecoderTask:
     """Latents of the fixed patch code -> pixels: L1 + 0.5 MSE + 0.5 L1 of the gradients, on lightly noised latents."""
 
@@ -271,24 +288,8 @@ class BaseTask:
         return StableDiffusionXLPipeline(**self.components, add_watermarker=False)
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        pipeline = self.pipeline()
-        pipeline.set_progress_bar_config(disable=True)
-        captions = [draw_scene(PRIOR_SEED + 1, i, STYLES).caption for i in range(24)]
-        generators = [torch.Generator().manual_seed(i) for i in range(24)]
-        pictures = pipeline(
-            captions,
-            height=self.latents.shape[-2] * PATCH,
-            width=self.latents.shape[-1] * PATCH,
-            num_inference_steps=20,
-            guidance_scale=3.0,
-            generator=generators,
-            output_type="np",
-        ).images
-        real = [np.asarray(draw_scene(PRIOR_SEED + 1, i, STYLES).image) for i in range(24)]
-        drawn = list((pictures * 255).round().astype(np.uint8))
-        rows = [row for start in (0, 12) for row in (drawn[start : start + 12], real[start : start + 12])]
-        save_grid(rows, folder / f"step-{step:08d}.png")
-        (folder / "captions.txt").write_text("\n".join(captions) + "\n")
+        size = tuple(PATCH * side for side in self.latents.shape[-2:])
+        draw_samples(self.pipeline(), folder / f"step-{step:08d}.png", size)
         return {}
 
     def save(self, folder: Path) -> None:
