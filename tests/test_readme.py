@@ -53,6 +53,7 @@ def test_measured_figures_come_from_a_run(tiny_run, tmp_path):
     script.write_results(Path(readme), [tiny_run])  # again: replaced, not repeated
     text = Path(readme).read_text()
     assert text.count("**tiny**: scenes, 1 seed") == 1 and "| synthetic: with ImgSyn and MaskSyn |" in text
+    assert "(docs/tiny.png)" in text and (tmp_path / "docs" / "tiny.png").is_file()
     assert text.partition("## Files")[2] == README.partition("## Files")[2]
     with pytest.raises(ValueError, match="no results.json"):
         script.write_results(Path(readme), [tmp_path])

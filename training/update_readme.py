@@ -5,6 +5,7 @@ The figures come from each run's results.json and stage markers; nothing is type
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 from seggen_hf.report import list_costs, list_scores
@@ -53,6 +54,17 @@ def describe_run(run: Path) -> str:
     return "\n".join(lines)
 
 
+def show_samples(run: Path, docs: Path) -> str:
+    """The synthesis' own contact sheet, copied into `docs`, as Markdown; nothing if the run made no samples."""
+    preview = run / "synthetic" / "preview.png"
+    if not preview.is_file():
+        return ""
+    docs.mkdir(exist_ok=True)
+    name = f"{read_results(run)['recipe']}.png"
+    shutil.copyfile(preview, docs / name)
+    return f"\n\n![Samples of the run: caption, map, generated image]({docs.name}/{name})"
+
+
 def write_results(readme: Path, runs: list[Path]) -> None:
     """Replace what is between the two markers of `readme`. Raises `ValueError` if they are not there."""
     text = readme.read_text(encoding="utf-8")
@@ -60,7 +72,7 @@ def write_results(readme: Path, runs: list[Path]) -> None:
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{readme} lacks the lines {BEGIN} and {END}.")
-    body = "\n\n".join(describe_run(run) for run in runs)
+    body = "\n\n".join(describe_run(run) + show_samples(run, readme.parent / "docs") for run in runs)
     temporary = readme.with_name(readme.name + ".tmp")
     temporary.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}", encoding="utf-8")
     os.replace(temporary, readme)
