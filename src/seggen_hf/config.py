@@ -203,7 +203,7 @@ class Mask2ImgConfig(GeneratorConfig):
         default=None, metadata=_help("ControlNet to start from; a copy of the base's encoder if not given.")
     )
     train_base: bool = field(
-        default=False, metadata=_help("Also train the base's U-Net (departs from the paper; helps small bases).")
+        default=False, metadata=_help("Also train the base's U-Net (departs from the paper, which freezes it).")
     )
     validation_segmenter: str | None = field(
         default=None, metadata=_help("Segmenter that measures how well validation images follow their maps.")
