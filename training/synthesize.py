@@ -17,7 +17,7 @@ from accelerate.logging import get_logger
 from seggen_hf.config import CaptionConfig, DataConfig, SynthesisConfig, parse_or_exit
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.schema import labels_of
-from seggen_hf.data.sources import load_records
+from seggen_hf.data.sources import load_split
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from seggen_hf.stages import open_pipeline
 from seggen_hf.synthesis import synthesize
@@ -30,15 +30,7 @@ def run(data: DataConfig, caption: CaptionConfig, config: SynthesisConfig) -> No
         raise ValueError("--text2mask_model is missing; name a trained Text2Mask, or set --masksyn_variants 0.")
     accelerator = Accelerator()
     with accelerator.main_process_first():  # the others find the converted records in the cache
-        records = load_records(
-            data.dataset_name,
-            data.train_split,
-            image_column=data.image_column,
-            mask_column=data.mask_column,
-            labels=data.labels,
-            max_records=data.max_train_records,
-            size=(data.height, data.width) if data.dataset_name == "scenes" else None,
-        )
+        records = load_split(data, data.train_split, data.max_train_records)
     if caption.captioner == "template":  # a model captions once, with `seggen caption`, not once in every process
         records = add_captions(records, labels_of(records), caption)
     models = {"mask2img": (Mask2ImgPipeline, config.mask2img_model)}

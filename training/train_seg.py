@@ -12,7 +12,7 @@ import torch
 
 from seggen_hf.config import DataConfig, EvaluationConfig, SegmenterConfig, parse_or_exit
 from seggen_hf.data.schema import labels_of, write_json
-from seggen_hf.data.sources import load_records
+from seggen_hf.data.sources import load_split
 from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.segmenters import build_segmenter
 from seggen_hf.synthesis import load_synthetic
@@ -20,24 +20,12 @@ from seggen_hf.trainers.loop import build_accelerator, train
 from seggen_hf.trainers.segmenter import SegmenterTask
 
 
-def load(data: DataConfig, split: str, max_records: int | None):
-    return load_records(
-        data.dataset_name,
-        split,
-        image_column=data.image_column,
-        mask_column=data.mask_column,
-        labels=data.labels,
-        max_records=max_records,
-        size=(data.height, data.width) if data.dataset_name == "scenes" else None,
-    )
-
-
 def main(argv: list[str] | None = None) -> None:
     config, data, evaluation = parse_or_exit(SegmenterConfig, DataConfig, EvaluationConfig, argv=argv)
     accelerator = build_accelerator(config)
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
-        records = load(data, data.train_split, data.max_train_records)
-        tests = {split: load(data, split, data.max_test_records) for split in data.test_splits}
+        records = load_split(data, data.train_split, data.max_train_records)
+        tests = {split: load_split(data, split, data.max_test_records) for split in data.test_splits}
     synthetic_records = load_synthetic(config.synthetic_dataset) if config.synthetic_dataset else None
 
     task = SegmenterTask.from_config(config, records, synthetic_records=synthetic_records)

@@ -16,7 +16,7 @@ from .arms import ARMS, Arm, arm_config, render_records, save_dataset
 from .config import SynthesisConfig, TrainingConfig
 from .data.captions import add_captions
 from .data.schema import labels_of
-from .data.sources import load_records
+from .data.sources import load_split
 from .markers import DONE, fingerprint
 from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from .recipe import Recipe
@@ -191,22 +191,9 @@ def _train(task_class, config: TrainingConfig, captions: Path, **more) -> dict:
 
 def load_train_records(recipe: Recipe) -> datasets.Dataset:
     """The labelled records that the run may learn from."""
-    return _load(recipe, recipe.data.train_split, recipe.data.max_train_records)
+    return load_split(recipe.data, recipe.data.train_split, recipe.data.max_train_records)
 
 
 def load_test_records(recipe: Recipe, split: str) -> datasets.Dataset:
     """The records of one test split."""
-    return _load(recipe, split, recipe.data.max_test_records)
-
-
-def _load(recipe: Recipe, split: str, max_records: int | None) -> datasets.Dataset:
-    data = recipe.data
-    return load_records(
-        data.dataset_name,
-        split,
-        image_column=data.image_column,
-        mask_column=data.mask_column,
-        labels=data.labels,
-        max_records=max_records,
-        size=(data.height, data.width) if data.dataset_name == "scenes" else None,
-    )
+    return load_split(recipe.data, split, recipe.data.max_test_records)

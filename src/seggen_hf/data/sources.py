@@ -9,6 +9,7 @@ import datasets
 from datasets import Dataset, Features, Image
 from PIL import ImageOps
 
+from seggen_hf.config import DataConfig
 from seggen_hf.data.ade20k_source import SPLITS as ADE20K_SPLITS
 from seggen_hf.data.ade20k_source import ade20k_root, ade20k_splits, read_ade20k
 from seggen_hf.data.checks import (
@@ -32,6 +33,19 @@ from seggen_hf.labels import LabelSet
 
 SCENES = "scenes"
 FORMAT = 1  # raised when conversion changes, so that older caches are left alone
+
+
+def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset:
+    """The records of one split as `data` describes their source; scenes are drawn at its height and width."""
+    return load_records(
+        data.dataset_name,
+        split,
+        image_column=data.image_column,
+        mask_column=data.mask_column,
+        labels=data.labels,
+        max_records=max_records,
+        size=(data.height, data.width) if data.dataset_name == "scenes" else None,
+    )
 
 
 def load_records(
