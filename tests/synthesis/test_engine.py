@@ -70,6 +70,18 @@ def test_the_caption_that_was_used_is_recorded(make, made, scene_records, tmp_pa
     assert not np.array_equal(styled[0]["image"], plain[0]["image"])
 
 
+def test_a_drawn_style_is_for_the_image_and_not_for_the_map(make, made, scene_records, tmp_path):
+    settings = dict(imgsyn_variants=0, masksyn_variants=1, caption_style_share=1.0)
+    plain = {row["image_id"]: row for row in made[0]}
+    styled = make(tmp_path, scene_records.select([2, 3]), caption_styles=["in fog"], **settings)
+    assert len(styled)
+    for row in styled:
+        assert row["caption"].endswith(", in fog")
+        same = plain[row["image_id"]]
+        assert np.array_equal(row["segmentation_map"], same["segmentation_map"])
+        assert not np.array_equal(row["image"], same["image"])
+
+
 def test_a_finished_folder_is_returned_without_making_anything(make, made):
     rows, folder = made
     before = {path: path.stat().st_mtime_ns for path in (folder / "data").iterdir()}

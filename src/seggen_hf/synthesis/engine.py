@@ -247,7 +247,7 @@ class ShardMaker:
         """MaskSyn: new maps for the captions."""
         config = self.config
         output = self.generators["text2mask"](
-            **self.prompts["text2mask"]([draft.sample.caption for draft in drafts]),
+            **self.prompts["text2mask"]([draft.sample.map_caption for draft in drafts]),
             **self.size,
             num_inference_steps=config.text2mask_steps,
             guidance_scale=config.text2mask_guidance,

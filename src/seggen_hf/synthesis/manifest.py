@@ -23,7 +23,11 @@ _NOT_IN_FINGERPRINT = ("output_dir", "text2mask_model", "mask2img_model", "mixed
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample to make: `kind`, the row `record` and id of its source, its caption, and the seed of its noise."""
+    """One sample to make: `kind`, the row `record` and id of its source, the seed of its noise, and its captions.
+
+    `caption` may have a drawn style and is the image's; `map_caption` is the record's own, for Text2Mask: it was
+    trained on captions of labelled records only, and paints "at night" as a darker color map, of other labels.
+    """
 
     kind: str
     record: int
@@ -31,6 +35,7 @@ class Sample:
     variant: int
     seed: int
     caption: str
+    map_caption: str
 
     @property
     def image_id(self) -> str:
@@ -110,7 +115,7 @@ class Plan:
         caption = draw_caption(
             self.captions[record], self.config.caption_styles, self.config.caption_style_share, seed
         )
-        return Sample(kind, record, source_id, variant, seed, caption)
+        return Sample(kind, record, source_id, variant, seed, caption, self.captions[record])
 
     def samples(self, shard: Shard) -> list[Sample]:
         return [self.sample(shard.kind, index) for index in range(shard.start, shard.stop)]
