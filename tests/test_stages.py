@@ -121,9 +121,9 @@ def test_new_arms_and_seeds_are_added_to_a_finished_run(run_copy, tiny_recipe):
     rendered, captions = load_from_disk(run_copy / "renderer"), load_from_disk(run_copy / "captions")
     assert rendered["kind"][:] == ["imgsyn", "masksyn"] * 8
     # ImgSyn's ceiling: the same map in another light; MaskSyn's: another scene.
-    assert list(rendered[0]["segmentation_map"].getdata()) == list(captions[0]["segmentation_map"].getdata())
-    assert list(rendered[0]["image"].getdata()) != list(captions[0]["image"].getdata())
-    assert list(rendered[1]["segmentation_map"].getdata()) != list(captions[0]["segmentation_map"].getdata())
+    assert rendered[0]["segmentation_map"].tobytes() == captions[0]["segmentation_map"].tobytes()
+    assert rendered[0]["image"].tobytes() != captions[0]["image"].tobytes()
+    assert rendered[1]["segmentation_map"].tobytes() != captions[0]["segmentation_map"].tobytes()
 
 
 def test_redo_sets_aside_a_stage_and_what_reads_it(run_copy, tiny_recipe):

@@ -42,6 +42,11 @@ class DataConfig:
         default=None,
         metadata=_help("labels.json, classes.json, or `ade20k` / `coco`; read from the source if absent."),
     )
+    zero_is_void: bool = field(
+        default=False, metadata=_help("Ids in the maps are 1..C and 0 is void (ADE20K's annotations on the Hub).")
+    )
+    dataset_config_name: str | None = field(default=None, metadata=_help("Config of a Hub data set with several."))
+    dataset_revision: str | None = field(default=None, metadata=_help("Commit, tag or branch of a Hub data set."))
     max_train_records: int | None = field(default=None, metadata=_help("Use only the first records (lack of labels)."))
     max_test_records: int | None = field(default=None, metadata=_help("Score only the first records of a test split."))
     height: int = field(default=64, metadata=_help("Height in pixels at which the generators work."))

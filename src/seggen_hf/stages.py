@@ -36,7 +36,10 @@ _HOW_ONLY = {
     "validation_inference_steps", "validation_guidance_scale", "validation_segmenter", "caption_batch_size",
     "eval_batch_size", "batch_size",
 }  # fmt: skip
-_SOURCE = ("dataset_name", "task", "image_column", "mask_column", "labels")
+_SOURCE = (
+    "dataset_name", "dataset_config_name", "dataset_revision", "task", "image_column", "mask_column", "labels",
+    "zero_is_void",
+)  # fmt: skip
 
 
 @dataclass(eq=False)

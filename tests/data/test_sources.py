@@ -26,8 +26,9 @@ from makers import (
 )
 from PIL import Image
 
+from seggen_hf.config import DataConfig
 from seggen_hf.data.schema import attach_labels, encode_image, encode_map, labels_of, read_image, read_map
-from seggen_hf.data.sources import load_records, splits_of
+from seggen_hf.data.sources import load_records, load_split, splits_of
 from seggen_hf.labels import LabelSet
 
 
@@ -324,6 +325,9 @@ def test_zero_as_void_is_for_those_who_ask(tmp_path):
     with pytest.raises(ValueError, match=r"label ids 3 are outside the label set \(0..2; void 255\)"):
         load_records(tmp_path / "data", labels=LABELS)
     assert_blocks(load_records(tmp_path / "data", labels=LABELS, zero_is_void=True), 3)
+    LABELS.save(tmp_path)
+    settings = dict(dataset_name=str(tmp_path / "data"), labels=str(tmp_path / "labels.json"), zero_is_void=True)
+    assert_blocks(load_split(DataConfig(**settings), "train", None), 3)
 
 
 def test_a_dataset_with_broken_bytes_names_the_record(tmp_path):

@@ -44,6 +44,9 @@ def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset
         mask_column=data.mask_column,
         labels=data.labels,
         max_records=max_records,
+        zero_is_void=data.zero_is_void,
+        config_name=data.dataset_config_name,
+        revision=data.dataset_revision,
         size=(data.height, data.width) if data.dataset_name == "scenes" else None,
     )
 
