@@ -36,7 +36,7 @@ def decoder_config(output: Path, steps: int) -> BaseConfig:
 def prior_config(output: Path, steps: int) -> BaseConfig:
     return BaseConfig(
         output_dir=str(output / "prior"), max_train_steps=steps, train_batch_size=24, learning_rate=8e-4,
-        lr_scheduler="constant", checkpointing_steps=200, validation_steps=400, **SHARED,
+        lr_scheduler="linear", checkpointing_steps=200, validation_steps=400, **SHARED,
     )  # fmt: skip
 
 
@@ -82,8 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=("all", "decoder", "prior", "ship"), default="all")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/miniature-base"))
-    parser.add_argument("--decoder_steps", type=int, default=6_000)
-    parser.add_argument("--prior_steps", type=int, default=20_000)
+    parser.add_argument("--decoder_steps", type=int, default=5_600)
+    parser.add_argument("--prior_steps", type=int, default=9_000)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; all of them if 0.")
     parser.add_argument("--warm_start", type=Path, help="Folder of an earlier base, such as the shipped one.")
     arguments = parser.parse_args()

@@ -19,17 +19,25 @@ def _distinct_colors(rng: np.random.Generator, count: int, least_distance: float
     return colors
 
 
-def draw_shapes(rng: np.random.Generator, size: tuple[int, int] = (64, 64)) -> np.ndarray:
+def draw_shapes(
+    rng: np.random.Generator, size: tuple[int, int] = (64, 64), palette: np.ndarray | None = None
+) -> np.ndarray:
     """A drawing of uniformly colored regions with hard edges: bands, and shapes from large to small upon them.
 
     Args:
         rng (`np.random.Generator`): every random choice follows from it.
         size (`tuple[int, int]`): height and width in pixels.
+        palette (`np.ndarray`, optional): uint8 `(N, 3)` to choose the colors from; default: any colors far apart.
 
     Returns: uint8 `(height, width, 3)`.
     """
     height, width = size
-    colors = [tuple(int(v) for v in c) for c in _distinct_colors(rng, int(rng.integers(4, 12)), 70.0)]
+    count = int(rng.integers(4, 12))
+    if palette is None:
+        colors = _distinct_colors(rng, count, 70.0)
+    else:
+        colors = palette[rng.permutation(len(palette))[:count]]
+    colors = [tuple(int(v) for v in c) for c in colors]
     pick = lambda: colors[int(rng.integers(len(colors)))]  # noqa: E731
     image = Image.new("RGB", (width, height), pick())
     draw = ImageDraw.Draw(image)

@@ -21,11 +21,13 @@ from ..data.scenes import SCENE_WORDS, STYLES, draw_scene
 from ..labels import LabelSet
 from ..miniature import build_miniature
 from ..patch_code import PATCH, PatchCode, fit_patch_code, write_patch_encoder
+from ..pipelines import generate_palette
 from .generator import save_grid
 from .objective import DenoisingObjective
 
 # Pictures of the prior are drawn from a seed of their own: none of them is in a labelled or test split.
 PRIOR_SEED = 7_000_000
+PALETTE_SIZES = (4, 6, 8, 11, 15, 19, 25, 34, 50)  # numbers of labels whose generated palettes the decoder sees
 
 
 @dataclass(kw_only=True)
@@ -119,6 +121,7 @@ class DecoderTask:
         for name, parameter in self.vae.decoder.named_parameters():
             if ".conv2." in name:  # residual branches start silent: the first steps are stable at a high rate
                 torch.nn.init.zeros_(parameter)
+        self.palettes = [np.array(generate_palette(n).colors) for n in PALETTE_SIZES]
         self.vae.requires_grad_(False)
         self.trainable = torch.nn.ModuleDict(
             {"post_quant_conv": self.vae.post_quant_conv, "decoder": self.vae.decoder}
@@ -146,7 +149,9 @@ class DecoderTask:
 
     def sample(self, index: int, rng: np.random.Generator, step: int) -> dict:
         if rng.random() < 0.5:  # half of what the decoder sees is flat: it must carry color maps
-            pixels = torch.from_numpy(draw_shapes(rng).copy()).permute(2, 0, 1).float() / 127.5 - 1
+            # Palettes have colors midway between others: a blurred edge there names a label that is not in the map.
+            palette = self.palettes[int(rng.integers(len(self.palettes)))] if rng.random() < 0.7 else None
+            pixels = torch.from_numpy(draw_shapes(rng, palette=palette).copy()).permute(2, 0, 1).float() / 127.5 - 1
         else:
             pixels = _picture(self.images, index % self.num_scenes, rng.random() < 0.5)
         noise = self.config.latent_noise * rng.random() * (rng.random() < 0.5)
