@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=("all", "decoder", "prior", "ship"), default="all")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/miniature-base"))
-    parser.add_argument("--decoder_steps", type=int, default=5_600)
+    parser.add_argument("--decoder_steps", type=int, default=6_100)
     parser.add_argument("--prior_steps", type=int, default=9_000)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; all of them if 0.")
     parser.add_argument("--warm_start", type=Path, help="Folder of an earlier base, such as the shipped one.")
