@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 import yaml
 
+from seggen_hf.arms import ARMS, arm_config
 from seggen_hf.config import DataConfig, EvaluationConfig, SegmenterConfig, Text2MaskConfig, parse_config
+from seggen_hf.data.mixture import RecordMixture
 from seggen_hf.recipe import load_recipe, save_recipe
+from seggen_hf.settings import builtin_recipes
 
 
 @pytest.fixture
@@ -58,12 +62,55 @@ def test_a_saved_recipe_is_read_back_equal(recipe_file, tmp_path):
         ("segmenter.resume=maybe", "resume is 'maybe'; it must be true or false."),
         ("evaluation.seeds=3", "seeds is 3; it must be a list"),
         ("height", "write section.key=value"),
+        ("data.test_splits=[val", "--set data.test_splits=[val: '[val' is not YAML"),
+        ("data.test_splits=[val, val]", "without repetitions"),
+        ("evaluation.seeds=[1, 1]", "--seeds is [1, 1]; it must be without repetitions"),
+        ("evaluation.seeds=[-1]", "0 or positive"),
+        ("evaluation.arms=[]", "--arms is []; it must be at least one arm"),
+        ("evaluation.arms=[real, real]", "without repetitions"),
+        ("evaluation.eval_batch_size=0", "--eval_batch_size is 0; it must be positive"),
+        ("segmenter.logging_steps=0", "--logging_steps is 0; it must be positive"),
+        ("segmenter.crop_width=0", "--crop_width is 0; it must be positive"),
+        ("text2mask.seed=-1", "--seed is -1"),
+        ("mask2img.num_validation_images=-1", "--num_validation_images is -1"),
+        ("mask2img.validation_inference_steps=0", "--validation_inference_steps is 0"),
+        ("caption.max_new_tokens=0", "--max_new_tokens is 0"),
+        ("synthesis.max_color_distance=0", "--max_color_distance is 0"),
+        ("segmenter.synthetic_mode=pretrain", "--synthetic_until below 1"),
     ],
 )
 def test_a_wrong_override_is_one_clear_line(recipe_file, override, message):
     with pytest.raises(ValueError) as error:
         load_recipe(recipe_file, [override])
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_saved_recipe_leaves_the_generators_at_the_datas_size(recipe_file, tmp_path):
+    save_recipe(load_recipe(recipe_file), tmp_path / "saved.yaml")
+    recipe = load_recipe(tmp_path / "saved.yaml", ["data.height=160"])
+    assert (recipe.text2mask.height, recipe.mask2img.height, recipe.text2mask.width) == (160, 160, 64)
+
+
+def test_the_word_no_is_a_precision(recipe_file):
+    assert load_recipe(recipe_file, ["segmenter.mixed_precision=no"]).segmenter.mixed_precision == "no"
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_every_arm_of_a_built_in_recipe_can_draw_its_records(name, tmp_path):
+    recipe = load_recipe(name)
+    for arm in {*recipe.evaluation.arms, "synthetic-only"}:
+        config = arm_config(ARMS[arm], recipe.segmenter, 0, tmp_path, tmp_path / "made")
+        mixture = RecordMixture(10, 10 if ARMS[arm].kinds else 0, config)
+        rng = np.random.default_rng(0)
+        steps = (0, config.max_train_steps // 3, config.max_train_steps - 1)
+        drawn = {mixture.pick(index, rng, step)[0] for step in steps for index in range(mixture.num_records)}
+        assert drawn == ({True} if arm == "synthetic-only" else {False, True} if ARMS[arm].kinds else {False})
+
+
+def test_a_batch_that_the_settings_are_not_meant_for_is_warned_of():
+    config = load_recipe("coco_sdxl").segmenter
+    assert config.batch_warning(8) is None and SegmenterConfig().batch_warning(3) is None
+    assert "2 x gradient_accumulation_steps 1 x 1 processes = 2" in config.batch_warning(1)
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,17 @@ def test_arms_differ_in_their_records_only(tmp_path):
     config = SegmenterConfig(max_train_steps=7)
     configs = {name: vars(arm_config(arm, config, 3, tmp_path, tmp_path / "made")) for name, arm in ARMS.items()}
     differing = {key for other in configs.values() for key in other if other[key] != configs["real"][key]}
-    assert differing == {"synthetic_dataset", "style_augmentation"}
+    assert differing == {"synthetic_dataset", "style_augmentation", "synthetic_mode"}
+    assert configs["synthetic-only"]["synthetic_mode"] == "only"
     assert configs["real"]["synthetic_dataset"] is None and configs["real"]["max_train_steps"] == 7
+
+
+def test_settings_that_an_arm_does_not_read_do_not_change_it(tmp_path):
+    one = SegmenterConfig(synthetic_mode="joint", p_aug=0.1, synthetic_until=0.5)
+    for name in ("real", "style-augmentation", "synthetic-only"):
+        arm = ARMS[name]
+        assert arm_config(arm, one, 0, tmp_path, tmp_path) == arm_config(arm, SegmenterConfig(), 0, tmp_path, tmp_path)
+    assert arm_config(ARMS["imgsyn"], one, 0, tmp_path, tmp_path).p_aug == 0.1
 
 
 def test_changes_are_listed_old_to_new():

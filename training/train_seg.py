@@ -8,6 +8,8 @@ An optional recipe comes first, then flags that override it; `--help` lists them
 again. The batch is --train_batch_size times the processes; one process with their joint batch has the same loss.
 """
 
+import sys
+
 import torch
 
 from seggen_hf.config import DataConfig, EvaluationConfig, SegmenterConfig, parse_or_exit
@@ -22,7 +24,12 @@ from seggen_hf.trainers.segmenter import SegmenterTask
 
 def main(argv: list[str] | None = None) -> None:
     config, data, evaluation = parse_or_exit(SegmenterConfig, DataConfig, EvaluationConfig, argv=argv)
+    if config.synthetic_mode == "only" and not config.synthetic_dataset:
+        print("error: --synthetic_mode is 'only' but no --synthetic_dataset is given.", file=sys.stderr)
+        raise SystemExit(2)
     accelerator = build_accelerator(config)
+    if warning := config.batch_warning(accelerator.num_processes):
+        accelerator.print(f"warning: {warning}")
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
         records = load_split(data, data.train_split, data.max_train_records)
         tests = {split: load_split(data, split, data.max_test_records) for split in data.test_splits}

@@ -25,6 +25,7 @@ class Arm:
     kinds: tuple[str, ...]
     reads: str | None  # the stage that makes its synthetic records
     description: str
+    mode: str | None = None  # its own synthetic_mode; the recipe's if not given
 
 
 ARMS = {
@@ -34,6 +35,7 @@ ARMS = {
         Arm("imgsyn", ("imgsyn",), "synthesize", "with ImgSyn: real maps, generated images"),
         Arm("masksyn", ("masksyn",), "synthesize", "with MaskSyn: generated maps, generated images"),
         Arm("synthetic", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn"),
+        Arm("synthetic-only", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn, no real records", "only"),
         Arm("style-augmentation", (), None, "control: real records, hand-made color, fog and night augmentation"),
         Arm(
             "renderer",
@@ -70,15 +72,34 @@ def check_arms(recipe: Recipe) -> None:
         )
 
 
+def list_folders(recipe: Recipe) -> list[str]:
+    """The folders that a run of `recipe` fills, in order; a run folder may hold others, of arms that it had before."""
+    read = {ARMS[name].reads for name in recipe.evaluation.arms}
+    folders = ["captions"]
+    if "synthesize" in read:
+        synthesis = recipe.synthesis
+        folders += ["text2mask"] if synthesis.masksyn_variants > 0 and not synthesis.text2mask_model else []
+        folders += ["synthetic"] if synthesis.mask2img_model else ["mask2img", "synthetic"]
+    folders += ["renderer"] if "renderer" in read else []
+    return folders + [f"segmenter-{arm}/seed-{s}" for arm in recipe.evaluation.arms for s in recipe.evaluation.seeds]
+
+
 def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synthetic: Path | None) -> SegmenterConfig:
-    """The training of one arm and seed: `config`, equal steps in all arms, and what makes the arm."""
+    """The training of one arm and seed: `config`, equal steps in all arms, and what makes the arm.
+
+    Settings about synthetic records that the arm does not read have their defaults: they cannot retrain it.
+    """
+    unread = () if arm.kinds and not arm.mode else ("synthetic_mode", "p_aug", "synthetic_until")
+    reset = {name: getattr(SegmenterConfig, name) for name in unread} | (
+        {"synthetic_mode": arm.mode} if arm.mode else {}
+    )
     return dataclasses.replace(
         config,
         output_dir=str(folder),
         seed=seed,
         style_augmentation=arm.name == "style-augmentation",
         synthetic_dataset=str(synthetic) if arm.kinds else None,
-        synthetic_mode=config.synthetic_mode if arm.kinds else "replace",
+        **reset,
     )
 
 

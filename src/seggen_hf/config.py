@@ -26,6 +26,10 @@ def _check(condition: bool, name: str, value, rule: str) -> None:
         raise ValueError(f"--{name} is {value!r}; it must be {rule}.")
 
 
+def _check_unique(name: str, values: list) -> None:
+    _check(len(set(values)) == len(values), name, values, "without repetitions")
+
+
 @dataclass(kw_only=True)
 class DataConfig:
     """Where the real data is and which part of it each stage sees."""
@@ -58,6 +62,7 @@ class DataConfig:
             value = getattr(self, name)
             _check(value >= 16 and value % 8 == 0, name, value, "a multiple of 8, at least 16")
         _check(len(self.test_splits) > 0, "test_splits", self.test_splits, "at least one split")
+        _check_unique("test_splits", self.test_splits)
 
 
 @dataclass(kw_only=True)
@@ -76,7 +81,8 @@ class CaptionConfig:
     recaption: bool = field(default=False, metadata=_help("Replace captions that the source already has."))
 
     def __post_init__(self):
-        _check(self.caption_batch_size > 0, "caption_batch_size", self.caption_batch_size, "positive")
+        for name in ("caption_batch_size", "max_new_tokens"):
+            _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
 
 
 @dataclass(kw_only=True)
@@ -114,15 +120,11 @@ class TrainingConfig:
     )
 
     def __post_init__(self):
-        _check(self.max_train_steps > 0, "max_train_steps", self.max_train_steps, "positive")
-        _check(self.train_batch_size > 0, "train_batch_size", self.train_batch_size, "positive")
-        _check(
-            self.gradient_accumulation_steps > 0,
-            "gradient_accumulation_steps",
-            self.gradient_accumulation_steps,
-            "positive",
-        )
-        _check(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
+        for name in (
+            "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "logging_steps",
+        ):  # fmt: skip
+            _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        _check(self.seed >= 0, "seed", self.seed, "0 or positive")
         _check(self.lr_scheduler in LR_SCHEDULES, "lr_scheduler", self.lr_scheduler, f"one of {LR_SCHEDULES}")
         _check(
             self.mixed_precision in MIXED_PRECISION,
@@ -180,6 +182,9 @@ class GeneratorConfig(TrainingConfig):
         _check(self.max_crop_zoom >= 1, "max_crop_zoom", self.max_crop_zoom, "at least 1")
         _check(self.snr_gamma >= 0, "snr_gamma", self.snr_gamma, "0 (off) or positive")
         _check(self.cache_variants >= 1, "cache_variants", self.cache_variants, "at least 1")
+        number, steps = self.num_validation_images, self.validation_inference_steps
+        _check(number >= 0, "num_validation_images", number, "0 or positive")
+        _check(steps > 0, "validation_inference_steps", steps, "positive")
         for name in ("height", "width"):
             value = getattr(self, name)
             _check(value >= 16 and value % 8 == 0, name, value, "a multiple of 8, at least 16")
@@ -256,9 +261,9 @@ class SynthesisConfig:
     def __post_init__(self):
         precision = self.mixed_precision
         _check(precision in MIXED_PRECISION, "mixed_precision", precision, f"one of {MIXED_PRECISION}")
-        for name in ("batch_size", "shard_size", "text2mask_steps", "mask2img_steps"):
+        for name in ("batch_size", "shard_size", "text2mask_steps", "mask2img_steps", "max_color_distance"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("masksyn_variants", "imgsyn_variants", "min_region_area"):
+        for name in ("masksyn_variants", "imgsyn_variants", "min_region_area", "seed"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or positive")
         for name in ("caption_style_share", "max_ignored_share"):
             _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
@@ -274,6 +279,10 @@ class SegmenterConfig(TrainingConfig):
     max_grad_norm: float = field(default=0.01, metadata=_help("Gradient clipping norm; 0 turns it off."))
     max_train_steps: int = field(default=160_000, metadata=_help("Optimizer steps."))
     train_batch_size: int = field(default=16, metadata=_help("Samples per process and forward pass."))
+    total_batch_size: int | None = field(
+        default=None,
+        metadata=_help("Samples per optimizer step that the settings are meant for; another number is warned of."),
+    )
     model: str = field(
         default="miniature", metadata=_help("Hub id or folder of a Mask2Former (weights or config), or `miniature`.")
     )
@@ -313,8 +322,24 @@ class SegmenterConfig(TrainingConfig):
             0 <= self.synthetic_until <= 1, "synthetic_until", self.synthetic_until, "a share of the steps, in [0, 1]"
         )
         _check(0 < self.min_scale <= self.max_scale, "min_scale", self.min_scale, "positive and at most max_scale")
-        if self.synthetic_mode == "only" and not self.synthetic_dataset:
-            raise ValueError("--synthetic_mode is 'only' but no --synthetic_dataset is given.")
+        for name in ("crop_height", "crop_width"):
+            _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        if self.synthetic_mode == "pretrain" and self.synthetic_until == 1:
+            raise ValueError(
+                "--synthetic_mode pretrain needs --synthetic_until below 1: the share of the steps after which "
+                "training goes on with real data. For synthetic data alone use --synthetic_mode only."
+            )
+
+    def batch_warning(self, processes: int) -> str | None:
+        """A line if an optimizer step sees another number of samples than `total_batch_size`, or None."""
+        batch = self.train_batch_size * self.gradient_accumulation_steps * processes
+        if self.total_batch_size in (None, batch):
+            return None
+        return (
+            f"segmenter: train_batch_size {self.train_batch_size} x gradient_accumulation_steps "
+            f"{self.gradient_accumulation_steps} x {processes} processes = {batch} samples a step; the other settings "
+            f"are meant for total_batch_size {self.total_batch_size}"
+        )
 
 
 @dataclass(kw_only=True)
@@ -324,15 +349,23 @@ class EvaluationConfig:
     eval_batch_size: int = field(default=8, metadata=_help("Images per forward pass."))
     arms: list[str] = field(
         default_factory=lambda: ["real", "synthetic"],
-        metadata=_help("Trainings compared: real, imgsyn, masksyn, synthetic (both), style-augmentation, renderer."),
+        metadata=_help(
+            "Trainings compared: real, imgsyn, masksyn, synthetic (both), synthetic-only (both, no real records), "
+            "style-augmentation, renderer."
+        ),
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata=_help("Seeds of the segmenter trainings."))
 
     def __post_init__(self):
-        known = {"real", "imgsyn", "masksyn", "synthetic", "style-augmentation", "renderer"}
+        known = {"real", "imgsyn", "masksyn", "synthetic", "synthetic-only", "style-augmentation", "renderer"}
         unknown = sorted(set(self.arms) - known)
         _check(not unknown, "arms", self.arms, f"taken from {sorted(known)}")
+        _check(len(self.arms) > 0, "arms", self.arms, "at least one arm")
+        _check_unique("arms", self.arms)
         _check(len(self.seeds) > 0, "seeds", self.seeds, "at least one seed")
+        _check_unique("seeds", self.seeds)
+        _check(min(self.seeds) >= 0, "seeds", self.seeds, "0 or positive, each")
+        _check(self.eval_batch_size > 0, "eval_batch_size", self.eval_batch_size, "positive")
 
 
 def save_config(config, folder: str | Path) -> None:

@@ -5,8 +5,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import yaml
-
 from .config import (
     SECTIONS,
     CaptionConfig,
@@ -19,7 +17,7 @@ from .config import (
     read_sections,
     share_size,
 )
-from .settings import build, find_recipe, nearest_name, write_yaml
+from .settings import build, find_recipe, nearest_name, parse_value, write_yaml
 
 
 @dataclass(kw_only=True)
@@ -57,7 +55,7 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
         section, dot, setting = key.strip().partition(".")
         if not equals or (not dot and section != "name"):
             raise ValueError(f"--set {override}: write section.key=value, such as data.height=128.")
-        value = yaml.safe_load(text) if text.strip() else ""
+        value = parse_value(text, f"--set {override}")
         if section == "name":
             name = str(value)
         elif section in sections:
@@ -72,5 +70,13 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
 
 
 def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
-    """Write every setting of `recipe`, defaults too; `load_recipe` reads the same recipe back."""
-    write_yaml(recipe.to_dict(), path)
+    """Write every setting of `recipe`, defaults too; `load_recipe` reads the same recipe back.
+
+    Sizes of the generators that are those of `data` are left out, so that they follow when data.height is overridden.
+    """
+    sections = recipe.to_dict()
+    for name in ("text2mask", "mask2img"):
+        for side in ("height", "width"):
+            if sections[name][side] == sections["data"][side]:
+                del sections[name][side]
+    write_yaml(sections, path)

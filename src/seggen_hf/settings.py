@@ -24,7 +24,8 @@ def nearest_name(name: str, known: Iterable[str], listing: str | None = None) ->
 def convert(value, wanted, name: str):
     """`value`, read from YAML, as the type that the field `name` has.
 
-    YAML 1.1 reads `1e-5` as text and a commit such as `1234567` as a number; the field's type decides.
+    YAML 1.1 reads `1e-5` as text and a commit such as `1234567` as a number; the field's type decides. It reads a
+    bare `no` as False, which mixed_precision means as the word.
 
     Raises: `ValueError` naming the field, the value and what was expected.
     """
@@ -48,6 +49,8 @@ def convert(value, wanted, name: str):
         pass
     if wanted is str and isinstance(value, (str, int)) and not isinstance(value, bool):
         return str(value)
+    if name == "mixed_precision" and value is False:
+        return "no"
     told = {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes)"}[wanted]
     raise ValueError(f"{name} is {value!r}; it must be {told}.")
 
@@ -100,6 +103,20 @@ def read_yaml(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold `name: value` lines, not {type(content).__name__}.")
     return content
+
+
+def parse_value(text: str, where: str):
+    """One value in YAML, as typed after `=`. Raises `ValueError`, one line that begins with `where`."""
+    try:
+        return yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def list_differing(config) -> dict:
+    """`name: value` of the fields of a dataclass instance that differ from their defaults."""
+    default = type(config)()
+    return {name: value for name, value in dataclasses.asdict(config).items() if value != getattr(default, name)}
 
 
 def write_yaml(content: dict, path: str | os.PathLike) -> None:

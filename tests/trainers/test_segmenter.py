@@ -61,7 +61,6 @@ def test_without_synthetic_records_every_epoch_is_all_real_ones():
         (0, 0, {}, "no records"),
         (5, 0, {"synthetic_dataset": "x"}, "--synthetic_dataset x has no records"),
         (0, 5, {"synthetic_dataset": "x"}, "needs real records"),
-        (5, 5, {"synthetic_dataset": "x", "synthetic_mode": "pretrain"}, "--synthetic_until below 1"),
     ],
 )
 def test_impossible_mixtures_are_refused(real, synthetic, changes, message):

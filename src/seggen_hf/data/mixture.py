@@ -50,11 +50,6 @@ class RecordMixture:
             raise ValueError(
                 f"--synthetic_mode {mode} needs real records too; `only` with --synthetic_until 1 does not."
             )
-        elif mode == "pretrain" and config.synthetic_until == 1:
-            raise ValueError(
-                "--synthetic_mode pretrain needs --synthetic_until below 1: the share of the steps after which "
-                "training goes on with real data. For synthetic data alone use --synthetic_mode only."
-            )
         self.num_real, self.num_synthetic, self.mode, self.p_aug = num_real, num_synthetic, mode, config.p_aug
         self.last_step = config.synthetic_until * config.max_train_steps
         self.num_records = {
