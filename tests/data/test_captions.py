@@ -100,10 +100,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     config = CaptionConfig(caption_batch_size=1)
     add_captions(make_records().select([0]), LABELS, config, progress_file=path)
     entry = json.loads(path.read_text().split("\n")[1])
-    path.write_text(json.dumps(entry | {"caption": "kept"}) + '\n{"image_id": "r1", "capt')  # killed in a line
+    whole, cut = json.dumps(entry | {"caption": "kept"}), '{"image_id": "r1", "caption": "a caf\u00e9'
+    path.write_bytes(f"{whole}\n{cut}".encode()[:-1])  # killed in a line, inside a character
     captioned = add_captions(make_records(), LABELS, config, progress_file=path)
     assert captioned["caption"][0] == "kept" and captioned["caption"][1].startswith("a photo of")
-    assert len([line for line in path.read_text().splitlines() if line.endswith("}")]) == 3
+    assert len([line for line in path.read_text(errors="replace").splitlines() if line.endswith("}")]) == 3
     other = add_captions(make_records(), LABELS, CaptionConfig(max_new_tokens=7), progress_file=path)
     assert other["caption"][0] != "kept"  # made by other settings
 

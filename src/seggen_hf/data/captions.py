@@ -187,7 +187,8 @@ def _read_progress(path: str | Path, config: CaptionConfig) -> dict[str, str]:
     done = {}
     if not Path(path).is_file():
         return done
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    # A kill may cut a character in two; U+2028 in a caption ends no line.
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
         except ValueError:
