@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seggen_hf.data.mixture import DecodedRecords
+from seggen_hf.data.schema import encode_image, encode_map
 from seggen_hf.data.transforms import (
     STYLES,
     color_jitter,
@@ -223,3 +225,11 @@ def test_small_pairs_are_transformed_in_a_millisecond():
             function()
             times.append(time.perf_counter() - start)
         assert np.median(times) < 0.004  # 0.1 to 0.7 ms on an idle core; slack for busy machines
+
+
+def test_many_labels_are_padded_with_their_ignore_index():
+    image = np.zeros((24, 32, 3), np.uint8)
+    record = {"image": encode_image(image), "segmentation_map": encode_map(np.zeros((24, 32), np.int64), 300)}
+    image, segmentation_map = DecodedRecords([record], ignore_index=65535)[0]
+    _, padded = large_scale_jitter(image, segmentation_map, 0.5, 0.5, (48, 64), np.random.default_rng(0), 65535)
+    assert set(np.unique(padded)) == {0, 65535}

@@ -9,10 +9,13 @@ CACHE_BYTES = 1_000_000_000  # of decoded records, in each process that prepares
 
 
 class DecodedRecords:
-    """Images (uint8 RGB) and segmentation maps of `records`, decoded once and kept as long as they fit."""
+    """Images (uint8 RGB) and segmentation maps of `records`, decoded once and kept as long as they fit.
 
-    def __init__(self, records, cache_bytes: int = CACHE_BYTES):
-        self.records, self.free, self.cache = records, cache_bytes, {}
+    The maps' type holds `ignore_index`, whatever ids a map has: augmentation pads with it.
+    """
+
+    def __init__(self, records, ignore_index: int = 255, cache_bytes: int = CACHE_BYTES):
+        self.records, self.dtype, self.free, self.cache = records, np.min_scalar_type(ignore_index), cache_bytes, {}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -21,8 +24,7 @@ class DecodedRecords:
         if index in self.cache:
             return self.cache[index]
         row = self.records[index]
-        image, segmentation_map = read_image(row["image"]), read_map(row["segmentation_map"])
-        segmentation_map = segmentation_map.astype(np.min_scalar_type(max(int(segmentation_map.max()), 255)))
+        image, segmentation_map = read_image(row["image"]), read_map(row["segmentation_map"]).astype(self.dtype)
         size = image.nbytes + segmentation_map.nbytes
         if size <= self.free:
             self.free -= size

@@ -105,8 +105,10 @@ class SegmenterTask:
                     f"real records {list(labels.label2id)[:8]}; synthesize from the same data set."
                 )
         self.trainable, self.processor, self.config, self.labels = model, processor, config, labels
-        self.real = DecodedRecords(records if records is not None else [])
-        self.synthetic = DecodedRecords(synthetic_records if synthetic_records is not None else [])
+        self.real = DecodedRecords(records if records is not None else [], labels.ignore_index)
+        self.synthetic = DecodedRecords(
+            synthetic_records if synthetic_records is not None else [], labels.ignore_index
+        )
         self.validation_records = validation_records
         self.mixture = RecordMixture(len(self.real), len(self.synthetic), config)
         self.num_records = self.mixture.num_records
