@@ -22,7 +22,7 @@ from makers import (
 from PIL import Image
 
 from seggen_hf.data.doctor import examine, fix
-from seggen_hf.data.schema import labels_of, read_image, read_map
+from seggen_hf.data.schema import encode_image, encode_map, labels_of, read_image, read_map
 from seggen_hf.data.sources import load_records
 
 
@@ -65,7 +65,9 @@ def test_everything_that_is_wrong_is_reported(tmp_path):
     assert "val: 0003 is the same image as train: 0009" in problems
     warnings = "\n".join(report.warnings)
     assert "train: never present: bus" in warnings and "train: the same image: 0007, 0008" in warnings
-    assert "1 maps are all void, first 0010" in warnings and "1 masks fit their images only without" in warnings
+    assert (
+        "1 maps are all void, first 0010" in warnings and "1 images are read without their EXIF rotation" in warnings
+    )
 
 
 def test_counts_are_those_of_the_pixels(tmp_path):
@@ -136,6 +138,34 @@ def test_the_copy_goes_to_a_new_folder_outside_the_source(tmp_path):
     with pytest.raises(ValueError, match="no split 'test'"):
         fix(root, tmp_path / "clean", "test")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_ids_that_lead_out_of_the_copy_are_refused(tmp_path):
+    rows = [{"image": encode_image(photo(i)), "mask": encode_map(block_map(i), 3)} for i in range(2)]
+    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
+    dataset = datasets.Dataset.from_list(rows, features=features)
+    dataset.add_column("image_id", ["a", "../../../b"]).save_to_disk(tmp_path / "data" / "set")
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        fix(tmp_path / "data" / "set", tmp_path / "clean", labels=CATEGORIES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_equal_images_with_numbers_as_ids_are_told(tmp_path):
+    rows = [{"image": encode_image(photo()), "mask": encode_map(block_map(), 3), "image_id": i} for i in range(2)]
+    features = datasets.Features({name: datasets.Image() for name in ("image", "mask")})
+    features["image_id"] = datasets.Value("int64")
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "data")
+    assert "the same image: 0, 1" in examine(tmp_path / "data", labels=CATEGORIES).to_text()
+
+
+def test_masks_of_0_and_255_are_a_problem(tmp_path):
+    root = make_folder(tmp_path / "data", count=2, categories=["background", "cell"])
+    for path in (root / "train/masks").iterdir():
+        Image.fromarray(np.where(block_map() == 2, 255, 0).astype(np.uint8)).save(path)
+    (problem,) = examine(root).problems
+    assert "if 255 is 'cell', name id 255 in classes.json" in problem
+    with pytest.raises(ValueError, match="name id 255"):
+        fix(root, tmp_path / "clean")
 
 
 def test_camvid_is_healthy(camvid_dir):

@@ -27,9 +27,11 @@ from makers import (
 from PIL import Image
 
 from seggen_hf.config import DataConfig
+from seggen_hf.data.map_decoder import read_label_file
 from seggen_hf.data.schema import attach_labels, encode_image, encode_map, labels_of, read_image, read_map
 from seggen_hf.data.sources import load_records, load_split, splits_of
 from seggen_hf.labels import LabelSet
+from seggen_hf.recipe import load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +176,130 @@ def test_palette_masks_are_read_by_index_or_by_color(tmp_path):
     assert_blocks(load_records(root), 3)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 255), (1, 255, 0), (255, 1, 0)])
+def test_painted_masks_with_a_palette_name_the_color_that_is_not_listed(tmp_path, order):
+    root = make_folder(tmp_path / "data", count=1)
+    palette, places = np.zeros((256, 3)), np.zeros(256, int)
+    for place, label in enumerate(order):
+        palette[place] = (9, 9, 9) if label == 255 else CATEGORIES[label]["color"]
+        places[label] = place
+    palette_image(places[block_map(0, labels=(0, 1, 1))], palette).save(root / "train/masks/0000.png")
+    with pytest.raises(ValueError, match=r"colors that no class has, first \(9, 9, 9\)"):
+        load_records(root)
+
+
+def test_palette_masks_of_ids_may_show_void_in_any_color(tmp_path):
+    root = make_folder(tmp_path / "data", count=2)
+    palette = paint(np.arange(256), void=(224, 224, 192))
+    for index in range(2):
+        palette_image(block_map(index), palette).save(root / "train/masks" / f"{index:04d}.png")
+    assert_blocks(load_records(root), 2)
+    write_classes(root, [dict(CATEGORIES[0], color=[0, 0, 0]), *CATEGORIES[1:]], void_color=[224, 224, 192])
+    palette[0], palette[255] = 0, 0  # void looks like a class whose id has the same color
+    for index in range(2):
+        palette_image(block_map(index), palette).save(root / "train/masks" / f"{index:04d}.png")
+    assert_blocks(load_records(root), 2)
+
+
+def test_masks_of_0_and_255_ask_which_label_255_is(tmp_path):
+    root = make_folder(tmp_path / "data", count=2, categories=["background", "cell"])
+    for index in range(2):
+        inside = block_map(index) == 2
+        Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)).save(root / "train/masks" / f"{index:04d}.png")
+    with pytest.raises(ValueError, match="hold 0 and 255 and never 1.*name id 255 in classes.json") as caught:
+        load_records(root)
+    (root / "classes.json").write_text(str(caught.value).split("classes.json: ")[1].removesuffix("."))
+    records = load_records(root)
+    assert labels_of(records).id2label == {0: "background", 1: "cell"}
+    for index, segmentation_map in enumerate(maps_of(records)):
+        assert np.array_equal(segmentation_map, block_map(index) == 2)
+
+
+def test_tiny_images_are_read(tmp_path):
+    root = make_folder(tmp_path / "data", count=1)
+    Image.fromarray(photo()[:5, :6]).save(root / "train/images/0000.jpg")
+    Image.fromarray(block_map()[:5, :6]).save(root / "train/masks/0000.png")
+    assert load_records(root)[0]["image"].size == (6, 5)
+
+
+def test_linked_folders_are_followed_and_hidden_ones_are_not(tmp_path):
+    root, other = make_folder(tmp_path / "data", count=1), make_folder(tmp_path / "other", count=2)
+    for name in ("images", "masks"):
+        (root / "train" / name / "city").symlink_to(other / "train" / name)
+        (root / "train" / name / "again").symlink_to(root / "train" / name)  # a circle
+    hidden = root / "train/images/.ipynb_checkpoints"
+    hidden.mkdir()
+    shutil.copy(root / "train/images/0000.jpg", hidden / "0000-checkpoint.jpg")
+    assert load_records(root)["image_id"][:] == ["0000", "city/0000", "city/0001"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("null", "it holds null"),
+        ("[", "is not JSON"),
+        ("7", "it holds 7"),
+        ('{"id2label": ["a"]}', None),
+        ('{"sky": 0}', "lacks an id or a name"),
+        ('{"classes": "sky"}', "'classes'; it must be a whole number"),
+        ('[{"id": 0, "label": "sky"}]', "lacks an id or a name"),
+        ('[{"id": null, "name": "sky"}]', "id of 'sky' is None"),
+        ('[{"id": -1, "name": "plate"}]', "'plate' has the id -1"),
+        ('[{"id": 0, "name": "sky", "color": "#ff0000"}]', "color of 'sky' is '#ff0000'"),
+        ('[{"id": 0, "name": "sky", "isthing": "false"}]', "isthing of 'sky' is 'false'"),
+        ('{"categories": ["sky"], "void_color": [0, 0, 0, 255]}', "void_color is"),
+        ('{"categories": ["sky"], "ignore_index": "none"}', "ignore_index is 'none'"),
+        ('{"0": {"name": "sky"}, "1": {"name": "road"}, "2": {"name": "car"}}', None),
+        ('\ufeff["sky", "road", "car"]', None),
+    ],
+)
+def test_label_files_are_understood_or_refused_by_name(tmp_path, content, told):
+    (tmp_path / "classes.json").write_text(content, encoding="utf-8")
+    if told is None:
+        assert read_label_file(tmp_path / "classes.json").labels.id2label[0] in ("sky", "a")
+        return
+    with pytest.raises(ValueError, match="classes.json") as caught:
+        read_label_file(tmp_path / "classes.json")
+    assert told in str(caught.value)
+
+
+def test_a_negative_void_is_no_pixels(tmp_path):
+    decoder = read_label_file({"categories": ["sky", "road"], "ignore_index": -100}).decoder
+    with pytest.raises(ValueError, match="label ids 156 are outside"):
+        decoder.decode(Image.fromarray(np.array([[0, 1, 156]], np.uint8)))
+    assert decoder.decode(Image.fromarray(np.array([[0, 1, 255]], np.uint8))).tolist() == [[0, 1, 255]]
+
+
+def test_captions_may_name_files_and_those_of_no_image_are_told(tmp_path):
+    root = make_folder(tmp_path / "data", count=2)
+    file = root / "train/captions.json"
+    file.write_text(json.dumps({"0000.jpg": "a car", "0001": "a road", "0007": "nothing"}))
+    with pytest.warns(UserWarning, match="1 captions are of no image, first '0007'"):
+        assert load_records(root)["caption"][:] == ["a car", "a road"]
+    for content in ("[]", '{"0000": ["a"]}', "{"):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="captions.json"):
+            load_records(root)
+
+
+@pytest.mark.parametrize("parts", [(), ("train", "val")])
+def test_pairs_without_splits_come_with_the_commands_that_make_them(tmp_path, parts):
+    root = make_folder(tmp_path / "my data", count=5)
+    for name in ("images", "masks"):
+        (root / "train" / name).rename(root / name)
+        for part in parts:
+            shutil.copytree(root / name, root / "copy" / part)
+        if parts:
+            shutil.rmtree(root / name)
+            (root / "copy").rename(root / name)
+    shutil.rmtree(root / "train")
+    with pytest.raises(ValueError, match="no splits") as caught:
+        load_records(root)
+    subprocess.run(["sh", "-c", "cd " + str(caught.value).split(": cd ")[1]], check=True)
+    assert splits_of(root) == (["train", "val"] if parts else ["test", "train"])
+    assert [len(load_records(root, split)) for split in splits_of(root)] == ([5, 5] if parts else [1, 4])
+
+
 def test_ids_above_255_make_16_bit_maps(tmp_path):
     categories = [{"id": i, "name": f"class {i}"} for i in range(300)]
     root = make_folder(tmp_path / "data", count=2, categories=categories, ignore_index=65535)
@@ -200,6 +326,26 @@ def test_coco_layouts_are_found(tmp_path, layout):
     assert labels.source_ids == (7, 11, 90) and labels.id2label == {0: "sky", 1: "road", 2: "car"}
     assert records["image_id"][2] == "000000000002"
     assert [s["category_id"] for s in records[0]["segments_info"]] == [0, 1, 2]
+
+
+def test_the_coco_recipe_names_splits_that_coco_has(tmp_path):
+    data = load_recipe("coco_sdxl").data
+    for split, spelled in ((data.train_split, "train2017"), (*data.test_splits, "val2017")):
+        root = make_coco(tmp_path / split, split, layout="coco")
+        assert len(load_records(root, split)) == len(load_records(root, spelled)) == 3
+
+
+def test_coco_labels_are_matched_by_name_or_by_id(tmp_path):
+    root = make_coco(tmp_path / "data", "val")
+    names = ["car", "sky", "bus", "road"]
+    records = load_records(root, "val", labels={"categories": names})
+    assert labels_of(records).label2id == {name: i for i, name in enumerate(names)}
+    for index, segmentation_map in enumerate(maps_of(records)):
+        assert np.array_equal(segmentation_map, block_map(index, labels=(1, 3, 0)))
+    renamed = [{"id": i, "name": name} for i, name in ((90, "auto"), (7, "Himmel"), (11, "Weg"))]
+    assert_blocks(load_records(root, "val", labels=renamed), 3)
+    with pytest.raises(ValueError, match="--labels lacks 1 categories of .*'road'"):
+        load_records(root, "val", labels={"categories": ["sky", "car"]})
 
 
 def test_coco_faults_are_named(tmp_path):
@@ -239,6 +385,21 @@ def test_ade20k_moves_0_to_void_and_150_to_149(tmp_path, archive):
     )
     with pytest.raises(ValueError, match="00000001.png: label ids 151 are outside"):
         load_records(tmp_path / "data", "val")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_ade20ks_layout_may_be_called_train_and_bring_its_own_labels(tmp_path, named):
+    root = make_ade20k(tmp_path / "data")
+    for part, short in (("training", "train"), ("validation", "val")):
+        for name in ("images", "annotations"):
+            (root / name / part).rename(root / name / short)
+    labels = (0, 3, 149)
+    if named:
+        write_classes(root, [dict(c, id=i) for c, i in zip(CATEGORIES, (1, 4, 150), strict=True)], ignore_index=0)
+        labels = (0, 1, 2)
+    assert splits_of(root) == ["train", "val"]
+    for index, segmentation_map in enumerate(maps_of(load_records(root, "val"))):
+        assert np.array_equal(segmentation_map, block_map(index, labels=labels))
 
 
 def make_dataset(count=3, mask_column="annotation", **columns):
@@ -322,12 +483,43 @@ def test_zero_as_void_is_for_those_who_ask(tmp_path):
     shifted = [encode_map(((block_map(i).astype(int) + 1) % 256).astype(np.uint8), 3) for i in range(3)]
     dataset = dataset.remove_columns("annotation").add_column("annotation", shifted, feature=datasets.Image())
     dataset.save_to_disk(tmp_path / "data")
-    with pytest.raises(ValueError, match=r"label ids 3 are outside the label set \(0..2; void 255\)"):
+    with pytest.raises(ValueError, match=r"label ids 3 are outside the label set \(0..2; void 255\).*--zero_is_void"):
         load_records(tmp_path / "data", labels=LABELS)
     assert_blocks(load_records(tmp_path / "data", labels=LABELS, zero_is_void=True), 3)
     LABELS.save(tmp_path)
     settings = dict(dataset_name=str(tmp_path / "data"), labels=str(tmp_path / "labels.json"), zero_is_void=True)
     assert_blocks(load_split(DataConfig(**settings), "train", None), 3)
+
+
+def test_zero_as_void_is_for_folders_too(tmp_path):
+    root = make_folder(tmp_path / "data", count=2)
+    for index in range(2):
+        Image.fromarray(block_map(index, labels=(1, 2, 3), void=0)).save(root / "train/masks" / f"{index:04d}.png")
+    assert_blocks(load_records(root, zero_is_void=True), 2)
+
+
+def test_image_ids_become_strings_that_tell_rows_apart(tmp_path):
+    dataset = make_dataset()
+    dataset.add_column("image_id", [7, 8, 9]).save_to_disk(tmp_path / "numbers")
+    assert load_records(tmp_path / "numbers", labels=LABELS)["image_id"][:] == ["7", "8", "9"]
+    for name, ids in (("repeated", ["a", "b", "a"]), ("empty", ["a", None, "b"])):
+        dataset.add_column("image_id", ids).save_to_disk(tmp_path / name)
+        with pytest.warns(UserWarning, match="image_id is empty in"):
+            assert load_records(tmp_path / name, labels=LABELS)["image_id"][:] == ["p0", "p1", "p2"]
+
+
+def test_columns_that_only_sound_like_ours_are_left_out(tmp_path):
+    make_dataset(kind="photo", variant="x").save_to_disk(tmp_path / "data")
+    assert "kind" not in load_records(tmp_path / "data", labels=LABELS).column_names
+
+
+def test_parquet_files_of_one_split_in_two_folders_are_refused(tmp_path):
+    for config in ("full", "debug"):
+        (tmp_path / "data" / config).mkdir(parents=True)
+        make_dataset().to_parquet(tmp_path / "data" / config / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="files of train lie in .*debug and .*full; name one"):
+        load_records(tmp_path / "data", labels=LABELS)
+    assert len(load_records(tmp_path / "data/debug", labels=LABELS)) == 3
 
 
 def test_a_dataset_with_broken_bytes_names_the_record(tmp_path):
@@ -457,6 +649,19 @@ def test_half_turns_that_fit_both_ways_are_read_as_shown_with_a_warning(tmp_path
         records = load_records(root)
     stored = np.array(Image.open(root / "train/images/0000.jpg"))
     assert np.array_equal(read_image(records[0]["image"]), stored[::-1, ::-1])
+    with pytest.warns(UserWarning, match="first 0000"):  # on later loads too
+        load_records(root)
+
+
+@pytest.mark.parametrize("drawn_rotated", [False, True])
+def test_half_turns_are_read_as_the_splits_other_images(tmp_path, drawn_rotated, recwarn):
+    root = make_folder(tmp_path / "data", count=3)
+    save_rotated(root / "train/images/0000.jpg", photo(), 3)
+    save_rotated(root / "train/images/0001.jpg", np.rot90(photo()).copy() if drawn_rotated else photo(), 6)
+    stored = np.array(Image.open(root / "train/images/0000.jpg"))
+    image = read_image(load_records(root)[0]["image"])
+    assert np.array_equal(image, stored[::-1, ::-1] if drawn_rotated else stored)
+    assert not [warning for warning in recwarn if "either way" in str(warning.message)]
 
 
 # Caching

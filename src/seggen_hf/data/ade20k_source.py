@@ -1,15 +1,18 @@
-"""Reads ADE20K's SceneParsing layout: images/training, annotations/training, ids 1..150, 0 = void."""
+"""Reads ADE20K's SceneParsing layout: images/training, annotations/training, ids 1..150, 0 = void.
+
+Other data sets lie so too (images/train, annotations/train); a label file beside the folders then tells their ids.
+"""
 
 from pathlib import Path
 
 from seggen_hf.data.checks import Source
-from seggen_hf.data.folder_source import file_rows, list_images
-from seggen_hf.data.map_decoder import LabelFile, MapDecoder
-from seggen_hf.data.schema import ignore_index_for
+from seggen_hf.data.folder_source import LABEL_FILES, file_rows, list_images
+from seggen_hf.data.map_decoder import LabelFile, MapDecoder, label_file_of, read_label_file
 from seggen_hf.labels import LabelSet
 
 ARCHIVE_FOLDER = "ADEChallengeData2016"
-SPLITS = {"train": "training", "training": "training", "val": "validation", "validation": "validation"}
+SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val"}
+FOLDERS = {"train": ("training", "train"), "val": ("validation", "val")}
 
 
 def ade20k_root(root: Path) -> Path | None:
@@ -22,24 +25,38 @@ def ade20k_root(root: Path) -> Path | None:
 
 def ade20k_splits(root: Path) -> list[str]:
     folder = ade20k_root(root)
-    return [split for split in ("train", "val") if (folder / "annotations" / SPLITS[split]).is_dir()]
+    return [split for split in FOLDERS if _part(folder, split)]
+
+
+def _part(folder: Path, split: str) -> str | None:
+    """Name of the folders that hold the split."""
+    return next((name for name in FOLDERS[split] if (folder / "annotations" / name).is_dir()), None)
 
 
 def read_ade20k(root: Path, split: str, labels: LabelFile | None = None) -> Source:
-    """List the pairs of a split (train or val) with the 150 labels, or with `labels` in their order."""
-    folder, part = ade20k_root(root), SPLITS[split]
+    """List the pairs of a split (train or val) with the 150 labels, or with `labels` in their order.
+
+    Where a label file lies in the folder and no `labels` are given, the masks hold that file's ids.
+    """
+    folder = ade20k_root(root)
+    part = _part(folder, SPLITS[split])
     images, problems = list_images(folder / "images" / part)
     masks, mask_problems = list_images(folder / "annotations" / part)
     problems += mask_problems
     problems += [f"{images[stem]}: no annotation of this name" for stem in sorted(set(images) - set(masks))]
     problems += [f"{masks[stem]}: no image of this name" for stem in sorted(set(masks) - set(images))]
     stems = sorted(set(images) & set(masks))
-    label_set = labels.labels if labels else LabelSet.builtin("ade20k")
-    ids = {0: ignore_index_for(label_set.num_labels)} | {label + 1: label for label in range(label_set.num_labels)}
+    own = [folder / name for name in LABEL_FILES if (folder / name).is_file()]
+    if own and labels is None:
+        labels = read_label_file(own[0])
+        decoder = labels.decoder
+    else:
+        labels = labels or label_file_of(LabelSet.builtin("ade20k"))
+        decoder = MapDecoder(labels.labels.num_labels, {}).with_zero_void()
     rows = file_rows(
         image=[str(images[stem]) for stem in stems],
         segmentation_map=[str(masks[stem]) for stem in stems],
         caption=[None] * len(stems),
         image_id=stems,
     )
-    return Source("ade20k", rows, label_set, MapDecoder(label_set.num_labels, ids), problems, [])
+    return Source("ade20k", rows, labels.labels, decoder, problems, labels.collisions if own else [])

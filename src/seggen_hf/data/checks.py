@@ -56,7 +56,7 @@ class Inspection:
     size: tuple[int, int] | None = None  # (height, width) of the image as it will be read
     orientation: int = 1  # EXIF; 1 is upright
     drops_exif: bool = False  # the mask fits the unrotated pixels
-    uncertain_exif: bool = False  # the mask fits both ways
+    uncertain_exif: bool = False  # the mask fits both ways, and the split's other masks do not tell
     converts_map: bool = False
     counts: np.ndarray | None = None  # (num_labels + 1,) pixels of each label, void last
 
@@ -71,7 +71,40 @@ def inspect_rows(source: Source, pixels: bool = True) -> list[Inspection]:
     rows, workers = source.rows, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(max_workers=max(2, min(workers, 16))) as pool:
         inspections = pool.map(lambda i: inspect_row(rows[i], source.decoder, pixels), range(len(rows)))
-        return list(tqdm(inspections, "Checking records", total=len(rows), delay=3, mininterval=1, leave=False))
+        found = list(tqdm(inspections, "Checking records", total=len(rows), delay=3, mininterval=1, leave=False))
+    _settle_exif(found)
+    return found
+
+
+def _settle_exif(inspections: list[Inspection]) -> None:
+    """Masks that fit both ways were drawn as those of the split whose size tells, where these agree."""
+    certain = {
+        entry.drops_exif
+        for entry in inspections
+        if entry.orientation != 1 and not entry.uncertain_exif and entry.problem is None
+    }
+    if len(certain) == 1:
+        (drops,) = certain
+        for entry in inspections:
+            entry.drops_exif |= entry.uncertain_exif and drops
+            entry.uncertain_exif = False
+
+
+def explain_missing_label(source: Source, inspections: list[Inspection]) -> str | None:
+    """A line where two-class masks hold 0 and 255, the 255 is void and so no pixel is of label 1."""
+    decoder = source.decoder
+    void = [raw for raw, label in decoder.ids.items() if label == decoder.ignore_index]
+    counts = [entry.counts for entry in inspections if entry.counts is not None]
+    if decoder.panoptic or decoder.num_labels != 2 or not decoder.is_identity or void != [255] or not counts:
+        return None
+    background, labelled, unlabelled = np.sum(counts, axis=0)
+    if labelled or not background or not unlabelled:
+        return None
+    name = source.labels.id2label[1]
+    return (
+        f"the masks hold 0 and 255 and never 1, and 255 is void; if 255 is {name!r}, name id 255 in classes.json: "
+        f'{{"0": "{source.labels.id2label[0]}", "255": "{name}"}}'
+    )
 
 
 def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True) -> Inspection:
@@ -84,9 +117,8 @@ def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True) -> Inspecti
             if mode.startswith("I") or mode == "F":
                 raise ValueError(f"the image is not 8-bit (mode {mode}) and would be clipped; save it with 8 bits")
             if pixels:
-                image.draft(
-                    "L", (image.width // 8, image.height // 8)
-                )  # JPEG: reads every byte, skips most of the IDCT
+                # JPEG: reads every byte, skips most of the IDCT
+                image.draft("L", (max(image.width // 8, 1), max(image.height // 8, 1)))
                 image.load()
         current = row["segmentation_map"]
         with open_image(current) as mask:

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
-from seggen_hf.data.checks import Inspection, Source, drop_exif, inspect_rows
+from seggen_hf.data.checks import Inspection, Source, drop_exif, explain_missing_label, inspect_rows
 from seggen_hf.data.folder_source import CAPTIONS_FILE
 from seggen_hf.data.schema import encode_map, open_image, write_json
 from seggen_hf.labels import LabelSet
@@ -18,6 +18,9 @@ SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF
 def write_clean_split(found: Source, folder: Path) -> tuple[int, list[str]]:
     """Write images/, masks/ and captions.json of a split; returns how many, and a line for each record left out."""
     inspections = inspect_rows(found)
+    missing = explain_missing_label(found, inspections)
+    if missing:
+        raise ValueError(f"{folder.name}: {missing}.")
     left_out = found.problems + [entry.problem for entry in inspections if entry.problem]
     good = [index for index, entry in enumerate(inspections) if entry.problem is None]
     for name in ("images", "masks"):
@@ -34,6 +37,8 @@ def write_clean_split(found: Source, folder: Path) -> tuple[int, list[str]]:
 
 def _write_pair(found: Source, row: dict, inspection: Inspection, folder: Path) -> None:
     value, stem = row["image"], row["image_id"]
+    if not (folder / stem).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"The image_id {stem!r} leads out of the folder of the copy; give the record another one.")
     with open_image(value) as image:
         suffix = SUFFIXES.get(image.format)
         if inspection.drops_exif:

@@ -7,37 +7,34 @@ from seggen_hf.data.checks import Source, fingerprint_of
 from seggen_hf.data.folder_source import file_rows
 from seggen_hf.data.map_decoder import LabelFile, MapDecoder, read_label_file
 from seggen_hf.data.schema import ignore_index_for
+from seggen_hf.labels import LabelSet
 
 SINGLE = "panoptic.json"  # a data set of one split; it is read as "train"
 YEAR = "2017"
 
 
 def coco_splits(root: Path) -> list[str]:
-    """Splits with a panoptic JSON, in `root` or `root/annotations`; COCO's `train2017` counts as `train`."""
+    """Splits with a panoptic JSON, in `root` or `root/annotations`; COCO's `train2017` is `train`."""
     names = [path.stem.removeprefix("panoptic_").removesuffix(YEAR) for path in _json_files(root)]
     return sorted(set(names) | ({"train"} if (root / SINGLE).is_file() else set()))
 
 
 def read_coco(root: Path, split: str, labels: LabelFile | None = None) -> Source:
-    """List the records of `split`. Category ids become 0..C-1 in the order of the JSON's ids.
+    """List the records of `split` (`train2017` is `train`). Category ids become 0..C-1 in the order of the JSON's ids.
 
     The layouts read: panoptic_SPLIT.json + panoptic_SPLIT/ + images/SPLIT/; panoptic.json + panoptic/ + images/;
     COCO's annotations/panoptic_SPLIT2017.json + annotations/panoptic_SPLIT2017/ + SPLIT2017/.
     """
+    split = split.removesuffix(YEAR)
     annotation_file = _annotation_file(root, split)
     try:
         content = json.loads(annotation_file.read_text(encoding="utf-8"))
         categories, images, annotations = content["categories"], content["images"], content["annotations"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{annotation_file} is not a COCO panoptic JSON: {error!r}") from error
     found = read_label_file({"categories": categories}, str(annotation_file))
-    if labels is not None and labels.labels.num_labels != found.labels.num_labels:
-        raise ValueError(
-            f"--labels has {labels.labels.num_labels} labels and {annotation_file} {found.labels.num_labels}; "
-            f"leave it out, the JSON names its categories."
-        )
     label_set = labels.labels if labels else found.labels
-    label_of = {source_id: label for label, source_id in enumerate(found.labels.source_ids)}
+    label_of = _match_labels(found.labels, label_set, annotation_file)
     things = set(label_set.things)
     png_dir, image_dir = annotation_file.with_suffix(""), _image_dir(root, split, annotation_file)
     file_of = {image["id"]: image["file_name"] for image in images}
@@ -63,6 +60,20 @@ def read_coco(root: Path, split: str, labels: LabelFile | None = None) -> Source
     decoder = MapDecoder(label_set.num_labels, ids, panoptic=True)
     return Source(
         "coco-panoptic", file_rows(**columns), label_set, decoder, problems, found.collisions, fingerprint_of(columns)
+    )
+
+
+def _match_labels(found: LabelSet, wanted: LabelSet, annotation_file: Path) -> dict[int, int]:
+    """Category id of the JSON -> label id of `wanted`: by name where all names are known, else by id."""
+    names = {source_id: category.name for source_id, category in zip(found.source_ids, found.categories, strict=True)}
+    if set(names.values()) <= set(wanted.label2id):
+        return {source_id: wanted.label2id[name] for source_id, name in names.items()}
+    if set(names) <= set(wanted.source_ids):
+        return {source_id: wanted.source_ids.index(source_id) for source_id in names}
+    missing = sorted(set(names.values()) - set(wanted.label2id))
+    raise ValueError(
+        f"--labels lacks {len(missing)} categories of {annotation_file}, such as {missing[0]!r}, and has other ids; "
+        f"leave it out, the JSON names its categories."
     )
 
 

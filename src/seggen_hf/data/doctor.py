@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seggen_hf.data.checks import LISTED, Source, inspect_rows
+from seggen_hf.data.checks import LISTED, Source, explain_missing_label, inspect_rows
 from seggen_hf.data.clean_copy import clean_labels, write_clean_split
 from seggen_hf.data.schema import write_json
 from seggen_hf.data.sources import open_source, splits_of
@@ -86,8 +86,8 @@ class DoctorReport:
                 )
             if report.exif_dropped:
                 found.append(
-                    f"{report.split}: {report.exif_dropped} masks fit their images only without the EXIF rotation, "
-                    f"which is then ignored"
+                    f"{report.split}: {report.exif_dropped} images are read without their EXIF rotation: the split's "
+                    f"masks fit only so"
                 )
         return found
 
@@ -191,10 +191,7 @@ def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | No
         splits, settings: as in `examine`.
     """
     output_dir = Path(output_dir)
-    if output_dir.exists():
-        raise ValueError(f"{output_dir} exists; name a new folder for the clean copy.")
-    if Path(source).is_dir() and output_dir.resolve().is_relative_to(Path(source).resolve()):
-        raise ValueError(f"{output_dir} lies in the source, which is never changed; name a folder beside it.")
+    check_output_dir(source, output_dir)
     names = _split_names(source, splits, settings)
     temporary = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
     temporary.mkdir(parents=True)
@@ -212,6 +209,14 @@ def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | No
     return report
 
 
+def check_output_dir(source: str | Path, output_dir: Path) -> None:
+    """Refuse a folder for the clean copy that exists or lies in the source."""
+    if output_dir.exists():
+        raise ValueError(f"{output_dir} exists; name a new folder for the clean copy.")
+    if Path(source).is_dir() and output_dir.resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(f"{output_dir} lies in the source, which is never changed; name a folder beside it.")
+
+
 def _split_names(source, split, settings: dict) -> list[str]:
     if split is None:
         return splits_of(source, settings.get("config_name"), settings.get("revision"))
@@ -224,8 +229,11 @@ def _examine_split(found: Source, split: str) -> SplitReport:
     counts = np.array([entry.counts for entry in good]).reshape(-1, found.labels.num_labels + 1)
     with ThreadPoolExecutor(max_workers=4) as pool:
         digests = dict(
-            pool.map(lambda i: (found.rows[i]["image_id"], _digest(found.rows[i]["image"])), range(len(inspections)))
+            pool.map(
+                lambda i: (found.rows[i]["image_id"], digest_image(found.rows[i]["image"])), range(len(inspections))
+            )
         )
+    missing = explain_missing_label(found, inspections)
     groups = defaultdict(list)
     for image_id, digest in digests.items():
         groups[digest].append(image_id)
@@ -235,7 +243,7 @@ def _examine_split(found: Source, split: str) -> SplitReport:
         pixels=counts.sum(axis=0),
         images=(counts > 0).sum(axis=0),
         sizes=Counter(entry.size for entry in good),
-        broken=found.problems + [entry.problem for entry in inspections if entry.problem],
+        broken=found.problems + [entry.problem for entry in inspections if entry.problem] + [missing] * bool(missing),
         duplicates=[ids for digest, ids in groups.items() if len(ids) > 1 and digest],
         orientations=Counter(entry.orientation for entry in inspections if entry.orientation != 1),
         exif_dropped=sum(entry.drops_exif for entry in good),
@@ -245,7 +253,7 @@ def _examine_split(found: Source, split: str) -> SplitReport:
     )
 
 
-def _digest(value: dict) -> str:
+def digest_image(value: dict) -> str:
     """Digest of an image's file; "" where there is none, or nothing in it."""
     try:
         data = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 from datasets import (
@@ -20,8 +21,8 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 
 from seggen_hf.data.checks import Source
 from seggen_hf.data.folder_source import LABEL_FILES
-from seggen_hf.data.map_decoder import LabelFile, MapDecoder, label_file_of, read_label_file
-from seggen_hf.data.schema import ignore_index_for, labels_of
+from seggen_hf.data.map_decoder import LabelFile, label_file_of, read_label_file
+from seggen_hf.data.schema import labels_of
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
 MASK_COLUMNS = ("segmentation_map", "annotation", "label", "mask", "segmentation_mask", "semantic_map")
@@ -42,6 +43,10 @@ def parquet_files(root: Path) -> dict[str, list[str]]:
         parent = path.parent.name if path.parent not in (root, root / "data") else ""
         named = re.match(r"(train|training|val|validation|test|unseen\w*)(?=[-_.]|$)", path.stem)
         splits.setdefault(named[1] if named else parent or "train", []).append(str(path))
+    for split, files in splits.items():
+        parents = sorted({str(Path(file).parent) for file in files})
+        if len(parents) > 1:
+            raise ValueError(f"The Parquet files of {split} lie in {' and '.join(parents)}; name one as source.")
     return splits
 
 
@@ -66,7 +71,6 @@ def read_dataset(
     labels: LabelFile | None = None,
     image_column: str | None = None,
     mask_column: str | None = None,
-    zero_is_void: bool = False,
     config_name: str | None = None,
     revision: str | None = None,
 ) -> Source:
@@ -79,7 +83,7 @@ def read_dataset(
         dataset = load_dataset("parquet", data_files={split: parquet_files(root)[split]}, split=split)
     else:
         dataset = load_dataset(source, config_name, split=split, revision=revision)
-    return rows_of(dataset, source, split, labels, image_column, mask_column, zero_is_void, revision)
+    return rows_of(dataset, source, split, labels, image_column, mask_column, revision)
 
 
 def rows_of(
@@ -89,7 +93,6 @@ def rows_of(
     labels: LabelFile | None = None,
     image_column: str | None = None,
     mask_column: str | None = None,
-    zero_is_void: bool = False,
     revision: str | None = None,
 ) -> Source:
     """The `Source` of an open dataset; see `read_dataset`."""
@@ -102,15 +105,12 @@ def rows_of(
             if has_labels(dataset)
             else _find_labels(dataset, source, revision, where)
         )
-    decoder = labels.decoder
-    if zero_is_void:
-        void = ignore_index_for(decoder.num_labels)
-        ids = {0: void, void: void} | {label + 1: label for label in range(decoder.num_labels)}
-        decoder = MapDecoder(decoder.num_labels, ids, decoder.colors)
     columns = {"image": image_column, "segmentation_map": mask_column}
     caption_column = next((name for name in CAPTION_COLUMNS if name in dataset.column_names), None)
     columns |= {"caption": caption_column} if caption_column else {}
-    own = ("image_id", "panoptic_map", "segments_info", *SYNTHETIC_COLUMNS)
+    own = ("image_id", "panoptic_map", "segments_info")
+    if set(SYNTHETIC_COLUMNS[:-1]) <= set(dataset.column_names):  # scores may lack; one `kind` alone is not ours
+        own += SYNTHETIC_COLUMNS
     columns |= {name: name for name in own if name in dataset.column_names}
     rows = dataset.select_columns(list(columns.values()))
     rows = rows.rename_columns({old: new for new, old in columns.items() if old != new})
@@ -119,9 +119,26 @@ def rows_of(
             rows = rows.cast_column(name, Image(decode=False))
     if "caption" not in columns:
         rows = rows.add_column("caption", [None] * len(rows), feature=Value("string"))
-    if "image_id" not in columns:
+    if "image_id" in columns:
+        if rows.features["image_id"] != Value("string"):
+            rows = rows.cast_column("image_id", Value("string"))
+        rows = _keep_ids(rows, where)
+    if "image_id" not in rows.column_names:
         rows = rows.add_column("image_id", _image_ids(rows), feature=Value("string"))
-    return Source("datasets", rows, labels.labels, decoder, [], labels.collisions, rows._fingerprint)
+    return Source("datasets", rows, labels.labels, labels.decoder, [], labels.collisions, rows._fingerprint)
+
+
+def _keep_ids(rows: Dataset, where: str) -> Dataset:
+    """`rows`, without an image_id that does not tell them apart."""
+    ids = rows["image_id"][:]
+    if None not in ids and len(set(ids)) == len(ids):
+        return rows
+    warnings.warn(
+        f"{where}: the column image_id is empty in {ids.count(None)} of {len(ids)} rows and has {len(set(ids))} "
+        f"different values; file names or row numbers stand in for it.",
+        stacklevel=3,
+    )
+    return rows.remove_columns("image_id")
 
 
 def _pick(dataset: Dataset, where: str, column: str | None, guesses: tuple[str, ...], flag: str) -> str:

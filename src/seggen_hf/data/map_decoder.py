@@ -1,7 +1,8 @@
 """How a source's masks become label ids: ids with gaps, class colors, palettes, COCO panoptic PNGs."""
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class MapDecoder:
         """Label ids as int32 `(height, width)`. Raises `ValueError` with the reason if a pixel has no label."""
         if self.panoptic:
             return self._decode_panoptic(mask, segments_info or [])
-        if mask.mode == "P" and self._paints_classes(mask):
+        if mask.mode == "P" and not self._holds_ids(mask):
             return self._decode_colors(np.array(mask.convert("RGB")))
         if mask.mode in ("RGB", "RGBA") and self.colors:
             pixels = np.array(mask)[..., :3]
@@ -75,9 +76,16 @@ class MapDecoder:
         labels[(raw < 0) | (raw >= len(table))] = UNKNOWN
         if (labels == UNKNOWN).any():
             bad = np.unique(raw[labels == UNKNOWN])
-            lossy = "; a JPEG mask is lossy, save masks as PNG" if mask.format == "JPEG" else ""
-            raise ValueError(f"label ids {_few(bad)} are outside the label set ({self._describe_ids()}){lossy}")
+            hint = "; a JPEG mask is lossy, save masks as PNG" if mask.format == "JPEG" else ""
+            if bad.tolist() == [self.num_labels] and self.ids.get(0) == 0:
+                hint = f"; if 0 is void and the ids are 1..{self.num_labels}, say so with --zero_is_void"
+            raise ValueError(f"label ids {_few(bad)} are outside the label set ({self._describe_ids()}){hint}")
         return labels
+
+    def with_zero_void(self) -> "MapDecoder":
+        """The decoder of masks that hold 1..C instead of 0..C-1, and 0 where a pixel is void."""
+        ids = {0: self.ignore_index, self.ignore_index: self.ignore_index}
+        return replace(self, ids=ids | {label + 1: label for label in range(self.num_labels)})
 
     def _describe_ids(self) -> str:
         known = sorted(raw for raw, label in self.ids.items() if label != self.ignore_index)
@@ -85,10 +93,24 @@ class MapDecoder:
         ids = f"{known[0]}..{known[-1]}" if known == list(range(known[0], known[-1] + 1)) else _few(known)
         return f"{ids}; void {_few(void)}" if void else ids
 
-    def _paints_classes(self, mask: Image.Image) -> bool:
-        """Whether every palette color in use is a class color: then the colors count, not the order of the palette."""
-        used = [color for _, color in mask.convert("RGB").getcolors(256) or []]
-        return bool(self.colors) and bool(used) and all(color in self.colors for color in used)
+    def _holds_ids(self, mask: Image.Image) -> bool:
+        """Whether a palette PNG's indices are ids: no color in use is a class's, or each class id has its own color.
+
+        Otherwise the mask was painted, and the order of its palette means nothing.
+        """
+        indices = [index for _, index in mask.getcolors(256)]
+        palette = Image.fromarray(np.array([indices], np.uint8))
+        palette.putpalette(mask.getpalette())
+        found = [self.colors.get(tuple(color)) for color in np.array(palette.convert("RGB"))[0].tolist()]
+        if all(label is None for label in found):
+            return True
+        colored = set(self.colors.values())
+        wanted = [self.ids.get(index, self.ignore_index) for index in indices]
+        return all(
+            label == own or (label is None and own not in colored)
+            for label, own in zip(found, wanted, strict=True)
+            if own != self.ignore_index
+        )
 
     def _grays_are_colors(self, pixels: np.ndarray) -> bool:
         """Whether an all-gray RGB mask is painted (an image of void and gray classes) rather than ids in RGB."""
@@ -144,7 +166,8 @@ def read_label_file(content, name: str = "classes.json") -> LabelFile:
 
     Takes `{"categories": [{"id", "name", "isthing", "color"}], "ignore_index"}`, such a list alone, a list of names,
     or `{id: name}`. Ids with gaps are renumbered in their order; a category whose id is `ignore_index` is void; masks
-    hold the file's ids. `void_color` names the color of void pixels in painted masks.
+    hold the file's ids. `void_color` names the color of void pixels in painted masks. A negative `ignore_index` is no
+    pixel's and is passed over. Raises: `ValueError` that names the file for anything else.
     """
     if isinstance(content, (str, Path)):
         name = str(content)
@@ -153,29 +176,64 @@ def read_label_file(content, name: str = "classes.json") -> LabelFile:
         if not Path(name).is_file():
             raise ValueError(f"{name} does not exist; give a label file, or one of {', '.join(BUILTIN_LABEL_SETS)}.")
         try:
-            content = json.loads(Path(name).read_text(encoding="utf-8"))
+            content = json.loads(Path(name).read_text(encoding="utf-8-sig"))  # some editors write a BOM
         except ValueError as error:
             raise ValueError(f"{name} is not JSON: {error}") from error
     settings = content if isinstance(content, dict) and "categories" in content else {"categories": content}
-    entries = settings["categories"]
-    if isinstance(entries, dict):
-        entries = entries.get("id2label", entries)
-        entries = [{"id": key, "name": value} for key, value in entries.items()]
-    entries = [{"id": i, "name": e} if isinstance(e, str) else dict(e) for i, e in enumerate(entries)]
     try:
-        for entry in entries:
-            entry["id"] = int(entry["id"])
+        entries = _read_entries(settings["categories"])
         void_id = settings.get("ignore_index")
+        void_id = None if void_id is None else _whole(void_id, "ignore_index")
         void = [entry for entry in entries if entry["id"] == void_id]
         labels = LabelSet.from_dict(
             {"categories": [e for e in entries if e["id"] != void_id], "edge_color": settings.get("edge_color")},
             remap=True,
         )
-    except (KeyError, TypeError, ValueError) as error:
+        if labels.source_ids[0] < 0:
+            raise ValueError(f"the label {labels.id2label[0]!r} has the id {labels.source_ids[0]}; no pixel holds it")
+        void_colors = [entry["color"] for entry in void] + [_color(settings.get("void_color"), "void_color")]
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
-    void_ids = [void_id] if void_id is not None else []
-    void_colors = [entry.get("color") for entry in void] + [settings.get("void_color")]
-    return label_file_of(labels, True, void_ids, [tuple(color) for color in void_colors if color is not None])
+    void_ids = [void_id] if void_id is not None and void_id >= 0 else []
+    return label_file_of(labels, True, void_ids, [color for color in void_colors if color is not None])
+
+
+def _read_entries(entries) -> list[dict]:
+    """Categories with a whole id, a name, a color of three and a flag that is one. Raises `ValueError`."""
+    if isinstance(entries, dict):
+        entries = entries.get("id2label", entries)
+    if isinstance(entries, dict):
+        entries = [{**(e if isinstance(e, dict) else {"name": e}), "id": key} for key, e in entries.items()]
+    if not isinstance(entries, list):
+        raise ValueError(f"it holds {json.dumps(entries)[:40]}, not a list of categories or names, nor {{id: name}}.")
+    checked = []
+    for place, entry in enumerate(entries):
+        entry = {"id": place, "name": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or not {"id", "name"} <= set(entry) or not isinstance(entry["name"], str):
+            raise ValueError(f"The category {json.dumps(entry)} lacks an id or a name; each category needs both.")
+        name = entry["name"]
+        if entry.get("isthing") not in (None, 0, 1):
+            raise ValueError(f"isthing of {name!r} is {entry['isthing']!r}; it must be true, false, 1 or 0.")
+        color = _color(entry.get("color"), f"The color of {name!r}")
+        checked.append(entry | {"id": _whole(entry["id"], f"The id of {name!r}"), "color": color})
+    return checked
+
+
+def _whole(value, what: str) -> int:
+    """An id; the keys of JSON are text."""
+    if isinstance(value, str) and re.fullmatch(r"-?\d+", value.strip()):
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r}; it must be a whole number.")
+    return value
+
+
+def _color(value, what: str) -> tuple[int, int, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or any(v not in range(256) for v in value):
+        raise ValueError(f"{what} is {value!r}; it must be three integers in 0..255.")
+    return tuple(int(v) for v in value)
 
 
 def label_file_of(labels: LabelSet, source_ids: bool = False, void_ids=(), void_colors=()) -> LabelFile:

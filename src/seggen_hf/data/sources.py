@@ -14,17 +14,18 @@ from seggen_hf.data.ade20k_source import SPLITS as ADE20K_SPLITS
 from seggen_hf.data.ade20k_source import ade20k_root, ade20k_splits, read_ade20k
 from seggen_hf.data.checks import (
     UNREADABLE,
-    Inspection,
     Source,
     drop_exif,
     explain,
+    explain_missing_label,
     fingerprint_of,
     inspect_rows,
     name_of,
     raise_problems,
 )
+from seggen_hf.data.coco_source import YEAR as COCO_YEAR
 from seggen_hf.data.coco_source import coco_splits, read_coco
-from seggen_hf.data.folder_source import folder_splits, read_folder
+from seggen_hf.data.folder_source import explain_missing_splits, folder_splits, read_folder
 from seggen_hf.data.hub_source import HUB_ID, dataset_splits, is_saved, parquet_files, read_dataset, rows_of
 from seggen_hf.data.map_decoder import LabelFile, label_file_of, read_label_file
 from seggen_hf.data.scenes import SCENE_SPLITS, scene_records
@@ -32,7 +33,7 @@ from seggen_hf.data.schema import attach_labels, encode_map, open_image, record_
 from seggen_hf.labels import LabelSet
 
 SCENES = "scenes"
-FORMAT = 1  # raised when conversion changes, so that older caches are left alone
+FORMAT = 2  # raised when conversion changes, so that older caches are left alone
 
 
 def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset:
@@ -79,7 +80,7 @@ def load_records(
         labels: a label file, `ade20k`, `coco` or a `LabelSet`; read from the source if not given.
         max_records (`int`): only the first records, in the order of their names.
         check (`bool`): look at every pixel of every record first; the result is remembered while the files stay equal.
-        zero_is_void (`bool`): ids 1..C with 0 as void, for `datasets` sources (ADE20K's annotations on the Hub).
+        zero_is_void (`bool`): the masks hold ids 1..C with 0 as void (ADE20K's annotations on the Hub).
         size (`tuple` of `int`): height and width of the built-in scenes.
         config_name, revision (`str`): of a Hub id.
         cache_dir (`str`): for converted copies; the `datasets` cache if not given.
@@ -118,12 +119,16 @@ def open_source(
     if kind == SCENES:
         return rows_of(scene_records(split), SCENES, split, label_file)
     if kind == "folder":
-        return read_folder(root, split, label_file)
-    if kind == "coco":
+        found = read_folder(root, split, label_file)
+    elif kind == "coco":
         return read_coco(root, split, label_file)
-    if kind == "ade20k":
-        return read_ade20k(root, split, label_file)
-    return read_dataset(str(source), split, label_file, image_column, mask_column, zero_is_void, config_name, revision)
+    elif kind == "ade20k":
+        found = read_ade20k(root, split, label_file)
+    else:
+        found = read_dataset(str(source), split, label_file, image_column, mask_column, config_name, revision)
+    if zero_is_void:
+        found.decoder = found.decoder.with_zero_void()
+    return found
 
 
 def splits_of(source: str | Path, config_name: str | None = None, revision: str | None = None) -> list[str]:
@@ -152,7 +157,8 @@ def _kind(source: str | Path) -> str:
         if parquet_files(root):
             return "datasets"
         raise ValueError(
-            f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
+            explain_missing_splits(root)
+            or f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
             f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or ADE20K (images/training, "
             f"annotations/training); or a `datasets` folder (save_to_disk, Parquet). It holds: {_listing(root)}."
         )
@@ -168,7 +174,8 @@ def _listing(root: Path) -> str:
 
 
 def _check_split(source, split: str, splits: list[str], kind: str = "") -> None:
-    if split not in splits and not (kind == "ade20k" and ADE20K_SPLITS.get(split) in map(ADE20K_SPLITS.get, splits)):
+    aliases = {"ade20k": ADE20K_SPLITS.get(split), "coco": split.removesuffix(COCO_YEAR)}
+    if split not in splits and aliases.get(kind) not in splits:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}.")
 
 
@@ -198,26 +205,34 @@ def _fingerprint(found: Source) -> str:
 
 
 def _plan(found: Source, where: str, check: bool, stamp: Path) -> dict:
-    """What has to be converted, as `{"maps": bool, "exif": [row, ...]}`; kept in `stamp` once all was checked."""
+    """What has to be converted, as `{"maps": bool, "exif": [row, ...]}`; kept in `stamp` once all was checked.
+
+    `uncertain` names the images that are read as EXIF says although their masks fit either way.
+    """
     if stamp.is_file() and not (check and found.problems):
-        return json.loads(stamp.read_text())
+        plan = json.loads(stamp.read_text())
+        _warn_of_exif(where, plan["uncertain"])
+        return plan
     inspections = inspect_rows(found, pixels=check)
     if check:
         broken = found.problems + [entry.problem for entry in inspections if entry.problem]
         raise_problems(where, broken, len(inspections) + len(found.problems))
-    _warn_of_exif(where, inspections)
+        missing = explain_missing_label(found, inspections)
+        if missing:
+            raise ValueError(f"{where}: {missing}.")
     plan = {
         "maps": any(entry.converts_map for entry in inspections),
         "exif": [index for index, entry in enumerate(inspections) if entry.drops_exif],
+        "uncertain": [entry.image_id for entry in inspections if entry.uncertain_exif],
     }
+    _warn_of_exif(where, plan["uncertain"])
     if check:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         write_json(stamp, plan)
     return plan
 
 
-def _warn_of_exif(where: str, inspections: list[Inspection]) -> None:
-    uncertain = [entry.image_id for entry in inspections if entry.uncertain_exif]
+def _warn_of_exif(where: str, uncertain: list[str]) -> None:
     if uncertain:
         warnings.warn(
             f"{where}: {len(uncertain)} images are rotated by EXIF and fit their masks either way, first "
