@@ -2,10 +2,13 @@ import json
 import subprocess
 import sys
 
+import datasets
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
+from seggen_hf.data.schema import encode_image, encode_map
 
 
 def call(*arguments):
@@ -88,3 +91,23 @@ def test_captions_and_synthesis_run_alone(tiny_run, tmp_path):
 def test_the_doctor_answers_as_text_or_json(camvid_dir):
     result = call("doctor", camvid_dir, "--split", "val", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)
+
+
+def test_a_copy_that_cannot_be_written_is_refused_before_the_examination(camvid_dir, tmp_path):
+    result = call("doctor", camvid_dir, "--split", "val", "--fix", tmp_path)
+    assert result.exit_code == 1 and "exists" in result.stderr and result.stdout == ""
+
+
+def test_commands_that_read_data_take_its_columns_and_labels(tmp_path):
+    maps = [encode_map(np.array([[0, 1, 2]] * 16), 3, f"p{i}") for i in range(2)]
+    rows = [{"photo": encode_image(np.full((16, 3, 3), i, np.uint8)), "ids": maps[i]} for i in range(2)]
+    features = datasets.Features({name: datasets.Image() for name in ("photo", "ids")})
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "data")
+    (tmp_path / "labels.json").write_text('["sky", "road"]')
+    flags = ["--image-column", "photo", "--mask-column", "ids", "--labels", tmp_path / "labels.json"]
+    assert "--zero_is_void" in call("doctor", tmp_path / "data", *flags).stdout
+    flags.append("--zero-is-void")
+    assert call("doctor", tmp_path / "data", *flags).exit_code == 0
+    assert call("caption", tmp_path / "data", tmp_path / "captioned", *flags).exit_code == 0
+    assert call("synthesize", "--help").exit_code == call("evaluate", "--help").exit_code == 0
+    assert "--zero-is-void" in call("evaluate", "--help").stdout

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 failed in use, 2 wrong arguments.
 """
 
 import functools
+import inspect
 import json
 import shlex
 import sys
@@ -33,6 +34,44 @@ Redo = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Split to read. Repeat it for more.")]
+
+
+# The options of every command that reads a SOURCE, under the names that load_records has for them.
+READING = {
+    "labels": (str | None, typer.Option(help="Label file, `ade20k` or `coco`; read from the source if absent.")),
+    "image_column": (str | None, typer.Option("--image-column", "--image_column", help="Guessed if absent.")),
+    "mask_column": (str | None, typer.Option("--mask-column", "--mask_column", help="Guessed if absent.")),
+    "zero_is_void": (
+        bool,
+        typer.Option("--zero-is-void", "--zero_is_void", help="The masks hold ids 1..C, and 0 is void."),
+    ),
+    "config_name": (str | None, typer.Option("--config-name", help="Config of a Hub data set with several.")),
+    "revision": (str | None, typer.Option("--revision", help="Commit, tag or branch of a Hub data set.")),
+}
+
+
+def reads_source(function):
+    """Add the options of `READING` to a command, which gets them as the dict `reading`."""
+
+    @functools.wraps(function)
+    def run(**arguments):
+        reading = {name: arguments.pop(name) for name in READING}
+        return function(**arguments, reading=reading)
+
+    signature = inspect.signature(function)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "reading"]
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if kind is bool else None,
+            annotation=Annotated[kind, option],
+        )
+        for name, (kind, option) in READING.items()
+    ]
+    run.__signature__ = signature.replace(parameters=[*own, *added])
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
+    return run
 
 
 class WrongArguments(ValueError):
@@ -183,23 +222,27 @@ def train(
 
 
 @command
+@reads_source
 def doctor(
     source: Annotated[str, typer.Argument(help="Folder, Hub id or `scenes`.")],
     split: Splits = None,
-    labels: Annotated[str | None, typer.Option("--labels", help="Label file, `ade20k` or `coco`.")] = None,
     fix: Annotated[Path | None, typer.Option("--fix", help="Write a clean copy into this new folder.")] = None,
     json: Json = False,
     debug: Debug = False,
+    *,
+    reading: dict,
 ):
     """Read a data set and say what is wrong with it; exit status 1 if something keeps it from being used."""
     _quiet_libraries()
-    from .data.doctor import examine
+    from .data.doctor import check_output_dir, examine
     from .data.doctor import fix as write_clean_copy
 
-    found = examine(source, split or None, labels=labels)
+    if fix is not None:
+        check_output_dir(source, fix)
+    found = examine(source, split or None, **reading)
     print(_dumps(found.to_dict()) if json else found.to_text())
     if fix is not None:
-        copy = write_clean_copy(source, fix, split or None, labels=labels)
+        copy = write_clean_copy(source, fix, split or None, **reading)
         written = ", ".join(f"{number} records of {name}" for name, number in copy.written.items())
         _say(f"The clean copy is in {copy.folder}: {written}; {len(copy.left_out)} left out")
     elif found.problems:
@@ -207,6 +250,7 @@ def doctor(
 
 
 @command
+@reads_source
 def caption(
     source: Annotated[str, typer.Argument(help="Folder, Hub id or `scenes`.")],
     out: Annotated[Path, typer.Argument(help="Folder for the records with captions (a `datasets` folder).")],
@@ -218,6 +262,8 @@ def caption(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images captioned at once.")] = 8,
     recaption: Annotated[bool, typer.Option("--recaption", help="Replace captions that are there.")] = False,
     debug: Debug = False,
+    *,
+    reading: dict,
 ):
     """Write the records of a data set with captions; interrupted, it goes on where it was."""
     _quiet_libraries()
@@ -232,7 +278,7 @@ def caption(
     )
     if (out / "state.json").is_file():
         raise ValueError(f"{out} holds records already; name another folder.")
-    records = load_records(source, split)
+    records = load_records(source, split, **reading)
     out.mkdir(parents=True, exist_ok=True)
     captioned = add_captions(records, labels_of(records), config, progress_file=out / "progress.jsonl")
     save_dataset(captioned, out)
@@ -241,6 +287,7 @@ def caption(
 
 
 @command
+@reads_source
 def synthesize(
     source: Annotated[str, typer.Argument(help="Real records with captions: folder, Hub id or `scenes`.")],
     out: Annotated[Path, typer.Argument(help="Folder for the synthetic records.")],
@@ -253,6 +300,8 @@ def synthesize(
     width: Annotated[int | None, typer.Option("--width", help="Width of the samples in pixels.")] = None,
     settings: Settings = None,
     debug: Debug = False,
+    *,
+    reading: dict,
 ):
     """Make synthetic records with finished generators. --set synthesis.imgsyn_variants=4 and the like."""
     from .config import SynthesisConfig
@@ -273,7 +322,7 @@ def synthesize(
     from .synthesis import synthesize as make_records
 
     made = make_records(
-        load_records(source, split),
+        load_records(source, split, **reading),
         out,
         config,
         mask2img=open_pipeline(Mask2ImgPipeline, mask2img, config),
@@ -298,6 +347,7 @@ def _synthesis_settings(settings: list[str] | None) -> dict:
 
 
 @command
+@reads_source
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, or one segmenter (a folder with config.json).")],
     source: Annotated[str | None, typer.Argument(help="Data to score on; a run's own test splits if absent.")] = None,
@@ -305,6 +355,8 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 8,
     json: Json = False,
     debug: Debug = False,
+    *,
+    reading: dict,
 ):
     """Score a segmenter, or every segmenter of a run."""
     is_run = (run / "recipe.yaml").is_file()
@@ -326,7 +378,7 @@ def evaluate(
         raise ValueError(f"{run} has no finished segmenter.")
     rows = []
     for name in split or ["test"]:
-        records = load_records(source, name)
+        records = load_records(source, name, **reading)
         for folder in folders:
             scores = score_folder(folder, records, batch_size)
             rows.append({"segmenter": str(folder), "dataset": source, "split": name} | scores)
