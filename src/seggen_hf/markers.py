@@ -17,6 +17,15 @@ from .data.schema import write_json
 
 DONE, STARTED = "stage.json", "stage.started.json"
 
+# Settings that change how a stage runs but not what it makes: changing them leaves a finished stage as it is, and a
+# training that was begun continues.
+HOW_ONLY = {
+    "output_dir", "resume", "report_to", "dataloader_num_workers", "logging_steps", "checkpointing_steps", "dry_run",
+    "checkpoints_total_limit", "validation_steps", "cache_max_gb", "gradient_checkpointing", "num_validation_images",
+    "validation_inference_steps", "validation_guidance_scale", "validation_segmenter", "caption_batch_size",
+    "eval_batch_size", "batch_size", "total_batch_size",
+}  # fmt: skip
+
 
 class SettingsChanged(ValueError):
     """A finished or begun stage was made with other settings."""

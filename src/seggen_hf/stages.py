@@ -4,6 +4,7 @@ caption -> text2mask, mask2img -> synthesize -> segmenter (every arm and seed) -
 """
 
 import dataclasses
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from .config import SynthesisConfig, TrainingConfig
 from .data.captions import add_captions
 from .data.schema import labels_of
 from .data.sources import load_split
-from .markers import DONE, fingerprint
+from .markers import DONE, HOW_ONLY, fingerprint
 from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from .recipe import Recipe
 from .results import Segmenter
@@ -29,13 +30,6 @@ from .trainers.text2mask import Text2MaskTask
 
 STAGES = ("caption", "text2mask", "mask2img", "synthesize", "segmenter", "evaluate", "report")
 
-# Settings that change how a stage runs but not what it makes: changing them leaves a finished stage as it is.
-_HOW_ONLY = {
-    "output_dir", "resume", "report_to", "dataloader_num_workers", "logging_steps", "checkpointing_steps", "dry_run",
-    "checkpoints_total_limit", "validation_steps", "cache_max_gb", "gradient_checkpointing", "num_validation_images",
-    "validation_inference_steps", "validation_guidance_scale", "validation_segmenter", "caption_batch_size",
-    "eval_batch_size", "batch_size",
-}  # fmt: skip
 _SOURCE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "task", "image_column", "mask_column", "labels",
     "zero_is_void",
@@ -179,7 +173,7 @@ def segmenter_of(stage: Stage) -> Segmenter:
 
 def _settings(section: str, values: dict) -> dict:
     """`section.name: value` of the settings that decide what a stage makes."""
-    return {f"{section}.{name}": value for name, value in values.items() if name not in _HOW_ONLY}
+    return {f"{section}.{name}": value for name, value in values.items() if name not in HOW_ONLY}
 
 
 def _train(task_class, config: TrainingConfig, captions: Path, **more) -> dict:
@@ -189,6 +183,10 @@ def _train(task_class, config: TrainingConfig, captions: Path, **more) -> dict:
     task = task_class.from_config(config, records, labels_of(records), **more)
     run: Run = train(task, config)
     trained = sum(p.numel() for p in task.trainable.parameters() if p.requires_grad)
+    del task
+    gc.collect()  # a prepared model refers to itself: it would stay beside the next stage's
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     return {"seconds": run.seconds, "steps": run.steps, "records": len(records), "trained_parameters": trained}
 
 

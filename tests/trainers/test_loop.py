@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from safetensors.torch import load_file
 from toy import ToyTask, settings
 
 from seggen_hf.config import TrainingConfig
-from seggen_hf.trainers.checkpoints import list_checkpoints
-from seggen_hf.trainers.loop import RankBatches, SampleStream, lr_factor, train
+from seggen_hf.trainers.checkpoints import list_checkpoints, read_state
+from seggen_hf.trainers.loop import RankBatches, SampleStream, build_accelerator, describe_training, lr_factor, train
 
 
 def weights(folder) -> dict:
@@ -94,6 +95,91 @@ def test_settings_that_change_the_stream_are_refused_on_resuming(tmp_path):
     with pytest.raises(ValueError, match="train_batch_size was 2 and is now 3"):
         train(ToyTask(), settings(tmp_path, train_batch_size=3))
     assert train(ToyTask(), settings(tmp_path, train_batch_size=3, resume=False)).steps == 4
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("change", ["learning_rate", "records", "snr"])
+def test_a_checkpoint_of_other_settings_or_data_is_refused_before_anything_is_written(tmp_path, finished, change):
+    train(ToyTask(6), settings(tmp_path, max_train_steps=4 if finished else 2))
+    before = (tmp_path / "run_config.json").read_text()
+    task, changes, told = {
+        "learning_rate": (ToyTask(6), {"learning_rate": 0.5}, "learning_rate was 0.01 and is now 0.5"),
+        "records": (ToyTask(7), {}, "records was 6 and is now 7"),
+        "snr": (ToyTask(6), {"weight_decay": 0.3}, "weight_decay was"),
+    }[change]
+    with pytest.raises(ValueError, match=f"cannot be continued: {told}"):
+        train(task, settings(tmp_path, **changes))
+    assert (tmp_path / "run_config.json").read_text() == before and not task.seen
+    how = {"logging_steps": 3, "validation_steps": 1, "num_validation_images": 0, "checkpoints_total_limit": 9}
+    known = {name: value for name, value in how.items() if hasattr(settings(tmp_path), name)}
+    assert train(ToyTask(6), settings(tmp_path, **known)).steps == 4
+
+
+def test_steps_may_grow_with_a_warning_and_a_training_beyond_its_end_is_refused(tmp_path, caplog):
+    def run(steps):
+        return train(ToyTask(), settings(tmp_path, max_train_steps=steps, checkpointing_steps=2))
+
+    run(4)
+    assert not caplog.records
+    assert run(6).steps == 6
+    assert "planned for 4 steps" in caplog.text
+    four = run(4)  # the checkpoint of exactly this step is there still
+    assert four.steps == 4 and [line["step"] for line in four.history if "loss" in line] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="beyond --max_train_steps 3"):
+        run(3)
+
+
+def test_a_finished_training_may_be_saved_by_another_number_of_processes(tmp_path):
+    train(ToyTask(), settings(tmp_path, max_train_steps=2))
+    (path,) = list_checkpoints(tmp_path / "checkpoints")
+    fingerprint = describe_training(ToyTask(), settings(tmp_path, max_train_steps=2), processes=8)
+    assert read_state(path, fingerprint).step == 2
+    with pytest.raises(ValueError, match="processes was 1 and is now 8"):
+        read_state(path, fingerprint | {"max_train_steps": 4})
+
+
+def test_starting_again_sets_the_old_checkpoints_aside(tmp_path):
+    train(ToyTask(), settings(tmp_path, max_train_steps=8))
+    with pytest.raises(FloatingPointError):
+        train(ToyTask(poison=5), settings(tmp_path, max_train_steps=8, learning_rate=1e-4, resume=False))
+    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000002", "step-00000004"]
+    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints.replaced-1")][-1] == "step-00000008"
+    task = ToyTask()
+    train(task, settings(tmp_path, max_train_steps=8, learning_rate=1e-4))
+    assert len(task.seen) == 8  # steps 4 to 8 of the new training
+    train(ToyTask(), settings(tmp_path, max_train_steps=2, resume=False))
+    assert (tmp_path / "checkpoints.replaced-2").is_dir()
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_failing_validation_loses_nothing_and_is_made_up(tmp_path, steps):
+    class Failing(ToyTask):
+        def validate(self, step, folder):
+            if step == steps:
+                raise MemoryError
+            return super().validate(step, folder)
+
+    with pytest.raises(MemoryError):
+        train(Failing(), settings(tmp_path, validation_steps=2))
+    assert list_checkpoints(tmp_path / "checkpoints")[-1].name == f"step-0000000{steps}"
+    task = ToyTask()
+    run = train(task, settings(tmp_path, validation_steps=2))
+    assert len(task.seen) == 2 * (4 - steps) and task.validated == [2, 4][steps // 2 - 1 :]
+    assert [line["step"] for line in run.history if "validation/weight" in line] == [2, 4]
+    again = ToyTask()
+    train(again, settings(tmp_path, validation_steps=2))
+    assert not again.validated
+
+
+def test_trackers_end_with_the_training_and_a_missing_one_is_named_before_it(tmp_path):
+    accelerator = build_accelerator(settings(tmp_path, report_to="tensorboard"))
+    with pytest.raises(FloatingPointError):
+        train(ToyTask(poison=1), settings(tmp_path, report_to="tensorboard"), accelerator)
+    assert not accelerator.trackers and list((tmp_path / "log").rglob("events*"))
+    missing = next(name for name in ("swanlab", "aim", "wandb") if importlib.util.find_spec(name) is None)
+    with pytest.raises(ValueError, match=f"pip install {missing}"):
+        build_accelerator(settings(tmp_path / "none", report_to=missing))
+    assert not (tmp_path / "none").exists()
 
 
 def test_worker_processes_give_the_same_samples(tmp_path):

@@ -18,6 +18,9 @@ class ToyTask:
         self.seen: list[int] = []
         self.validated: list[int] = []
 
+    def facts(self):
+        return {"records": self.num_records}
+
     def parameter_groups(self):
         return [{"params": list(self.trainable.parameters())}]
 

@@ -129,6 +129,9 @@ class DecoderTask:
         self.trainable.requires_grad_(True)
         self.trainable.to(memory_format=torch.channels_last)
 
+    def facts(self) -> dict:
+        return {"task": "decoder", "records": self.num_records}
+
     def start_from(self, vae: AutoencoderKL) -> None:
         """Take the weights of an earlier decoder.
 
@@ -238,6 +241,9 @@ class BaseTask:
             latents.flush()
             os.replace(temporary, path)
         return np.load(path, mmap_mode="r")
+
+    def facts(self) -> dict:
+        return {"task": "base", "records": self.num_records}
 
     def start_from(self, pipeline: StableDiffusionXLPipeline) -> None:
         """Take the weights of an earlier base with the same words.

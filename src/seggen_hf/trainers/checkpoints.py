@@ -26,6 +26,7 @@ class TrainingState:
     history: list[dict] = field(default_factory=list)
     loss_scale: dict | None = None  # of a GradScaler, where there is one
     fingerprint: dict = field(default_factory=dict)
+    validated: int = 0  # the last step that was validated
 
 
 def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -71,6 +72,15 @@ def save_checkpoint(folder: Path, module, optimizer, ema, state: TrainingState) 
     return target
 
 
+def update_state(folder: Path, state: TrainingState) -> None:
+    """Write what validation added into the checkpoint of this step, if there is one. Main process only."""
+    target = folder / f"step-{state.step:08d}" / "state.json"
+    if target.is_file():
+        temporary = target.with_name(".state.json.tmp")
+        temporary.write_text(json.dumps(vars(state)))
+        os.replace(temporary, target)
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first; what a killed run, a full disk or a broken copy left is not one."""
     if not folder.is_dir():
@@ -100,20 +110,69 @@ def rotate_checkpoints(folder: Path, limit: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def load_checkpoint(path: Path, module, optimizer, ema, fingerprint: dict) -> TrainingState:
-    """Restore weights, optimizer and average in place, on every rank; returns the counters.
+def set_aside(folder: Path) -> Path | None:
+    """Rename `folder` if it holds checkpoints, so that those of a new training are not mixed with them."""
+    if not list_checkpoints(folder):
+        return None
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.replaced-{number}")).exists():
+        number += 1
+    os.replace(folder, target)
+    return target
+
+
+def find_checkpoint(folder: Path, last_step: int) -> Path | None:
+    """The newest whole checkpoint if `last_step` is not behind it, else that of exactly this step.
 
     Raises:
-        ValueError: the checkpoint was made with settings that change the course of the training.
+        ValueError: the training has gone on beyond `last_step`, and the checkpoint of that step is gone.
+    """
+    found = list_checkpoints(folder)
+    steps = [int(path.name.removeprefix("step-")) for path in found]
+    if not found or steps[-1] <= last_step:
+        return found[-1] if found else None
+    if last_step in steps:
+        return found[steps.index(last_step)]
+    raise ValueError(
+        f"{found[-1]} is beyond --max_train_steps {last_step}, and no checkpoint of that step is left. Give at least "
+        f"{steps[-1]} steps, name another --output_dir, or pass --resume false to start again."
+    )
+
+
+def read_state(path: Path, fingerprint: dict) -> TrainingState:
+    """The counters of a checkpoint that is one of the training that `fingerprint` describes.
+
+    Two things may differ: the number of steps, and of a finished training the number of processes.
+
+    Raises:
+        ValueError: the checkpoint was made with other settings or data; names each.
     """
     state = TrainingState(**json.loads((path / "state.json").read_text()))
-    changed = {k: (state.fingerprint[k], v) for k, v in fingerprint.items() if state.fingerprint.get(k, v) != v}
+    may_differ = {"max_train_steps"}
+    if state.step == fingerprint.get("max_train_steps"):
+        may_differ.add("processes")
+    now = json.loads(json.dumps(fingerprint))
+    changed = {
+        name: (state.fingerprint[name], value)
+        for name, value in now.items()
+        if name not in may_differ and state.fingerprint.get(name, value) != value
+    }
     if changed:
         told = ", ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())
         raise ValueError(
             f"{path} cannot be continued: {told}. Restore the setting, name another --output_dir, or pass "
             "--resume false to start again."
         )
+    return state
+
+
+def load_checkpoint(path: Path, module, optimizer, ema, fingerprint: dict) -> TrainingState:
+    """Restore weights, optimizer and average in place, on every rank; returns the counters.
+
+    Raises:
+        ValueError: `read_state` refuses the checkpoint, or it holds another model.
+    """
+    state = read_state(path, fingerprint)
     tensors = load_file(path / "model.safetensors")
     ours = {name: tensor.shape for name, tensor in trainable_tensors(module).items()}
     if ours != {name: tensor.shape for name, tensor in tensors.items()}:

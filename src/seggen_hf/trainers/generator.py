@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..data.schema import read_image, read_map
 from ..data.transforms import flip_pair, random_zoom_crop, resize_pair
 from ..miniature import resolve_base
 from ..pipelines import ColormapCodec
-from .latents import LatentCache, pack_maps, records_digest, unpack_map, weights_digest
+from .latents import LatentCache, digest_of, pack_maps, records_digest, unpack_map, weights_digest
 from .objective import DenoisingObjective
 
 # Pixels encoded together while the cache is made: SDXL's autoencoder needs some 5 GB for one 768 x 768 image in fp32.
@@ -92,6 +93,7 @@ class GeneratorTask:
         self._read_records(records)
         self.num_variants = self._count_variants()
         self.cache: LatentCache | None = None
+        self._unet_digest = weights_digest({"unet": base.unet})
         self.trainable = self._build_trainable()
 
     @classmethod
@@ -231,15 +233,27 @@ class GeneratorTask:
     def _cache_dtype(self):
         return np.float32 if self.weight_dtype == torch.float32 else np.float16
 
-    def _cache_facts(self) -> dict:
+    @cached_property
+    def _inputs(self) -> dict[str, str]:
+        """Digests of records, encoders and vocabulary."""
         encoders = {name: getattr(self.base, name) for name in ("vae", "text_encoder", "text_encoder_2")}
         vocabulary = [sorted(t.get_vocab().items()) for t in (self.base.tokenizer, self.base.tokenizer_2)]
-        names = ("height", "width", "random_flip", "max_crop_zoom", "seed", "size_conditioning")
-        return {name: getattr(self.config, name) for name in names} | {
-            "task": type(self).__name__,
+        return {
             "records": records_digest(self._original, self._columns),
             "encoders": weights_digest(encoders),
             "vocabulary": hashlib.blake2b(json.dumps(vocabulary).encode(), digest_size=16).hexdigest(),
+        }
+
+    def facts(self) -> dict:
+        """Digests of records, labels with their colors, and the base."""
+        colormap = digest_of({"colormap": self.codec.to_dict()})
+        return self._inputs | {"task": type(self).__name__, "colormap": colormap, "unet": self._unet_digest}
+
+    def _cache_facts(self) -> dict:
+        names = ("height", "width", "random_flip", "max_crop_zoom", "seed", "size_conditioning")
+        return {name: getattr(self.config, name) for name in names} | {
+            "task": type(self).__name__,
+            **self._inputs,
             "scaling": [self.base.vae.config.get(k) for k in ("scaling_factor", "latents_mean", "latents_std")],
             "colormap": self.codec.to_dict(),
             "variants": self.num_variants,

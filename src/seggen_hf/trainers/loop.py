@@ -6,6 +6,7 @@ checkpoint carries no random state.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -20,24 +22,29 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
+from accelerate.tracking import filter_trackers
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from ..config import TrainingConfig, save_config
+from ..markers import HOW_ONLY
 from .checkpoints import (
     TrainingState,
-    list_checkpoints,
+    find_checkpoint,
     load_checkpoint,
+    read_state,
     rotate_checkpoints,
     save_checkpoint,
+    set_aside,
+    update_state,
 )
 
 logger = logging.getLogger(__name__)
 
-# Settings that change what a step computes: a checkpoint made with others is refused.
-_FINGERPRINT = ("seed", "train_batch_size", "gradient_accumulation_steps", "ema_decay")
+# What one process does while the others wait (captions of a whole data set, converted maps) may take hours.
+PROCESS_TIMEOUT = timedelta(days=1)
 
 
 class Task(Protocol):
@@ -45,6 +52,9 @@ class Task(Protocol):
 
     num_records: int
     trainable: torch.nn.Module
+
+    def facts(self) -> dict:
+        """JSON values of what the settings do not tell: records, labels, weights. Asked for before `to`."""
 
     def parameter_groups(self) -> list[dict]: ...
 
@@ -123,14 +133,22 @@ def lr_factor(config: TrainingConfig, step: int) -> float:
 
 
 def build_accelerator(config: TrainingConfig) -> Accelerator:
-    """The only place where Accelerate is configured."""
+    """The only place where Accelerate is configured.
+
+    Raises:
+        ValueError: the tracker is unknown or not installed.
+    """
+    tracker = None if config.report_to == "none" else config.report_to
+    if tracker and not filter_trackers(tracker, logging_dir=f"{config.output_dir}/log"):
+        raise ValueError(f"--report_to {tracker} needs a package that is not installed: pip install {tracker}")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
         # Accelerate keeps the first precision for the life of the process; a run's stages may differ in it.
         AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision=config.mixed_precision,
-        log_with=None if config.report_to == "none" else config.report_to,
+        log_with=tracker,
         project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=f"{config.output_dir}/log"),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
     )
 
 
@@ -164,18 +182,48 @@ def _write_history(folder: Path, history: list[dict]) -> None:
     os.replace(temporary, folder / "history.jsonl")
 
 
+def describe_training(task: Task, config: TrainingConfig, processes: int) -> dict:
+    """All that decides what a step computes: a checkpoint made with anything else is another training's."""
+    # The place of the synthetic data is no setting; the task tells what is in it.
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW_ONLY | {"synthetic_dataset"}}
+    return settings | task.facts() | {"processes": processes}
+
+
 def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = None) -> Run:
     """Train `task` for `config.max_train_steps` optimizer steps and save it to `config.output_dir`.
 
-    Called by every rank: preparing, reducing and waiting are collective. Files are written by the main process.
+    Called by every rank: preparing, reducing and waiting are collective. Files are written by the main process. The
+    process group stays: who built the accelerator calls `end_training`.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; the last whole checkpoint stays as it is.
-        ValueError: a checkpoint in the folder was made with other settings.
+        ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step.
     """
     accelerator = accelerator or build_accelerator(config)
+    try:
+        return _train(task, config, accelerator)
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        accelerator.trackers = []
+
+
+def _train(task: Task, config: TrainingConfig, accelerator: Accelerator) -> Run:
     folder = Path(config.output_dir)
     checkpoints = folder / "checkpoints"
+    fingerprint = describe_training(task, config, accelerator.num_processes)
+    if not config.resume:
+        if accelerator.is_main_process and (replaced := set_aside(checkpoints)):
+            logger.warning("The checkpoints of an earlier training are now in %s", replaced)
+        accelerator.wait_for_everyone()
+    begun_at = find_checkpoint(checkpoints, config.max_train_steps)
+    if begun_at:  # refused before the task makes or removes a cache
+        planned = read_state(begun_at, fingerprint).fingerprint.get("max_train_steps", config.max_train_steps)
+        if planned != config.max_train_steps:
+            logger.warning(
+                "%s was planned for %d steps and is now to end at %d: its learning rates were those of the former.",
+                begun_at, planned, config.max_train_steps,
+            )  # fmt: skip
     weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     task.to(accelerator.device, weight_dtype)
 
@@ -193,13 +241,13 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
     parameters = [p for p in bare.parameters() if p.requires_grad]
     ema = EMAModel(parameters, decay=config.ema_decay, foreach=True) if config.ema_decay > 0 else None
 
-    fingerprint = {name: getattr(config, name) for name in _FINGERPRINT} | {"processes": accelerator.num_processes}
-    state = TrainingState(fingerprint=fingerprint)
-    if config.resume and (found := list_checkpoints(checkpoints)):
-        state = load_checkpoint(found[-1], bare, optimizer, ema, fingerprint)
+    state = TrainingState()
+    if begun_at:
+        state = load_checkpoint(begun_at, bare, optimizer, ema, fingerprint)
         if state.loss_scale and accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state.loss_scale)
         logger.info("Continuing at step %d of %s", state.step, folder)
+    state.fingerprint = fingerprint
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         save_config(config, folder)
@@ -240,8 +288,17 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
                     state.history.append({"step": state.step} | {f"validation/{k}": v for k, v in numbers.items()})
                     accelerator.log({f"validation/{k}": v for k, v in numbers.items()}, step=state.step)
         bare.train()
+        state.validated = state.step
+        if accelerator.is_main_process:
+            update_state(checkpoints, state)
         accelerator.wait_for_everyone()
 
+    def validation_is_due() -> bool:
+        regular = config.validation_steps and state.step and state.step % config.validation_steps == 0
+        return state.validated < state.step and bool(regular or state.step == config.max_train_steps)
+
+    if validation_is_due():  # the run ended between a checkpoint and its validation
+        validate()
     bar = tqdm(
         total=config.max_train_steps,
         initial=state.step,
@@ -303,10 +360,11 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
             accelerator.log(line, step=state.step)
             state.history.append({"step": state.step} | line)
             sums, window_steps, window_start = {}, 0, time.monotonic()
-        if (config.validation_steps and state.step % config.validation_steps == 0) or last:
-            validate()
+        # The checkpoint first: should validation fail, nothing is lost, and its settings may change.
         if (config.checkpointing_steps and state.step % config.checkpointing_steps == 0) or last:
             checkpoint()
+        if validation_is_due():
+            validate()
         if window_steps == 0:
             window_start = time.monotonic()  # validation and checkpoints are no part of the rate
     bar.close()
@@ -317,6 +375,4 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
             task.save(folder)
             _write_history(folder, state.history)
     accelerator.wait_for_everyone()
-    if config.report_to != "none":
-        accelerator.end_training()
     return Run(folder=folder, steps=state.step, history=state.history, seconds=state.seconds)

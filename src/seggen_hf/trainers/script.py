@@ -39,7 +39,9 @@ def train_generator(task_class, config: GeneratorConfig, data: DataConfig, capti
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
         records = load_split(data, data.train_split, data.max_train_records)
         records = _captioned(records, config, caption)
-    return train(task_class.from_config(config, records, labels_of(records)), config, accelerator)
+    run = train(task_class.from_config(config, records, labels_of(records)), config, accelerator)
+    accelerator.end_training()
+    return run
 
 
 def _captioned(records: Dataset, config: GeneratorConfig, caption: CaptionConfig) -> Dataset:

@@ -18,6 +18,7 @@ from ..labels import LabelSet
 from ..pipelines import ColormapCodec
 from ..segmentation_loss import SegmentationTargets, segmentation_loss, semantic_targets
 from ..segmenters import build_segmenter, normalize, predict_semantic
+from .latents import digest_of, records_digest
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 NO_DECAY_PARAMETERS = ("relative_position_bias_table", "absolute_pos_embed")
@@ -141,6 +142,15 @@ class SegmenterTask:
             backbone.activation_checkpointing_enable({"use_reentrant": False})
         return cls(model, processor, config, labels, records, synthetic_records, validation_records)
 
+    def facts(self) -> dict:
+        """Digests of labels and records."""
+        labels = {"id2label": self.labels.id2label, "ignore_index": self.labels.ignore_index}
+        return {
+            "labels": digest_of(labels),
+            "records": _describe_records(self.real.records),
+            "synthetic_records": _describe_records(self.synthetic.records),
+        }
+
     def parameter_groups(self) -> list[dict]:
         return parameter_groups(self.trainable, self.config)
 
@@ -231,6 +241,16 @@ class SegmenterTask:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Nothing is frozen beside the trainable module, which the loop moves itself."""
+
+
+def _describe_records(records) -> str:
+    """Their number, and a digest of their ids and of 64 of them: to read a million takes longer than it is worth."""
+    if len(records) == 0:
+        return "none"
+    names = [name for name in ("image_id", "seed") if name in records.column_names]
+    shown = records.select(np.unique(np.linspace(0, len(records) - 1, 64).astype(int)))
+    pictures = records_digest(shown, ("image", "segmentation_map"))
+    return f"{len(records)} ({digest_of({'ids': [records[name][:] for name in names], 'pictures': pictures})})"
 
 
 def prediction_grid(model, processor, records, labels: LabelSet) -> Image.Image:
