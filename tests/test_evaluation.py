@@ -41,8 +41,12 @@ def test_ignored_pixels_are_not_scored(segmenter, scene_records):
 
 
 def test_wrong_input_is_named(segmenter, scene_records):
-    with pytest.raises(ValueError, match="labels and the records have 2"):
+    names = labels_of(scene_records).id2label
+    with pytest.raises(ValueError, match=f"other labels: 0: {names[0]} / a, 1: .* and .* more"):
         evaluate_segmenter(*segmenter, scene_records, labels=LabelSet.from_id2label({0: "a", 1: "b"}))
+    swapped = names | {0: names[1], 1: names[0]}
+    with pytest.raises(ValueError, match=f"0: {names[0]} / {names[1]}, 1: {names[1]} / {names[0]}"):
+        evaluate_segmenter(*segmenter, scene_records, labels=LabelSet.from_id2label(swapped))
     with pytest.raises(ValueError, match="only semantic"):
         evaluate_segmenter(*segmenter, scene_records, task="panoptic")
     row = scene_records[0]

@@ -20,9 +20,11 @@ from seggen_hf.segmenters import (
     build_segmenter,
     describe_inference,
     inference_size,
+    load_segmenter,
     miniature_config,
     normalize,
     predict_semantic,
+    semantic_scores,
 )
 
 LABELS = LabelSet.from_id2label({0: "sky", 1: "road", 2: "car"})
@@ -146,6 +148,30 @@ def test_a_folder_keeps_its_weights_and_other_labels_get_a_new_head(segmenter, f
     for name, value in other.state_dict().items():
         assert name.startswith(("class_predictor", "criterion")) or torch.equal(value, state[name]), name
     assert processor.do_resize and inference_size(64, 64, processor) == (32, 32)
+
+
+def test_to_score_with_other_labels_is_refused(folder, tmp_path):
+    assert load_segmenter(folder, LABELS)[0].config.id2label == LABELS.id2label
+    others = LabelSet.from_id2label({0: "sky", 1: "sea", 2: "car", 3: "boat"})
+    with pytest.raises(ValueError, match="other labels: 1: road / sea, 3: none / boat"):
+        load_segmenter(folder, others)
+    miniature_config("unit").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no weights"):
+        load_segmenter(tmp_path, LABELS)
+
+
+@pytest.mark.parametrize("original", [(90, 131), (23, 40), (60, 90)])
+def test_strips_of_rows_give_the_scores_of_the_whole_image(original):
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randn(7, 5, generator=generator) * 2
+    masks = torch.randn(7, 16, 24, generator=generator) * 4
+    sizes, max_bytes = ((64, 96), (60, 90), original), 100_000
+    (whole,) = semantic_scores(classes, masks, *sizes)
+    strips = list(semantic_scores(classes, masks, *sizes, max_bytes=max_bytes))
+    assert len(strips) > 1 and all(4 * (2 * 7 + 4) * strip[0].numel() <= max_bytes for strip in strips)
+    joined = torch.cat(strips, dim=1)
+    torch.testing.assert_close(joined, whole, atol=1e-5, rtol=1e-5)
+    assert torch.equal(joined.argmax(0), whole.argmax(0))
 
 
 def test_half_precision_checkpoints_load_as_float32(segmenter, tmp_path):

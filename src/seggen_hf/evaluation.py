@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from .data.schema import labels_of, read_image, read_map
 from .labels import LabelSet
 from .metrics import MeanIoU
-from .segmenters import describe_inference, predict_semantic
+from .segmenters import describe_inference, differing_labels, predict_semantic
 
 
 def evaluate_segmenter(
@@ -37,10 +37,10 @@ def evaluate_segmenter(
     if task != "semantic":
         raise ValueError(f"--task is {task!r}; only semantic segmentation can be scored so far.")
     labels = labels or labels_of(records)
-    if model.config.num_labels != labels.num_labels:
+    if differences := differing_labels(model.config.id2label, labels):
         raise ValueError(
-            f"The segmenter has {model.config.num_labels} labels and the records have {labels.num_labels}; score it "
-            "on the labels that it was trained with, or build it with build_segmenter(name, labels)."
+            f"The segmenter and the records have other labels: {differences}. Score it on the labels that it was "
+            "trained with."
         )
     rank, num_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     metric = MeanIoU(labels.num_labels, labels.ignore_index)

@@ -5,6 +5,7 @@ input's size, cuts the padding off and resizes to the original, as the original 
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ MINIATURES = {
     },
     "unit": {"embed_dim": 8, "depths": [1, 1, 1, 1], "width": 64, "feedforward": 32, "queries": 10, "points": 128},
 }
+SCORES_BYTES = 256 * 2**20  # of enlarged masks and scores of one image held at once while it is predicted
 SIZE_DIVISOR = 32  # coarsest feature level; inputs are padded to a multiple of it
 
 
@@ -111,6 +113,27 @@ def build_segmenter(
         freeze_batch_norm(model)
     processor = _build_processor(name_or_path if weights else None, revision, labels, short_side)
     return model, processor
+
+
+def load_segmenter(name_or_path: str | Path, labels: LabelSet):
+    """A trained segmenter that predicts `labels`, and its processor; for scoring, where a new head would be nonsense.
+
+    Raises: `ValueError` if there is none, or it has other labels.
+    """
+    config, has_weights = _find_config(name_or_path, None)
+    if not has_weights:
+        raise ValueError(f"{name_or_path} has no weights; name a trained segmenter.")
+    if differences := differing_labels(config.id2label, labels):
+        raise ValueError(f"The segmenter {name_or_path} and the records have other labels: {differences}.")
+    return build_segmenter(name_or_path, labels)
+
+
+def differing_labels(id2label: dict[int, str], labels: LabelSet, limit: int = 5) -> str:
+    """`id: name of the segmenter / name of the records` of the first labels that differ; empty if none does."""
+    theirs = {int(i): name for i, name in id2label.items()}
+    ids = [i for i in sorted(theirs.keys() | labels.id2label.keys()) if theirs.get(i) != labels.id2label.get(i)]
+    told = [f"{i}: {theirs.get(i, 'none')} / {labels.id2label.get(i, 'none')}" for i in ids[:limit]]
+    return ", ".join(told) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
 
 
 def _find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
@@ -279,29 +302,69 @@ def predict_semantic(
                     pixel_values[row, :, : pixels.shape[1], : pixels.shape[2]] = pixels
                 outputs = model(pixel_values=pixel_values.to(device, dtype))
                 for row, index in enumerate(batch):
-                    scores = semantic_scores(
+                    strips = semantic_scores(
                         outputs.class_queries_logits[row].float(),
                         outputs.masks_queries_logits[row].float(),
                         padded,
                         inputs[index].shape[:2],
                         arrays[index].shape[:2],
                     )
-                    results[index] = (scores if return_scores else scores.argmax(0).int()).cpu().numpy()
+                    parts = [(strip if return_scores else strip.argmax(0).int()).cpu().numpy() for strip in strips]
+                    results[index] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)
     finally:
         model.train(was_training)
     return results
 
 
-def semantic_scores(class_logits, mask_logits, padded_size, input_size, original_size) -> torch.Tensor:
-    """Scores `(num_labels, *original_size)` of one image from its queries.
+def semantic_scores(
+    class_logits, mask_logits, padded_size, input_size, original_size, max_bytes: int = SCORES_BYTES
+) -> Iterator[torch.Tensor]:
+    """Scores `(num_labels, *original_size)` of one image from its queries: whole, or in strips of rows from the top.
+
+    A 12-megapixel image with 100 queries and 150 labels would take 17 GB at once.
 
     Args:
         class_logits (`(queries, num_labels + 1)`), mask_logits (`(queries, h, w)`): as the model returns them.
         padded_size, input_size, original_size (height, width): of the model's input with and without padding, and of
             the image.
+        max_bytes (`int`): what enlarged masks, their probabilities and the scores may take.
     """
+    queries, num_labels = class_logits.shape[0], class_logits.shape[1] - 1
+    weights = class_logits.softmax(-1)[:, :-1]
+    height, width = original_size
+    rows = max(1, max_bytes // (4 * (2 * queries + num_labels) * max(width, padded_size[1])))
+    if rows < max(height, padded_size[0]):
+        for start in range(0, height, rows):
+            masks = _mask_rows(mask_logits, padded_size, input_size, (height, width), start, min(start + rows, height))
+            yield torch.einsum("qc,qhw->chw", weights, masks.sigmoid())
+        return
     masks = F.interpolate(mask_logits[None], size=padded_size, mode="bilinear", align_corners=False)
     masks = masks[..., : input_size[0], : input_size[1]]
     if tuple(original_size) != tuple(input_size):
         masks = F.interpolate(masks, size=tuple(original_size), mode="bilinear", align_corners=False)
-    return torch.einsum("qc,qhw->chw", class_logits.softmax(-1)[:, :-1], masks[0].sigmoid())
+    yield torch.einsum("qc,qhw->chw", weights, masks[0].sigmoid())
+
+
+def _mask_rows(mask_logits, padded_size, input_size, original_size, start: int, stop: int) -> torch.Tensor:
+    """Rows `start` to `stop` of the masks at the original size, `(queries, stop - start, width)`."""
+
+    def input_rows(first: int, last: int) -> torch.Tensor:
+        enlarged = _resize_rows(lambda a, b: mask_logits[:, a:b], mask_logits.shape[1], padded_size, first, last)
+        return enlarged[..., : input_size[1]]
+
+    if tuple(original_size) == tuple(input_size):
+        return input_rows(start, stop)
+    return _resize_rows(input_rows, input_size[0], original_size, start, stop)
+
+
+def _resize_rows(source, height: int, size: tuple[int, int], start: int, stop: int) -> torch.Tensor:
+    """Rows `start` to `stop` of a bilinear resize to `size` of maps with `height` rows; `source(a, b)` gives rows of
+    those. `F.interpolate` does the same, but needs all rows."""
+    places = ((torch.arange(start, stop, dtype=torch.float64) + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
+    above = places.floor().long()
+    below = (above + 1).clamp(max=height - 1)
+    first = int(above[0])
+    rows = source(first, int(below[-1]) + 1)
+    share = (places - above).to(rows)[:, None]
+    rows = torch.lerp(rows[:, (above - first).to(rows.device)], rows[:, (below - first).to(rows.device)], share)
+    return F.interpolate(rows[None], size=(stop - start, size[1]), mode="bilinear", align_corners=False)[0]

@@ -6,7 +6,7 @@ import torch
 from generators import build
 
 from seggen_hf.data.schema import labels_of, read_map
-from seggen_hf.trainers.latents import LatentCache, pack_maps, records_digest, unpack_map, weights_digest
+from seggen_hf.trainers.latents import LatentCache, compress_map, pack_maps, records_digest, unpack_map, weights_digest
 
 CPU = torch.device("cpu")
 
@@ -103,7 +103,7 @@ def encode(indices, calls=None):
     if calls is not None:
         calls.append(indices)
     maps = [np.full((3, 5), index, np.uint8) for index in indices]
-    packed, places = pack_maps(maps)
+    packed, places = pack_maps([compress_map(m) for m in maps])
     return {"latents": np.array([[[i], [i + 0.5]] for i in indices], "f4"), "map_bytes": packed, "map_places": places}
 
 

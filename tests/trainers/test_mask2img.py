@@ -6,6 +6,7 @@ from generators import build, weights
 from PIL import Image
 
 from seggen_hf.data.schema import labels_of, read_map
+from seggen_hf.labels import LabelSet
 from seggen_hf.pipelines import Mask2ImgPipeline, encode_condition
 from seggen_hf.segmenters import build_segmenter
 from seggen_hf.trainers.loop import train
@@ -75,6 +76,18 @@ def test_the_artefact_is_a_pipeline_that_draws_from_maps(miniature_dir, scene_re
     loaded = pipeline("a house", generator=torch.Generator().manual_seed(0), **prompt).images
     trained = task.to_pipeline()("a house", generator=torch.Generator().manual_seed(0), **prompt).images
     assert loaded.shape == (1, 32, 32, 3) and np.array_equal(loaded, trained)
+
+
+def test_validation_may_draw_nothing_and_its_segmenter_must_have_the_labels(miniature_dir, scene_records, tmp_path):
+    task, config = build(
+        "mask2img", miniature_dir, tmp_path / "run", scene_records, num_validation_images=0, max_train_steps=1
+    )
+    assert train(task, config).steps == 1 and not (tmp_path / "run" / "validation").exists()
+    others = LabelSet.from_id2label({0: "a", 1: "b"})
+    for part in build_segmenter("unit", others):
+        part.save_pretrained(tmp_path / "segmenter")
+    with pytest.raises(ValueError, match="other labels"):
+        build("mask2img", miniature_dir, tmp_path, scene_records, validation_segmenter=str(tmp_path / "segmenter"))
 
 
 def test_the_condition_of_training_is_that_of_inference(miniature_dir, scene_records, tmp_path):

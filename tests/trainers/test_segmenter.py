@@ -173,6 +173,17 @@ def test_a_short_training_lowers_the_loss_and_saves_a_segmenter(scene_records, t
     assert all(torch.equal(v, task.trainable.state_dict()[k]) for k, v in saved.state_dict().items())
 
 
+def test_facts_tell_records_apart(scene_records):
+    def facts(records, synthetic=None):
+        changes = {"synthetic_dataset": "x"} if synthetic else {}
+        return SegmenterTask.from_config(config(**changes), records, synthetic_records=synthetic).facts()
+
+    one = facts(scene_records.select([0, 1]))
+    assert one == facts(scene_records.select([0, 1])) and one["synthetic_records"] == "none"
+    other = facts(scene_records.select([0, 2]), scene_records.select([3]))
+    assert {name for name in one if one[name] != other[name]} == {"records", "synthetic_records"}
+
+
 def test_synthetic_records_of_other_labels_are_refused(scene_records):
     others = attach_labels(scene_records, LabelSet.from_id2label({0: "a", 1: "b"}))
     with pytest.raises(ValueError, match="--synthetic_dataset"):

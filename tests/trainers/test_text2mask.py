@@ -173,6 +173,17 @@ def test_bf16_trains_in_float32_and_the_artefact_keeps_the_bases_precision(
         assert all(torch.equal(saved[n], original[n]) for n in untouched)
 
 
+def test_a_training_on_other_records_keeps_the_first_ones_checkpoints_and_cache(
+    miniature_dir, scene_records, tmp_path
+):
+    changes = {"max_train_steps": 1}
+    train(*build("text2mask", miniature_dir, tmp_path, scene_records.select([0, 1]), **changes))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="cannot be continued: records was"):
+        train(*build("text2mask", miniature_dir, tmp_path, scene_records.select([3, 4]), **changes))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_without_cache_it_trains_too(miniature_dir, scene_records, tmp_path):
     task, config = build("text2mask", miniature_dir, tmp_path, scene_records, cache_latents=False, caption_dropout=0.5)
     assert train(task, config).steps == 4

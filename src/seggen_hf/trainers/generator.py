@@ -19,7 +19,7 @@ from ..data.schema import read_image, read_map
 from ..data.transforms import flip_pair, random_zoom_crop, resize_pair
 from ..miniature import resolve_base
 from ..pipelines import ColormapCodec
-from .latents import LatentCache, digest_of, pack_maps, records_digest, unpack_map, weights_digest
+from .latents import LatentCache, compress_map, digest_of, pack_maps, records_digest, unpack_map, weights_digest
 from .objective import DenoisingObjective
 
 # Pixels encoded together while the cache is made: SDXL's autoencoder needs some 5 GB for one 768 x 768 image in fp32.
@@ -206,16 +206,18 @@ class GeneratorTask:
     def _encode_records(self, indices: range) -> dict[str, np.ndarray]:
         """The arrays of a chunk of the cache."""
         dtype = self._cache_dtype
-        views = [self._cached_view(index, v) for index in indices for v in range(self.num_variants)]
+        places = [(index, v) for index in indices for v in range(self.num_variants)]
         group = max(1, _ENCODE_PIXELS // (self.size[0] * self.size[1]))
-        latents = [
-            self.encode_pixels(torch.from_numpy(np.stack([view["pixels"] for view in views[start : start + group]])))
-            for start in range(0, len(views), group)
-        ]
+        latents, time_ids, maps = [], [], []
+        for start in range(0, len(places), group):  # pixels are let go at once: a chunk may hold thousands of views
+            views = [self._cached_view(*place) for place in places[start : start + group]]
+            latents.append(self.encode_pixels(torch.from_numpy(np.stack([view["pixels"] for view in views]))).cpu())
+            time_ids += [view["time_ids"] for view in views]
+            maps += [compress_map(view["segmentation_map"]) for view in views] if self.needs_image else []
         rows = (len(indices), self.num_variants)
         arrays = {
-            "latents": torch.cat(latents).cpu().numpy().astype(dtype).reshape(*rows, *self.latent_shape),
-            "time_ids": np.stack([view["time_ids"] for view in views]).reshape(*rows, 6),
+            "latents": torch.cat(latents).numpy().astype(dtype).reshape(*rows, *self.latent_shape),
+            "time_ids": np.stack(time_ids).reshape(*rows, 6),
         }
         captions = [self.captions[index] for index in indices]
         encoded = [
@@ -225,8 +227,8 @@ class GeneratorTask:
         arrays["prompt_embeds"] = torch.cat([embeds for embeds, _ in encoded]).cpu().numpy().astype(dtype)
         arrays["pooled"] = torch.cat([pooled for _, pooled in encoded]).cpu().numpy().astype(dtype)
         if self.needs_image:
-            arrays["map_bytes"], places = pack_maps([view["segmentation_map"] for view in views])
-            arrays["map_places"] = places.reshape(*rows, 2)
+            arrays["map_bytes"], map_places = pack_maps(maps)
+            arrays["map_places"] = map_places.reshape(*rows, 2)
         return arrays
 
     @property
@@ -267,8 +269,8 @@ class GeneratorTask:
         per_variant = int(np.prod(self.latent_shape)) * item + 24
         if self.needs_image:
             survey = self._survey()
-            packed, _ = pack_maps([self._cached_view(index, 0)["segmentation_map"] for index in survey])
-            per_variant += -(-len(packed) // len(survey)) + 16
+            packed = sum(len(compress_map(self._cached_view(index, 0)["segmentation_map"])) for index in survey)
+            per_variant += -(-packed // len(survey)) + 16
         return self.num_records * (self.num_variants * per_variant + (embeds + pooled) * item)
 
     # The task, as the loop sees it
@@ -384,6 +386,7 @@ class GeneratorTask:
         for parameter in rounded:
             parameter.data = parameter.data.float()
         vae.decode = decode_in_float32
+        vae.enable_slicing()  # one image at a time
         try:
             precision = torch.autocast(
                 self.device.type, dtype=self.weight_dtype, enabled=self.weight_dtype != torch.float32
@@ -392,6 +395,7 @@ class GeneratorTask:
                 yield
         finally:
             del vae.decode
+            vae.disable_slicing()
             for parameter in rounded:
                 parameter.data = parameter.data.to(self.weight_dtype)
             if self.cache is not None:

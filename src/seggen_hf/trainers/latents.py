@@ -72,9 +72,13 @@ def records_digest(records: Dataset, columns: list[str]) -> str:
     return hasher.hexdigest()
 
 
-def pack_maps(maps: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Compress maps: all bytes (uint8) and each map's (start, length), int64 `(len(maps), 2)`."""
-    parts = [zlib.compress(np.ascontiguousarray(m).tobytes(), 1) for m in maps]
+def compress_map(segmentation_map: np.ndarray) -> bytes:
+    """One map's bytes, compressed."""
+    return zlib.compress(np.ascontiguousarray(segmentation_map).tobytes(), 1)
+
+
+def pack_maps(parts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Join compressed maps: all bytes (uint8) and each map's (start, length), int64 `(len(parts), 2)`."""
     lengths = np.array([len(p) for p in parts], np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     return np.frombuffer(b"".join(parts), np.uint8), np.stack([starts, lengths], axis=1)

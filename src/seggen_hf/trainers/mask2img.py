@@ -14,7 +14,7 @@ from ..data.transforms import resize_pair
 from ..labels import LabelSet
 from ..metrics import MeanIoU
 from ..pipelines import Mask2ImgPipeline, encode_condition
-from ..segmenters import build_segmenter, predict_semantic
+from ..segmenters import load_segmenter, predict_semantic
 from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
 
 _CONDITION_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
@@ -95,7 +95,7 @@ class Mask2ImgTask(GeneratorTask):
         self.labels = labels
         self.segmenter = None
         if config.validation_segmenter:
-            self.segmenter = build_segmenter(config.validation_segmenter, labels)
+            self.segmenter = load_segmenter(config.validation_segmenter, labels)
 
     def _build_trainable(self) -> torch.nn.Module:
         unet, factor = self.base.unet, self.base.vae_scale_factor
@@ -155,11 +155,14 @@ class Mask2ImgTask(GeneratorTask):
         Rows of the picture: the map, the image drawn from it, the record's own image.
 
         Returns: with a validation segmenter `alignment_pixel_accuracy` and `alignment_mIoU` of its prediction on the
-        drawn images against their maps, and the same of the real images (`real_...`) to compare with.
+        drawn images against their maps, and the same of the real images (`real_...`) to compare with;
+        nothing without validation images.
         """
+        indices = self.validation_indices()
+        if not indices:
+            return {}
         pipeline = self.to_pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        indices = self.validation_indices()
         maps = [self.resized_map(i) for i in indices]
         drawn = []
         with self.sampling():

@@ -108,11 +108,14 @@ class Text2MaskTask(GeneratorTask):
         is near).
 
         Returns: `decode_confidence` (share of pixels within 60 RGB units of a label's color), `decode_distance`
-        (mean), `labels_per_map`, and where captions name labels `captioned_labels_found` (share of them drawn).
+        (mean), `labels_per_map`, and where captions name labels `captioned_labels_found` (share of them drawn);
+        nothing without validation images.
         """
+        indices = self.validation_indices()
+        if not indices:
+            return {}
         pipeline = self.to_pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        indices = self.validation_indices()
         maps, distances, drawn = [], [], []
         with self.sampling():
             for start in range(0, len(indices), 4):
