@@ -20,6 +20,7 @@ FOLDERS = {
 # Of the files right under src/seggen_hf; a folder has one floor for all its files.
 FILE_FLOORS = {
     "config": 1,
+    "digests": 1,
     "labels": 1,
     "metrics": 1,
     "recipe": 1,
@@ -28,6 +29,7 @@ FILE_FLOORS = {
     "markers": 2,
     "miniature": 2,
     "patch_code": 2,
+    "provenance": 2,
     "roundtrip": 2,
     "sdxl_config": 2,
     "segmentation_loss": 2,
