@@ -85,6 +85,18 @@ def test_the_ignored_id_is_no_label_and_fits_the_png():
             LabelSet.from_id2label({0: "a", 1: "b"}, ignore_index=wrong)
 
 
+def test_id2label_may_have_an_ignored_id_beside_it():
+    assert LabelSet.from_dict({"id2label": {"0": "sky", "1": "car"}, "ignore_index": 254}).ignore_index == 254
+
+
+@pytest.mark.parametrize("content", ["null", "5", '{"categories": null}', '{"id2label": 3}', "[3]", '[{"id": null}]'])
+def test_json_that_holds_no_labels_is_refused_with_its_file(content, tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"classes\.json"):
+        LabelSet.from_file(path)
+
+
 def test_errors_name_the_file(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         LabelSet.from_file(tmp_path / "labels.json")

@@ -69,6 +69,7 @@ def test_nothing_counted_gives_none():
     [
         ([0, 1], [0, 1, 1], "shape"),
         ([0, 7], [0, 1], r"prediction holds ids \[7\]"),
+        ([0, 3], [0, 1], r"prediction holds ids \[3\]"),  # the column that counts ignored predictions is no id
         ([0, 1], [0, 9], r"target holds ids \[9\]"),
         ([0, 1], [0, -1], r"target holds ids \[-1\]"),
     ],

@@ -90,7 +90,7 @@ class LabelSet:
             raise ValueError(f"{path} does not exist; give a label file, or one of {', '.join(BUILTIN_LABEL_SETS)}.")
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")), remap=remap)
-        except ValueError as error:  # JSONDecodeError is one
+        except (TypeError, ValueError) as error:  # JSONDecodeError is one; an ignore_index that is a list another
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
@@ -103,10 +103,14 @@ class LabelSet:
                 `source_ids`. Without it such ids raise.
         """
         if isinstance(d, Mapping) and "categories" not in d:
-            return cls.from_id2label(d.get("id2label", d), remap=remap)
+            if "id2label" in d:
+                return cls.from_id2label(d["id2label"], d.get("ignore_index"), remap=remap)
+            return cls.from_id2label(d, remap=remap)
         settings = d if isinstance(d, Mapping) else {"categories": d}
         entries = settings["categories"]
-        missing = [entry for entry in entries if not {"id", "name"} <= set(entry)]
+        if not isinstance(entries, (list, tuple)):
+            raise ValueError(f"Labels are a list of categories or {{id: name}}, not {entries!r}.")
+        missing = [e for e in entries if not isinstance(e, Mapping) or None in (e.get("id"), e.get("name"))]
         if missing:
             raise ValueError(f"The category {missing[0]} lacks an id or a name; each category needs both.")
         categories = [
@@ -129,8 +133,9 @@ class LabelSet:
         """Build a set from `{id: name}`, the transformers convention; keys may be strings, as JSON makes them."""
         try:
             entries = [{"id": int(key), "name": name} for key, name in id2label.items()]
-        except (TypeError, ValueError):
-            raise ValueError(f"id2label must map label ids to names, and its keys are {list(id2label)[:5]}.") from None
+        except (AttributeError, TypeError, ValueError):
+            keys = f"its keys are {list(id2label)[:5]}" if isinstance(id2label, Mapping) else f"it is {id2label!r}"
+            raise ValueError(f"id2label must map label ids to names, and {keys}.") from None
         return cls.from_dict({"categories": entries, "ignore_index": ignore_index}, remap=remap)
 
     @classmethod

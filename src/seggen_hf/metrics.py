@@ -42,14 +42,15 @@ class MeanIoU:
         counted = target != self.ignore_index
         target = target[counted].astype(np.int64)
         pred = pred[counted].astype(np.int64)
-        pred[pred == self.ignore_index] = self.num_labels
-        for name, ids, highest in (("target", target, self.num_labels - 1), ("prediction", pred, self.num_labels)):
-            if ids.size and (ids.min() < 0 or ids.max() > highest):
+        ignored = pred == self.ignore_index
+        for name, ids in (("target", target), ("prediction", pred[~ignored])):
+            if ids.size and (ids.min() < 0 or ids.max() >= self.num_labels):
                 bad = sorted(set(np.unique(ids).tolist()) - set(range(self.num_labels)))
                 raise ValueError(
                     f"The {name} holds ids {bad[:5]}; labels are 0..{self.num_labels - 1}, "
                     f"ignored is {self.ignore_index}."
                 )
+        pred[ignored] = self.num_labels
         counts = np.bincount(target * (self.num_labels + 1) + pred, minlength=self.state.size)
         self.state += counts.reshape(self.state.shape)
 
