@@ -34,7 +34,8 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
     """A ControlNet on SDXL, conditioned on color maps, with the codec that paints them.
 
     Args: those of `StableDiffusionXLControlNetPipeline`, with one ControlNet and without watermarker, and
-        colormap (`dict`): `ColormapCodec.to_dict()` of the codec that painted the training maps.
+        colormap (`dict`): `ColormapCodec.to_dict()` of the codec that painted the training maps, and the height and
+            width of the training, if known.
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
             prompt (`str` or list of `str`): captions; `prompt_embeds` and its companions may stand for them.
             segmentation_map: one map, or as many as captions: a list, a `(B, H, W)` batch, or a `(H, W)` map, of
                 - label ids: integer numpy arrays or tensors, PIL images of mode L, P (palette images: their indices),
-                  I or I;16;
-                - color maps in this pipeline's colors: PIL RGB, uint8 arrays `(H, W, 3)` or `(B, H, W, 3)`, float
-                  tensors `(3, H, W)` or `(B, 3, H, W)` in [0, 1].
-            height, width (`int`, optional): of the images; the first map's if not given, rounded down to what the VAE
-                can make. Maps are resized to it by nearest neighbour.
+                  I or I;16, or LA or PA (without their alpha);
+                - color maps in this pipeline's colors: PIL RGB or RGBA (without its alpha), uint8 arrays
+                  `(H, W, 3)` or `(B, H, W, 3)`, tensors `(3, H, W)` or `(B, 3, H, W)`, uint8 (what `codec.encode`
+                  makes of a tensor) or floats in [0, 1].
+            height, width (`int`, optional): of the images, multiples of the VAE's factor. Those of the first map,
+                rounded down, if not given, so that images fit their maps, which are resized by nearest neighbour.
             max_color_distance (`float`): how far (0-255 RGB units) the pixels of color maps may lie from the palette.
                 0 demands exact colors; above, further pixels become `ignore_index`.
             output_type (`str`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
@@ -99,12 +101,14 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
                 num_inference_steps, guidance_scale, controlnet_conditioning_scale, generator, num_images_per_prompt,
                 latents, callback_on_step_end, ...
         Returns: `Mask2ImgOutput`, or a tuple of its field.
-        Raises: `ValueError` for ids that are no labels, color maps of another palette, maps of another rank, a
-            pipeline without codec; `TypeError` for an argument that the stock pipeline lacks, guidance_rescale too.
+        Raises: `ValueError` for ids that are no labels, color maps of another palette, maps of another rank, other
+            numbers of maps than of captions, sizes that the VAE cannot make, a pipeline without codec; `TypeError` for
+            an argument that the stock pipeline lacks, guidance_rescale too.
         """
         # 1. Refuse what is no map of this pipeline's labels before a denoising step is paid for.
         self.check_call_arguments(StableDiffusionXLControlNetPipeline, kwargs, taken=("image",))
         maps = self.read_segmentation_maps(segmentation_map, max_color_distance)
+        self._check_count(maps, prompt, kwargs.get("prompt_embeds"))
         if (height is None or width is None) and len({m.shape for m in maps}) > 1:
             raise ValueError(
                 f"The maps have sizes {sorted({m.shape for m in maps})}; give the height and width to draw."
@@ -112,6 +116,7 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
         factor = self.vae_scale_factor
         height = height or maps[0].shape[0] // factor * factor
         width = width or maps[0].shape[1] // factor * factor
+        self.check_size(height, width)
 
         # 2. The condition, painted as in training.
         condition = encode_condition(self.codec, maps, height, width)  # (B, 3, H, W) in [0, 1]
@@ -133,17 +138,11 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
         if segmentation_map is None:
             raise ValueError("Mask2ImgPipeline needs segmentation_map: label ids or color maps, one for each caption.")
         if isinstance(segmentation_map, (list, tuple)):
+            if len(segmentation_map) == 0:
+                raise ValueError("segmentation_map is an empty list; give one map, or as many as captions.")
             return [m for item in segmentation_map for m in self.read_segmentation_maps(item, max_color_distance)]
 
-        given = segmentation_map
-        if isinstance(given, torch.Tensor):
-            given = given.detach().cpu()
-            is_color = given.is_floating_point() or given.ndim == 4
-            values = (given.float() if given.is_floating_point() else given).numpy()
-            values = np.moveaxis(values, -3, -1) if is_color and values.ndim in (3, 4) else values
-        else:
-            values = np.asarray(given)  # PIL palette images give their indices
-            is_color = values.ndim == 4 or (values.ndim == 3 and values.shape[-1] == 3)
+        values, is_color = _read_values(segmentation_map)
         if not is_color:
             if values.ndim not in (2, 3) or not np.issubdtype(values.dtype, np.integer):
                 raise ValueError(
@@ -158,6 +157,38 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
             raise ValueError(
                 f"{share:.1%} of the color map's pixels have none of this pipeline's colors (the furthest is "
                 f"{distances.max():.0f} RGB units away). Paint it with pipe.codec.encode(segmentation_map), pass the "
-                f"segmentation_map itself, or allow noise with max_color_distance."
+                f"segmentation_map itself (three maps of label ids as a list: uint8 tensors (3, H, W) are read as "
+                f"color), or allow noise with max_color_distance."
             )
         return list(maps) if maps.ndim == 3 else [maps]
+
+    @staticmethod
+    def _check_count(maps, prompt, prompt_embeds) -> None:
+        if prompt is None and prompt_embeds is None:
+            return  # the stock loop's own check tells
+        captions = [prompt] if isinstance(prompt, str) else prompt if prompt is not None else prompt_embeds
+        if len(maps) not in (1, len(captions)):
+            raise ValueError(f"There are {len(maps)} maps for {len(captions)} captions; give one, or one for each.")
+
+
+def _read_values(given) -> tuple[np.ndarray, bool]:
+    """The numbers of a map, channels last, and whether they are colors."""
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu()
+        # Three channels of uint8 are what `codec.encode` makes of a tensor.
+        is_encoded = given.ndim == 3 and given.shape[0] == 3 and given.dtype == torch.uint8
+        is_color = given.is_floating_point() or given.ndim == 4 or is_encoded
+        values = (given.float() if given.is_floating_point() else given).numpy()
+        return (np.moveaxis(values, -3, -1) if is_color and values.ndim in (3, 4) else values), is_color
+    if isinstance(given, PIL.Image.Image):
+        if given.mode not in ("L", "P", "I", "RGB", "RGBA", "LA", "PA") and not given.mode.startswith("I;16"):
+            raise ValueError(
+                f"A segmentation_map of PIL mode {given.mode} is neither label ids (L, P, I, I;16) nor an RGB color "
+                f"map."
+            )
+        values = np.asarray(given)  # palette images give their indices
+        if given.mode in ("LA", "PA"):
+            return values[..., 0], False
+        return values[..., :3] if values.ndim == 3 else values, values.ndim == 3
+    values = np.asarray(given)
+    return values, values.ndim == 4 or (values.ndim == 3 and values.shape[-1] == 3)

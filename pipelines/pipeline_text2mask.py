@@ -38,7 +38,8 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
     """SDXL fine-tuned on (caption, color map) pairs, with the codec that reads its color maps.
 
     Args: those of `StableDiffusionXLPipeline`, without watermarker, and
-        colormap (`dict`): `ColormapCodec.to_dict()` of the codec that painted the training maps.
+        colormap (`dict`): `ColormapCodec.to_dict()` of the codec that painted the training maps, and the height and
+            width of the training, if known.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
         self,
         prompt: str | list[str] | None = None,
         *,
+        height: int | None = None,
+        width: int | None = None,
         max_color_distance: float | None = 40.0,
         min_region_area: int = 0,
         output_type: str = "pil",
@@ -85,13 +88,15 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
 
         Args:
             prompt (`str` or list of `str`): captions; `prompt_embeds` and its companions may stand for them.
+            height, width (`int`, optional): of the maps, multiples of 8; those of the training if not given.
             max_color_distance (`float`, optional): pixels further than this from every label's color become
                 `ignore_index`; 0-255 RGB units; `None` always takes the nearest.
             min_region_area (`int`): smaller regions join their surroundings; 0 keeps all.
             output_type (`str`): `"pil"`, `"np"`, `"pt"`, or `"latent"`, which is not decoded.
-            kwargs: every other argument of `StableDiffusionXLPipeline.__call__`: height, width, num_inference_steps,
-                guidance_scale, guidance_rescale, generator, num_images_per_prompt, latents, callback_on_step_end, ...
-        Returns: `Text2MaskOutput`, or the tuple of its fields.
+            kwargs: every other argument of `StableDiffusionXLPipeline.__call__`: num_inference_steps, guidance_scale,
+                guidance_rescale, generator, num_images_per_prompt, latents, callback_on_step_end, ...
+        Returns: `Text2MaskOutput`, or the tuple of its fields. Pixels that are no numbers (the VAE overflowed in half
+            precision) are `ignore_index`, at distance infinity, and black.
         Raises: `ValueError` for a pipeline without codec; `TypeError` for an argument that SDXL's pipeline lacks.
         """
         # 1. Refuse what cannot be decoded before a denoising step is paid for.
@@ -100,13 +105,24 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
 
         # 2. The stock SDXL loop: it already knows guidance, offload, LoRA and callbacks.
         stock_type = "latent" if output_type == "latent" else "pt"
-        rgb = super().__call__(prompt, output_type=stock_type, return_dict=False, **kwargs)[0]  # (B, 3, H, W)
+        trained_height, trained_width = self.trained_size
+        rgb = super().__call__(
+            prompt,
+            height=height or trained_height,
+            width=width or trained_width,
+            output_type=stock_type,
+            return_dict=False,
+            **kwargs,
+        )[0]  # (B, 3, H, W)
         if output_type == "latent":
             output = Text2MaskOutput(color_maps=rgb, segmentation_maps=None, distances=None)
             return output if return_dict else (rgb, None, None)
 
         # 3. Nearest palette color of each pixel, ignore_index where none is near.
+        broken = ~rgb.isfinite().all(dim=1)  # (B, H, W)
+        rgb = rgb.nan_to_num(0.0)
         maps, distances = self.codec.decode(rgb, max_color_distance, min_region_area)  # (B, H, W) each
+        maps[broken], distances[broken] = self.codec.ignore_index, torch.inf
 
         # 4. The form that was asked for.
         if output_type != "pt":

@@ -518,6 +518,20 @@ class ColormapPipelineMixin:
             self.__dict__["_codec"] = cached  # diffusers' __setattr__ looks every name up in the config
         return cached[1]
 
+    @property
+    def trained_size(self) -> tuple[int, int]:
+        """Height and width that the training had; the U-Net's own where `colormap` does not tell."""
+        colormap, stock = self.config.colormap or {}, self.unet.config.sample_size * self.vae_scale_factor
+        return colormap.get("height") or stock, colormap.get("width") or stock
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse sizes that the VAE cannot make: images and maps would differ in size."""
+        factor = self.vae_scale_factor
+        if height < 1 or width < 1 or height % factor or width % factor:
+            raise ValueError(
+                f"height and width are {height} and {width}; {type(self).__name__} makes multiples of {factor}."
+            )
+
     @staticmethod
     def check_call_arguments(stock_class, arguments, taken=()) -> None:
         """Refuse arguments that the stock `__call__` lacks: it would swallow a misspelt one without a word."""

@@ -154,6 +154,29 @@ def test_seeds_make_samples_whatever_the_batch(text2mask):
     assert torch.allclose(both[1], second[0], atol=1e-4)
 
 
+def test_the_size_of_the_training_travels_with_the_codec(components, codec):
+    pipeline = quiet(Text2MaskPipeline(**components, colormap=codec.to_dict() | {"height": 16, "width": 24}))
+    assert pipeline.codec == codec and pipeline.trained_size == (16, 24)
+    assert draw(pipeline, PROMPTS[0]).segmentation_maps.shape == (1, 16, 24)
+    assert draw(pipeline, PROMPTS[0], height=32).segmentation_maps.shape == (1, 32, 24)
+
+
+def test_pixels_that_are_no_numbers_are_ignored_at_distance_infinity(text2mask, codec, monkeypatch):
+    whole = draw(text2mask, PROMPTS, max_color_distance=None)
+    decode = text2mask.vae.decode
+
+    def broken(*args, **kwargs):
+        image = decode(*args, **kwargs)[0]
+        image[1, 0, 2, 3] = float("nan")
+        return (image,)
+
+    monkeypatch.setattr(text2mask.vae, "decode", broken)
+    out = draw(text2mask, PROMPTS, max_color_distance=None)
+    assert out.segmentation_maps[1, 2, 3] == codec.ignore_index and out.distances[1, 2, 3] == torch.inf
+    assert torch.equal(out.segmentation_maps[0], whole.segmentation_maps[0]) and out.color_maps.isfinite().all()
+    assert out.distances.isinf().sum() == 1
+
+
 def test_text2mask_refuses_before_it_draws(text2mask, components):
     for wrong, message in (
         ({"output_type": "image"}, "pil, np, pt or latent"),
@@ -195,6 +218,10 @@ def test_every_form_of_a_map_makes_the_same_image(mask2img, codec):
         "RGB": Image.fromarray(rgb),
         "color array": rgb,
         "color tensor": torch.from_numpy(rgb).permute(2, 0, 1).float() / 255,
+        "LA": Image.fromarray(segmentation_map.astype(np.uint8)).convert("LA"),
+        "PA": palette.convert("PA"),
+        "RGBA": Image.fromarray(rgb).convert("RGBA"),
+        "encoded tensor": codec.encode(torch.from_numpy(segmentation_map)),
         "color batch": torch.from_numpy(rgb[None]).permute(0, 3, 1, 2),
     }
     for name, form in forms.items():
@@ -245,11 +272,22 @@ def test_what_text2mask_drew_can_be_passed_on(text2mask, mask2img):
         (np.zeros((32, 32)), "neither label ids"),
         (np.zeros((32, 32, 4), dtype=int)[0, 0], "neither label ids"),
         (np.full((32, 32, 3), 77, dtype=np.uint8), "none of this pipeline's colors"),
+        (np.zeros((32, 32), dtype=bool), "neither label ids"),
+        (Image.new("1", (32, 32)), "PIL mode 1"),
+        (torch.zeros(3, 32, 32, dtype=torch.uint8) + 1, "maps of label ids as a list"),
+        ([], "empty list"),
+        (np.zeros((2, 32, 32), dtype=int), "2 maps for 1 captions"),
+        (np.zeros((3, 3), dtype=int), "height and width are 0 and 0"),
     ],
 )
 def test_what_is_no_map_is_refused(mask2img, wrong, message):
     with pytest.raises(ValueError, match=message):
         draw(mask2img, PROMPTS[0], wrong)
+
+
+def test_sizes_that_the_vae_cannot_make_are_refused(mask2img, codec):
+    with pytest.raises(ValueError, match="height and width are 30 and 32; Mask2ImgPipeline makes multiples of 4"):
+        draw(mask2img, PROMPTS[0], some_maps(codec, 1)[0], height=30, width=32)
 
 
 def test_mask2img_refuses_arguments_that_would_be_swallowed(mask2img, codec):
