@@ -11,6 +11,7 @@ from seggen_hf.data.schema import encode_image, encode_map
 from seggen_hf.data.transforms import (
     STYLES,
     color_jitter,
+    cover_crop,
     crop_pair,
     flip_pair,
     large_scale_jitter,
@@ -18,6 +19,7 @@ from seggen_hf.data.transforms import (
     resize_pair,
     style_augment,
 )
+from seggen_hf.pipelines import resize_nearest
 
 COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [250, 250, 0]], np.uint8)
 
@@ -120,6 +122,19 @@ def test_the_crop_position_is_that_of_the_scaled_image():
     image = np.repeat(columns[..., None], 3, 2).astype(np.uint8)
     _, segmentation_map, facts = random_zoom_crop(image, columns, (64, 64), 1.0, np.random.default_rng(5))
     assert abs(segmentation_map[0, 0] - facts["crop_top_left"][1]) <= 1 and facts["crop_top_left"][0] == 0
+
+
+@pytest.mark.parametrize("size", [(24, 32), (96, 128), (36, 48), (7, 7), (60, 20)])
+def test_a_cover_crop_takes_the_whole_pair_or_the_window_at_its_place(size):
+    image, segmentation_map = make_pair()[0], np.arange(48 * 64).reshape(48, 64)
+    middle, corner = (cover_crop(image, segmentation_map, size, place=place)[1] for place in ((0.5, 0.5), (0, 0)))
+    if size[0] * 4 == size[1] * 3:
+        assert np.array_equal(middle, resize_nearest(segmentation_map, *size)) and np.array_equal(middle, corner)
+    else:
+        side = 48 * size[1] // size[0]  # of 64 columns
+        columns = segmentation_map[:, (64 - side) // 2 :][:, :side]
+        assert np.array_equal(middle, resize_nearest(columns, *size))
+        assert np.array_equal(corner, resize_nearest(segmentation_map[:, :side], *size))
 
 
 def test_jitter_covers_crops_and_pads_what_is_smaller():

@@ -61,16 +61,31 @@ def random_zoom_crop(
     Returns: image, segmentation_map and the facts that SDXL is conditioned on: `original_size` (height, width) of the
     input, and `crop_top_left` (top, left) of the window in pixels of the scaled image, as in SDXL's training.
     """
-    _check_pair(image, segmentation_map)
     if max_zoom < 1:
         raise ValueError(f"max_zoom is {max_zoom}; it must be at least 1.")
     zoom, vertical, horizontal = 1 + (max_zoom - 1) * rng.random(), rng.random(), rng.random()
+    return cover_crop(image, segmentation_map, size, zoom, (vertical, horizontal))
+
+
+def cover_crop(
+    image: np.ndarray,
+    segmentation_map: np.ndarray,
+    size: tuple[int, int],
+    zoom: float = 1.0,
+    place: tuple[float, float] = (0.5, 0.5),
+):
+    """`random_zoom_crop` at a given zoom and place: the share of the way that the window has gone from the top and
+    from the left, in [0, 1]. With zoom 1 a pair of the aspect of `size` is resized whole."""
+    _check_pair(image, segmentation_map)
     rows, columns = segmentation_map.shape
-    scale = zoom * max(size[0] / rows, size[1] / columns)
-    top, left = (rows * scale - size[0]) * vertical, (columns * scale - size[1]) * horizontal
-    box = (top / scale, left / scale, (top + size[0]) / scale, (left + size[1]) / scale)
-    image, segmentation_map = _resample(image, segmentation_map, box, size)
-    facts = {"original_size": (rows, columns), "crop_top_left": (max(round(top), 0), max(round(left), 0))}
+    # In source pixels. The sides of the window are exact where it is the whole pair.
+    height, width = min(rows, columns * size[0] / size[1]) / zoom, min(columns, rows * size[1] / size[0]) / zoom
+    top, left = (rows - height) * place[0], (columns - width) * place[1]
+    image, segmentation_map = _resample(image, segmentation_map, (top, left, top + height, left + width), size)
+    facts = {
+        "original_size": (rows, columns),
+        "crop_top_left": (round(top * size[0] / height), round(left * size[1] / width)),
+    }
     return image, segmentation_map, facts
 
 
