@@ -143,3 +143,9 @@ def test_wrong_flags_are_one_clear_line(argv, message):
     with pytest.raises(ValueError) as error:
         parse_config(Text2MaskConfig, argv=argv)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["ade20k_sdxl", "coco_sdxl"])
+def test_full_size_recipes_draw_in_the_precision_of_their_training(name):
+    recipe = load_recipe(name)
+    assert recipe.synthesis.mixed_precision == recipe.mask2img.mixed_precision == "bf16"
