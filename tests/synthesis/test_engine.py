@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate import cpu_offload
 from synthesis_settings import SIZE, largest_difference, make_config
 
-from seggen_hf import LabelSet, load_synthetic
-from seggen_hf.data.schema import read_map
+from seggen_hf import LabelSet, Mask2ImgPipeline, load_synthetic
+from seggen_hf.data.schema import encode_map, read_map
 from seggen_hf.pipelines.seggen_colormap import resize_nearest
 from seggen_hf.synthesis import synthesize
-from seggen_hf.synthesis.generators import PromptCache, quiet, weights_digest
+from seggen_hf.synthesis.generators import PromptCache, generator_digest, is_offloaded, quiet
 
 
 def test_rows_follow_the_plan_and_dropped_samples_are_told(made):
@@ -99,14 +102,32 @@ def test_other_settings_are_refused_with_what_changed(make, made, scene_records)
 
 
 def test_other_weights_are_another_generator(generators):
-    digest = weights_digest(generators["mask2img"])
-    assert digest == weights_digest(generators["mask2img"]) != weights_digest(generators["text2mask"])
+    digest = generator_digest(generators["mask2img"])
+    assert digest == generator_digest(generators["mask2img"]) != generator_digest(generators["text2mask"])
     weight = next(generators["mask2img"].controlnet.parameters()).data
     weight += 1e-4
     try:
-        assert weights_digest(generators["mask2img"]) != digest
+        assert generator_digest(generators["mask2img"]) != digest
     finally:
         weight -= 1e-4
+
+
+def test_other_maps_are_other_records(make, scene_records, tmp_path):
+    settings = dict(masksyn_variants=0, imgsyn_variants=1)
+    make(tmp_path, scene_records.select([0, 1]), **settings)
+    void = encode_map(np.full((64, 64), 255, np.uint8), 15)
+    changed = scene_records.select([0, 1]).map(lambda _: {"segmentation_map": void}, features=scene_records.features)
+    with pytest.raises(ValueError, match="segmentation_maps was"):
+        make(tmp_path, changed, **settings)
+
+
+def test_an_offloaded_generator_is_the_same_generator(generator_dirs, generators):
+    pipeline = Mask2ImgPipeline.from_pretrained(generator_dirs[1], use_safetensors=True)
+    assert not is_offloaded(pipeline)
+    for name in ("unet", "controlnet"):
+        cpu_offload(getattr(pipeline, name), torch.device("cpu"))
+    assert next(pipeline.unet.parameters()).is_meta and is_offloaded(pipeline)
+    assert generator_digest(pipeline) == generator_digest(generators["mask2img"])
 
 
 def test_each_caption_is_encoded_once_and_memory_is_bounded(generators):
@@ -172,7 +193,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_drawn(make, scene_rec
 
 
 def test_all_samples_dropped_is_an_error_with_the_reasons(make, made, scene_records, tmp_path):
-    settings = dict(imgsyn_variants=0, masksyn_variants=1, max_color_distance=0.0, min_region_area=0)
+    settings = dict(imgsyn_variants=0, masksyn_variants=1, max_color_distance=1e-3, min_region_area=0)
     with pytest.raises(ValueError, match="All 1 samples were dropped: 1 masksyn because"):
         make(tmp_path, scene_records.select([0]), max_ignored_share=0.0, **settings)
     assert len(json.loads((tmp_path / "dropped" / "masksyn-00000.json").read_text())["dropped"]) == 1
@@ -182,3 +203,93 @@ def test_all_samples_dropped_is_an_error_with_the_reasons(make, made, scene_reco
     shutil.copy(kept, tmp_path / "data" / "train-masksyn-00001.parquet")
     (tmp_path / "manifest.json").unlink()
     assert len(load_synthetic(tmp_path)) > 0  # a shard that lost all its samples reads beside others
+
+
+def test_maps_of_another_aspect_are_cropped_as_in_training(generators, scene_records, tmp_path):
+    """64 x 64 maps for 32 x 64 samples: rows 1:1, in a window whose place each sample draws."""
+    rows = np.arange(64)[:, None] // 8 * np.ones((1, 64), int)
+    tall = encode_map(rows.astype(np.uint8), 15)
+    records = scene_records.select([0, 1]).map(lambda _: {"segmentation_map": tall}, features=scene_records.features)
+    settings = make_config(imgsyn_variants=3, masksyn_variants=0, mask2img_steps=1)
+    made = synthesize(records, tmp_path / "wide", settings, generators["mask2img"], height=32, width=64)
+    tops = set()
+    for row in made:
+        found = read_map(row["segmentation_map"])
+        tops.add(min(top for top in range(33) if np.array_equal(found, rows[top : top + 32])))
+    assert len(tops) > 2
+
+
+def test_a_sample_that_is_not_finite_is_dropped_and_the_others_stay(generators, scene_records, tmp_path, monkeypatch):
+    """As when a VAE overflows in half precision: the last sample of every batch has a NaN."""
+    for pipeline, kind in ((generators["text2mask"], "masksyn"), (generators["mask2img"], "imgsyn")):
+        decode = pipeline.vae.decode
+
+        def broken(*args, decode=decode, **kwargs):
+            out = decode(*args, **kwargs)
+            (out[0] if isinstance(out, tuple) else out.sample)[-1, 0, 0, 0] = float("nan")
+            return out
+
+        none = {"imgsyn_variants": 0, "masksyn_variants": 0}
+        settings = make_config(**none | {f"{kind}_variants": 1, "batch_size": 2, "max_ignored_share": 1.0})
+        monkeypatch.setattr(pipeline.vae, "decode", broken)
+        synthesize(scene_records.select(range(4)), tmp_path / kind, settings, **generators, **SIZE)
+        monkeypatch.undo()
+        summary = json.loads((tmp_path / kind / "summary.json").read_text())
+        assert summary["kinds"][kind]["dropped"]["not_finite"] >= 2 and summary["num_kept"] >= 1
+
+
+def test_sizes_that_the_vae_cannot_make_are_refused_before_weights_move(generators, scene_records, tmp_path):
+    with pytest.raises(ValueError, match="height and width are 30 and 32"):
+        synthesize(scene_records, tmp_path / "new", make_config(), **generators, height=30, width=32)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_size_of_the_training_is_the_default(generator_dirs, scene_records, tmp_path):
+    pipeline = Mask2ImgPipeline.from_pretrained(generator_dirs[1], use_safetensors=True)
+    pipeline.register_to_config(colormap=pipeline.config.colormap | {"height": 16, "width": 24})
+    settings = make_config(imgsyn_variants=1, masksyn_variants=0, mask2img_steps=1)
+    made = synthesize(scene_records.select([0]), tmp_path, settings, pipeline)
+    assert made[0]["image"].size == made[0]["segmentation_map"].size == (24, 16)
+
+
+def test_a_folder_of_something_else_is_not_overwritten(make, scene_records, tmp_path):
+    (tmp_path / "labels.json").write_text("mine")
+    one = scene_records.select([0])
+    with pytest.raises(ValueError, match="is no synthesis and holds labels.json"):
+        make(tmp_path, one, imgsyn_variants=1, masksyn_variants=0)
+    assert (tmp_path / "labels.json").read_text() == "mine"
+    (tmp_path / "labels.json").unlink()
+    for name in ("stage.started.json", "manifest.json.tmp", ".gitkeep"):  # a run's, or of a call that was killed
+        (tmp_path / name).write_text("{}")
+    assert len(make(tmp_path, one, imgsyn_variants=1, masksyn_variants=0)) == 1
+
+
+def test_records_without_images_are_enough_and_a_failed_preview_only_warns(
+    make, scene_records, tmp_path, monkeypatch, caplog
+):
+    settings = dict(imgsyn_variants=1, masksyn_variants=0, mask2img_steps=1, conditioning_scale=1)
+    few = scene_records.select([0]).remove_columns("image")
+    assert len(make(tmp_path / "blank", few, **settings)) == 1 and (tmp_path / "blank" / "preview.png").is_file()
+    monkeypatch.setattr("seggen_hf.synthesis.engine.write_preview", lambda *_: 1 / 0)
+    assert len(make(tmp_path / "none", few, **settings)) == 1
+    assert "There is no" in caplog.text and "ZeroDivisionError" in caplog.text
+
+
+def test_every_choice_of_kinds_reads_one_converted_copy(made):
+    rows, folder = made
+    files = [{file["filename"] for file in load_synthetic(folder, kinds).cache_files} for kinds in (None, ["masksyn"])]
+    assert files[0] == files[1]
+    imgsyn = load_synthetic(folder, ["imgsyn"])
+    assert list(imgsyn["image_id"]) == [row["image_id"] for row in rows if row["kind"] == "imgsyn"]
+    assert imgsyn._indices is None  # a slice: rows are read in place
+
+
+def test_paths_that_are_not_there_never_ask_the_hub(made, tmp_path, monkeypatch):
+    rows, folder = made
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for path in ("runs/synthetic", "synthetic", "./a", tmp_path / "no" / "data", Path("owner/name")):
+        with pytest.raises(ValueError, match="does not exist"):
+            load_synthetic(path)
+    shutil.copytree(folder, tmp_path / "a, b")
+    assert len(load_synthetic("a, b")) == len(rows)

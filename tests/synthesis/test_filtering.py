@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from seggen_hf.synthesis.filtering import (
     REASONS,
@@ -19,18 +18,24 @@ def make_map(*ids):
 
 
 @pytest.mark.parametrize(
-    ("ids", "num_source_labels", "reason"),
+    ("ids", "distance", "source", "reason"),
     [
-        ((0, 1, 2, 3), 4, None),
-        ((0, 1, 255, 255), 4, None),
-        ((0, 255, 255, 255), 4, "ignored_share"),
-        ((255, 255, 255, 255), 4, "no_label"),
-        ((2, 2, 2, 255), 4, "one_label"),
-        ((2, 2, 2, 2), 1, None),
+        ((0, 1, 2, 3), 0, (0, 1, 2, 3), None),
+        ((0, 1, 255, 255), 99, (0, 1, 2, 3), None),
+        ((0, 255, 255, 255), 99, (0, 1, 2, 3), "undecodable"),
+        ((0, 255, 255, 255), 99, (0, 255, 255, 255), "undecodable"),
+        ((0, 255, 255, 255), 1, (0, 1, 2, 255), "ignored_share"),
+        ((0, 255, 255, 255), 1, (1, 255, 255, 255), None),  # drawn void, as its source has it
+        ((255, 255, 255, 255), 99, (0, 1, 2, 3), "no_label"),
+        ((2, 2, 2, 255), 99, (0, 1, 2, 3), "one_label"),
+        ((2, 2, 2, 2), 0, (3, 3, 3, 3), None),
     ],
 )
-def test_generated_maps_are_dropped_for_a_reason(ids, num_source_labels, reason):
-    found = drop_generated_map(map_scores(make_map(*ids), 255), 0.5, lambda: num_source_labels)
+def test_generated_maps_are_dropped_for_a_reason(ids, distance, source, reason):
+    drawn = make_map(*ids)
+    distances = np.where(drawn == 255, distance, 0).astype(np.float32)
+    scores = map_scores(drawn, 255) | decode_scores(drawn, distances, 60.0, 255)
+    found = drop_generated_map(scores, 0.5, lambda: map_scores(make_map(*source), 255))
     assert found == reason and (found is None or found in REASONS)
 
 
@@ -43,11 +48,16 @@ def test_scores_count_labels_and_void_apart():
     assert map_scores(make_map(0, 7, 7, 255), 255) == {"ignored_share": 0.25, "num_labels": 2}
     assert map_scores(make_map(0, 300, 65535), 65535)["num_labels"] == 2
     distance = np.array([[0.0, 10.0], [20.0, 70.0]], dtype=np.float32)
-    assert decode_scores(distance, 20.0) == {"decode_confidence": 0.75, "mean_distance": 25.0}
+    scores = decode_scores(np.array([[0, 255], [0, 255]]), distance, 20.0, 255)
+    assert scores == {"decode_confidence": 0.75, "mean_distance": 25.0, "undecodable_share": 0.25}
 
 
-def test_flat_images_are_dropped():
-    assert drop_image(Image.new("RGB", (8, 8))) == "flat_image"
-    image = Image.new("RGB", (8, 8))
-    image.putpixel((3, 3), (0, 0, 1))
-    assert drop_image(image) is None
+def test_flat_and_broken_images_are_dropped():
+    pixels = np.zeros((8, 8, 3), np.float32)
+    assert drop_image(pixels) == "flat_image"
+    pixels[3, 3, 2] = 0.4 / 255
+    assert drop_image(pixels) == "flat_image"  # in the 8 bits that are saved
+    pixels[3, 3, 2] = 1 / 255
+    assert drop_image(pixels) is None
+    pixels[0, 0, 0] = np.nan
+    assert drop_image(pixels) == "not_finite" and "not_finite" in REASONS

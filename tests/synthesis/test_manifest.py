@@ -63,13 +63,23 @@ def test_the_share_of_drawn_styles_is_kept():
 
 def test_the_fingerprint_forgets_batch_size_and_folders_but_nothing_else():
     def fingerprint(**settings):
-        return make_plan(**settings).fingerprint(64, 64, {"categories": []}, {"mask2img": "abc"})
+        return make_plan(**settings).fingerprint(64, 64, {"categories": []}, {"mask2img_weights": "abc"})
 
     assert fingerprint() == fingerprint(batch_size=9, output_dir="elsewhere", mask2img_model="there")
     for name, value in dict(
-        seed=6, mask2img_steps=9, shard_size=5, caption_styles=["x"], max_color_distance=1
+        seed=6, mask2img_steps=9, shard_size=5, caption_styles=["x"], max_color_distance=1, mixed_precision="bf16"
     ).items():
         assert fingerprint()[name] != fingerprint(**{name: value})[name]
+
+
+def test_settings_of_a_kind_that_is_not_made_are_not_in_the_fingerprint():
+    def fingerprint(**settings):
+        plan = make_plan(**{"masksyn_variants": 0, **settings})
+        return plan.fingerprint(64, 64, {"categories": []}, {})
+
+    assert fingerprint() == fingerprint(text2mask_steps=7, max_ignored_share=0.4)
+    assert fingerprint() == fingerprint(masksyn_variants=3, kinds=["imgsyn"])
+    assert fingerprint() != fingerprint(mask2img_steps=7)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from datasets import Dataset
 
 from seggen_hf.config import SynthesisConfig, save_config
 from seggen_hf.data.schema import encode_image, encode_map, read_map, write_json
+from seggen_hf.data.transforms import cover_crop
+from seggen_hf.digests import records_digest
 from seggen_hf.labels import LabelSet
-from seggen_hf.pipelines.seggen_colormap import resize_nearest
 from seggen_hf.synthesis.filtering import (
     REASONS,
     decode_scores,
@@ -29,8 +30,8 @@ from seggen_hf.synthesis.filtering import (
     drop_image,
     map_scores,
 )
-from seggen_hf.synthesis.generators import PromptCache, check_labels, is_offloaded, quiet, weights_digest
-from seggen_hf.synthesis.manifest import KINDS, Plan, Sample, Shard, check_manifest, write_manifest
+from seggen_hf.synthesis.generators import PromptCache, check_labels, generator_digest, is_offloaded, quiet
+from seggen_hf.synthesis.manifest import KINDS, Plan, Sample, Shard, check_manifest, check_output_dir, write_manifest
 from seggen_hf.synthesis.preview import write_preview
 from seggen_hf.synthesis.progress import Progress
 from seggen_hf.synthesis.shards import (
@@ -74,11 +75,11 @@ def synthesize(
             device unless they are offloaded.
         kinds: out of `imgsyn` and `masksyn`; one with no variants in `config` is left out.
         labels: of the records; what `load_records` attached if not given.
-        height, width: of the samples, in pixels; what the generators were trained at if not given.
+        height, width: of the samples, in pixels; what Mask2Img was trained at if not given.
         provenance: facts for the manifest and the card, such as the generators' ids and commits.
     Returns: `load_synthetic(output_dir)`.
-    Raises: `ValueError` for records without captions, generators with other labels than the records, a folder begun
-        with other settings, and if every sample was dropped.
+    Raises: `ValueError` for records without captions, generators with other labels than the records, a size that they
+        cannot make, a folder begun with other settings or with other things in it, and if every sample was dropped.
     """
     accelerator = accelerator or Accelerator()
     folder = Path(output_dir)
@@ -91,22 +92,25 @@ def synthesize(
         generators["text2mask"] = text2mask
     for name, pipeline in generators.items():
         check_labels(name, pipeline.codec, labels)
-    default = mask2img.unet.config.sample_size * mask2img.vae_scale_factor
-    height, width = height or default, width or default
+    height, width = height or mask2img.trained_size[0], width or mask2img.trained_size[1]
+    for pipeline in generators.values():
+        pipeline.check_size(height, width)
+    check_output_dir(folder)
     for pipeline in generators.values():
         if pipeline.device != accelerator.device and not is_offloaded(pipeline):
             pipeline.to(accelerator.device)
 
-    digests = {name: weights_digest(pipeline) for name, pipeline in generators.items()}
+    digests = {f"{name}_weights": generator_digest(pipeline) for name, pipeline in generators.items()}
+    digests["segmentation_maps"] = records_digest(records, ["segmentation_map"])
     fingerprint = plan.fingerprint(height, width, labels.to_dict(), digests)
     begun = check_manifest(folder, fingerprint)
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
+        if not begun:  # first: with it the folder is known as a synthesis
+            write_manifest(folder, plan, fingerprint, provenance)
         labels.save(folder)
         save_config(config, folder)
-        if not begun:
-            write_manifest(folder, plan, fingerprint, provenance)
     accelerator.wait_for_everyone()
     if not check_manifest(folder, fingerprint):
         raise ValueError(f"{folder} is not shared by all processes; name an --output_dir on a shared file system.")
@@ -123,7 +127,7 @@ def synthesize(
     dataset = load_synthetic(folder)
     if accelerator.is_main_process:
         picks = [row for kind in plan.kinds for row in _pick(dataset, kind)]
-        write_preview(folder / "preview.png", picks, mask2img.codec, records)
+        _preview(folder / "preview.png", picks, maker)
         for kind in plan.kinds:
             _early_preview(folder, kind).unlink(missing_ok=True)
     return dataset
@@ -143,9 +147,16 @@ def _make_shards(folder: Path, plan: Plan, maker: "ShardMaker", accelerator: Acc
             progress.finish(shard, len(dropped))
             preview = _early_preview(folder, shard.kind)
             if is_main and rows and not preview.exists():  # so that people need not wait for the end to look
-                write_preview(preview, rows[:PREVIEWED], maker.generators["mask2img"].codec, maker.records)
+                _preview(preview, rows[:PREVIEWED], maker)
         # By looking at the files: in a collective, the first to finish would run into its timeout.
         progress.wait_for_others()
+
+
+def _preview(path: Path, rows: list[dict], maker: "ShardMaker") -> None:
+    try:
+        write_preview(path, rows, maker.generators["mask2img"].codec, maker.records)
+    except Exception as error:  # whatever it is: the samples are made, and a picture for people ends no synthesis
+        logger.warning("There is no %s: %s: %s", path, type(error).__name__, error)
 
 
 def _early_preview(folder: Path, kind: str) -> Path:
@@ -207,9 +218,9 @@ class ShardMaker:
         pending: list[Draft] = []  # have a map and wait until they fill a batch
 
         def paint(drafts: list[Draft]) -> None:
-            for draft, image in zip(drafts, self._draw_images(drafts), strict=True):
-                draft.reason = drop_image(image)
-                finished.append((draft, None if draft.reason else pool.submit(self._row, draft, image)))
+            for draft, pixels in zip(drafts, self._draw_images(drafts), strict=True):
+                draft.reason = drop_image(pixels)
+                finished.append((draft, None if draft.reason else pool.submit(self._row, draft, pixels)))
             advance(len(drafts))
 
         with ThreadPoolExecutor(ENCODERS) as pool:
@@ -237,9 +248,15 @@ class ShardMaker:
         return read_map(self.maps[sample.record]["segmentation_map"])
 
     def _read_maps(self, drafts: list[Draft]) -> None:
-        """ImgSyn: the records' maps at the generator's size."""
+        """ImgSyn: the records' maps as the generator's training saw them: scaled to cover its size, and cropped.
+
+        The place of the window comes from the sample's seed, in draws of their own: the noise stays the same.
+        """
         for draft in drafts:
-            draft.segmentation_map = resize_nearest(self._source_map(draft.sample), **self.size)
+            whole = self._source_map(draft.sample)
+            blank = np.zeros((*whole.shape, 3), np.uint8)
+            place = np.random.default_rng(draft.sample.seed).random(2)
+            draft.segmentation_map = cover_crop(blank, whole, tuple(self.size.values()), place=place)[1]
             draft.scores = map_scores(draft.segmentation_map, self.labels.ignore_index)
             draft.reason = drop_human_map(draft.scores)
 
@@ -259,15 +276,19 @@ class ShardMaker:
         for draft, labels, distance in zip(drafts, output.segmentation_maps, output.distances, strict=True):
             draft.segmentation_map = labels
             draft.scores = map_scores(labels, self.labels.ignore_index)
-            draft.scores |= decode_scores(distance, config.max_color_distance)
+            if not np.isfinite(distance).all():
+                draft.reason = "not_finite"
+                continue
+            draft.scores |= decode_scores(labels, distance, config.max_color_distance, self.labels.ignore_index)
             draft.reason = drop_generated_map(
-                draft.scores, config.max_ignored_share, lambda draft=draft: self._num_source_labels(draft.sample)
+                draft.scores, config.max_ignored_share, lambda draft=draft: self._source_scores(draft.sample)
             )
 
-    def _num_source_labels(self, sample: Sample) -> float:
-        return map_scores(self._source_map(sample), self.labels.ignore_index)["num_labels"]
+    def _source_scores(self, sample: Sample) -> dict[str, float]:
+        return map_scores(self._source_map(sample), self.labels.ignore_index)
 
-    def _draw_images(self, drafts: list[Draft]) -> list:
+    def _draw_images(self, drafts: list[Draft]) -> list[np.ndarray]:
+        """An image `(H, W, 3)`, floats in [0, 1], for each map."""
         config = self.config
         return self.generators["mask2img"](
             **self.prompts["mask2img"]([draft.sample.caption for draft in drafts]),
@@ -275,15 +296,16 @@ class ShardMaker:
             **self.size,
             num_inference_steps=config.mask2img_steps,
             guidance_scale=config.mask2img_guidance,
-            controlnet_conditioning_scale=config.conditioning_scale,
+            controlnet_conditioning_scale=float(config.conditioning_scale),
             generator=[draft.generator for draft in drafts],
+            output_type="np",
         ).images
 
-    def _row(self, draft: Draft, image) -> dict:
+    def _row(self, draft: Draft, pixels: np.ndarray) -> dict:
         """The sample as a shard holds it."""
         sample = draft.sample
         return {
-            "image": encode_image(image, sample.image_id),
+            "image": encode_image((pixels * 255).round().astype(np.uint8), sample.image_id),
             "segmentation_map": encode_map(draft.segmentation_map, self.labels.num_labels, sample.image_id),
             "caption": sample.caption,
             "image_id": sample.image_id,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from seggen_hf.digests import weights_digest
 from seggen_hf.labels import LabelSet
 
 CACHED_CAPTIONS = 256  # SDXL: 0.3 MB each in fp16
@@ -26,7 +27,8 @@ def check_labels(name: str, codec, labels: LabelSet) -> None:
 
 def is_offloaded(pipeline) -> bool:
     """Whether the pipeline moves its components by itself."""
-    return bool(getattr(pipeline, "_all_hooks", None)) or getattr(pipeline, "hf_device_map", None) is not None
+    hooked = any(hasattr(part, "_hf_hook") for part in pipeline.components.values())
+    return hooked or getattr(pipeline, "hf_device_map", None) is not None
 
 
 @contextlib.contextmanager
@@ -42,27 +44,13 @@ def quiet(pipelines: Iterable):
             pipeline.set_progress_bar_config(**(settings or {}))
 
 
-@torch.no_grad()
-def weights_digest(pipeline) -> str:
-    """Tells generators apart: a hash of the scheduler's and codec's settings and of up to 64 values of every weight.
-
-    Training changes practically every value, so a sample of them tells, in seconds also for SDXL.
-    """
-    state = hashlib.sha256()
-    settings = [type(pipeline).__name__, pipeline.config.get("colormap"), type(pipeline.scheduler).__name__]
+def generator_digest(pipeline) -> str:
+    """Tells generators apart: by their weights, and by the settings of scheduler and codec."""
     scheduler = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
-    state.update(json.dumps([*settings, scheduler], sort_keys=True, default=str).encode())
-    for component, module in sorted(pipeline.components.items()):
-        if not isinstance(module, torch.nn.Module):
-            continue
-        sampled = []
-        for name, weight in sorted(module.state_dict().items()):
-            state.update(f"{component}.{name}{tuple(weight.shape)}{weight.dtype}".encode())
-            flat = weight.reshape(-1)
-            sampled.append(flat[:: max(1, flat.numel() // 64)][:64].double())
-        if sampled:
-            state.update(torch.cat(sampled).cpu().numpy().tobytes())
-    return state.hexdigest()[:16]
+    settings = [type(pipeline).__name__, pipeline.codec.to_dict(), type(pipeline.scheduler).__name__, scheduler]
+    modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    text = json.dumps([*settings, weights_digest(modules)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class PromptCache:

@@ -14,11 +14,19 @@ from pathlib import Path
 
 from seggen_hf.config import SynthesisConfig
 from seggen_hf.data.schema import write_json
+from seggen_hf.markers import DONE, STARTED
 
 KINDS = ("imgsyn", "masksyn")  # alphabetical, so that a plain listing of the shards is in the order of the plan
 MANIFEST = "manifest.json"
 # Where files lie and how many samples are denoised at once changes no sample.
-_NOT_IN_FINGERPRINT = ("output_dir", "text2mask_model", "mask2img_model", "mixed_precision", "batch_size")
+_NOT_IN_FINGERPRINT = ("output_dir", "text2mask_model", "mask2img_model", "batch_size")
+_OF_KIND = {  # what decides samples of that kind only
+    "imgsyn": ("imgsyn_variants",),
+    "masksyn": (
+        "masksyn_variants", "text2mask_steps", "text2mask_guidance", "max_color_distance", "min_region_area",
+        "max_ignored_share",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,11 +132,15 @@ class Plan:
         """The shards that one process makes."""
         return [shard for shard in self.shards if shard.index % world_size == rank]
 
-    def fingerprint(self, height: int, width: int, labels: dict, generators: dict[str, str]) -> dict:
-        """All that decides the samples and how they lie in shards, as plain JSON."""
+    def fingerprint(self, height: int, width: int, labels: dict, digests: dict[str, str]) -> dict:
+        """All that decides the samples and how they lie in shards, as plain JSON.
+
+        Args:
+            digests: `{name: digest}` of what the plan does not hold: the generators' weights and the records' maps.
+        """
         settings = dataclasses.asdict(self.config)
-        for name in _NOT_IN_FINGERPRINT:
-            settings.pop(name, None)
+        for name in (*_NOT_IN_FINGERPRINT, *(n for kind in KINDS if kind not in self.kinds for n in _OF_KIND[kind])):
+            settings.pop(name)
         return settings | {
             "kinds": self.kinds,
             "height": height,
@@ -137,7 +149,7 @@ class Plan:
             "image_ids": _digest(self.source_ids),
             "captions": _digest(self.captions),
             "labels": _digest([json.dumps(labels, sort_keys=True)]),
-            **{f"{name}_weights": digest for name, digest in generators.items()},
+            **digests,
         }
 
 
@@ -187,6 +199,23 @@ def _digest(texts: Sequence[str]) -> str:
 
 
 # The file
+
+
+def check_output_dir(folder: Path) -> None:
+    """Raise `ValueError` if `folder` holds something and is no synthesis: labels.json and others would be overwritten.
+
+    What a run writes before a stage begins, and hidden files, are no obstacle.
+    """
+    if not folder.is_dir() or (folder / MANIFEST).is_file():
+        return
+    own = {DONE, STARTED, MANIFEST}
+    names = sorted(path.name for path in folder.iterdir())
+    others = [name for name in names if name.removesuffix(".tmp") not in own and not name.startswith(".")]
+    if others:
+        raise ValueError(
+            f"{folder} is no synthesis and holds {', '.join(others[:5])}{' and more' if others[5:] else ''}; name "
+            f"another --output_dir, or remove what is there."
+        )
 
 
 def check_manifest(folder: Path, fingerprint: dict) -> bool:

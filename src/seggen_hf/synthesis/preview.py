@@ -22,7 +22,7 @@ def write_preview(path: Path, rows: Sequence[dict], codec, records: Dataset) -> 
     Args:
         rows: synthetic records, decoded or as a shard holds them.
         codec (`ColormapCodec`): paints the maps.
-        records: the real records, for the images that ImgSyn started from.
+        records: the real records, for the images that ImgSyn started from; blank where they have none.
     """
     font = ImageFont.load_default(size=12)
     wanted = {row["source_id"] for row in rows if row["kind"] == "imgsyn"}
@@ -57,8 +57,9 @@ def write_preview(path: Path, rows: Sequence[dict], codec, records: Dataset) -> 
 def _line(row: dict, codec, records: Dataset, real: dict[str, int]) -> list[Image.Image]:
     color_map = Image.fromarray(codec.encode(read_map(row["segmentation_map"])))
     pictures = [(color_map, Image.Resampling.NEAREST), (open_image(row["image"]), Image.Resampling.BICUBIC)]
-    if row["kind"] == "imgsyn" and row["source_id"] in real:
-        pictures.append((records[real[row["source_id"]]]["image"], Image.Resampling.BICUBIC))
+    source = records[real[row["source_id"]]] if row["source_id"] in real else {}
+    if source.get("image") is not None:
+        pictures.append((open_image(source["image"]), Image.Resampling.BICUBIC))
     else:
         pictures.append((Image.fromarray(np.full((CELL, CELL, 3), 255, np.uint8)), Image.Resampling.NEAREST))
     return [_fit(picture.convert("RGB"), resample) for picture, resample in pictures]

@@ -5,6 +5,7 @@ The names say "train" so that a plain `load_dataset(folder)` finds the data amon
 another folder called `synthetic`, or the same one as it was before it was finished, would be returned.
 """
 
+import itertools
 import json
 import os
 import warnings
@@ -84,13 +85,13 @@ def load_synthetic(
     unknown = sorted(set(kinds or ()) - set(KINDS))
     if unknown:
         raise ValueError(f"There is no kind {unknown[0]!r} of synthetic samples; there are {', '.join(KINDS)}.")
-    if isinstance(path_or_paths, str):
+    if isinstance(path_or_paths, str) and not os.path.isdir(path_or_paths):
         path_or_paths = [part.strip() for part in path_or_paths.split(",") if part.strip()]
-    paths = [path_or_paths] if isinstance(path_or_paths, Path) else list(path_or_paths)
+    paths = [path_or_paths] if isinstance(path_or_paths, (str, Path)) else list(path_or_paths)
     if not paths:
         raise ValueError("No synthetic data is named; give the folder of a synthesis or a Hub id.")
     parts = [
-        _load_folder(Path(path), kinds) if os.path.isdir(path) else _load_published(str(path), kinds, split, revision)
+        _load_folder(Path(path), kinds) if os.path.isdir(path) else _load_published(path, kinds, split, revision)
         for path in paths
     ]
     labels = [LabelSet.from_records(part) for part in parts]
@@ -116,19 +117,28 @@ def _load_folder(folder: Path, kinds: Sequence[str] | None) -> Dataset:
         names = [name for name in planned if name in finished]
     else:
         names = sorted(finished)
-    names = [name for name in names if kinds is None or name.rsplit("-", 1)[0] in kinds]
-    if not names:
-        raise ValueError(f"{folder} has no samples of the kinds {', '.join(kinds)}.")
     files = [str(data_path(folder, name)) for name in names]
-    if not any(pq.read_metadata(file).num_rows for file in files):
+    counts = [pq.read_metadata(file).num_rows for file in files]
+    if not any(counts):
         raise ValueError(f"{folder} has no samples: all were dropped, for the reasons in {folder}/dropped.")
+    # All of them, whatever the kinds: `datasets` converts each choice of files anew, and keeps every copy.
     rows = load_dataset("parquet", data_files={"train": files}, split="train")
+    if kinds is not None:
+        stops = itertools.accumulate(counts)
+        parts = zip(names, counts, stops, strict=True)
+        chosen = [range(stop - count, stop) for name, count, stop in parts if name.rsplit("-", 1)[0] in kinds]
+        if not any(chosen):
+            raise ValueError(f"{folder} has no samples of the kinds {', '.join(kinds)}.")
+        rows = rows.select(list(itertools.chain(*chosen)))
     return attach_labels(rows, LabelSet.from_file(folder))
 
 
-def _load_published(repo_id: str, kinds: Sequence[str] | None, split: str, revision: str | None) -> Dataset:
-    if repo_id.startswith((".", "/", "~")) or repo_id.count("/") > 1:
-        raise ValueError(f"{repo_id} does not exist; give the folder of a synthesis, or a Hub id.")
+def _load_published(path: str | Path, kinds: Sequence[str] | None, split: str, revision: str | None) -> Dataset:
+    owner, slash, name = str(path).partition("/")
+    # A Hub id is OWNER/NAME; where a folder OWNER lies here, a folder in it was meant.
+    if isinstance(path, Path) or not slash or "/" in name or owner in ("", ".", "..", "~") or os.path.isdir(owner):
+        raise ValueError(f"{path} does not exist; give the folder of a synthesis, or a Hub id (owner/name).")
+    repo_id = str(path)
     rows = load_dataset(repo_id, split=split, revision=revision)
     labels = LabelSet.from_file(hf_hub_download(repo_id, "labels.json", repo_type="dataset", revision=revision))
     if kinds is not None:
