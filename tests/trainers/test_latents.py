@@ -6,7 +6,8 @@ import torch
 from generators import build
 
 from seggen_hf.data.schema import labels_of, read_map
-from seggen_hf.trainers.latents import LatentCache, compress_map, pack_maps, records_digest, unpack_map, weights_digest
+from seggen_hf.digests import records_digest
+from seggen_hf.trainers.latents import LatentCache, compress_map, pack_maps, unpack_map
 
 CPU = torch.device("cpu")
 
@@ -89,14 +90,6 @@ def test_whatever_the_content_depends_on_changes_the_digest(cached, scene_record
     assert records_digest(scene_records, columns) == records_digest(scene_records, columns)
     assert records_digest(scene_records.select([1, 0, *range(2, 8)]), columns) != facts["records"]
     assert records_digest(scene_records.map(lambda r: {"caption": r["caption"] + "."}), columns) != facts["records"]
-
-
-def test_one_changed_weight_changes_the_digest_of_a_small_module():
-    module = torch.nn.Linear(4, 4)
-    before = weights_digest({"a": module})
-    with torch.no_grad():
-        module.weight[1, 2] += 1e-3
-    assert weights_digest({"a": module}) != before
 
 
 def encode(indices, calls=None):

@@ -7,6 +7,7 @@ from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusion
 from generators import build, weights
 from PIL import Image
 
+from seggen_hf.data.schema import read_map
 from seggen_hf.pipelines import Text2MaskPipeline
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.objective import DenoisingObjective, min_snr_weights
@@ -197,6 +198,33 @@ def test_misspelt_lora_targets_and_missing_captions_are_refused(miniature_dir, s
         build("text2mask", miniature_dir, tmp_path, scene_records.remove_columns("caption"))
     with pytest.raises(ValueError, match="--base_model /nowhere cannot be loaded"):
         build("text2mask", "/nowhere", tmp_path, scene_records)
+
+
+def test_captions_that_are_not_read_whole_are_told_once(miniature_dir, scene_records, tmp_path, caplog):
+    captions = iter(["a road", "a Straße, a road", "a road " * 40, "eine Straße", *["a lake"] * 4])
+    records = scene_records.map(lambda _: {"caption": next(captions)})
+    build("text2mask", miniature_dir, tmp_path, records)
+    told = [record.getMessage() for record in caplog.records if "captions" in record.getMessage()]
+    assert len(told) == 2
+    assert told[0].startswith("2 of 8 captions hold characters") and told[0].endswith("first: 'a Straße, a road'")
+    assert told[1].startswith("1 of 8 captions are longer than the 30 tokens")
+    caplog.clear()
+    build("text2mask", miniature_dir, tmp_path, scene_records)
+    assert "captions" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["text2mask", "mask2img"])
+def test_the_pipeline_knows_the_size_of_its_training(kind, miniature_dir, scene_records, tmp_path):
+    task, _ = build(kind, miniature_dir, tmp_path, scene_records, height=16, width=24)
+    pipeline = task.to_pipeline()
+    assert pipeline.trained_size == (16, 24) and pipeline.codec == task.codec
+
+
+def test_a_validation_map_is_cropped_as_in_training(miniature_dir, scene_records, tmp_path):
+    task, _ = build("mask2img", miniature_dir, tmp_path, scene_records, height=32, width=64)
+    whole = read_map(scene_records[0]["segmentation_map"])
+    assert np.array_equal(task.resized_map(0), whole[16:48])
+    assert np.array_equal(task._resized_image(0), np.asarray(scene_records[0]["image"])[16:48])
 
 
 def test_validity_counts_the_labels_that_the_caption_names():

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from functools import cached_property
@@ -16,11 +17,14 @@ from PIL import Image as PILImage
 
 from ..config import GeneratorConfig
 from ..data.schema import read_image, read_map
-from ..data.transforms import flip_pair, random_zoom_crop, resize_pair
+from ..data.transforms import cover_crop, flip_pair, random_zoom_crop
+from ..digests import records_digest, weights_digest
 from ..miniature import resolve_base
 from ..pipelines import ColormapCodec
-from .latents import LatentCache, compress_map, digest_of, pack_maps, records_digest, unpack_map, weights_digest
+from .latents import LatentCache, compress_map, digest_of, pack_maps, unpack_map
 from .objective import DenoisingObjective
+
+logger = logging.getLogger(__name__)
 
 # Pixels encoded together while the cache is made: SDXL's autoencoder needs some 5 GB for one 768 x 768 image in fp32.
 _ENCODE_PIXELS = 768 * 768
@@ -54,6 +58,21 @@ def load_unet(config: GeneratorConfig) -> UNet2DConditionModel:
         use_safetensors=True,
         dtype=torch.float32,
     )
+
+
+def check_captions(captions: list[str], tokenizers) -> None:
+    """Warn of captions that the text encoders do not read whole: characters they do not know, and more tokens than
+    they have places for."""
+    unknown, long = set(), set()
+    for tokenizer in tokenizers:
+        ids = tokenizer(captions, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        places = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        unknown |= {i for i, tokens in enumerate(ids) if tokenizer.unk_token_id in tokens}
+        long |= {i for i, tokens in enumerate(ids) if len(tokens) > places}
+    for found, what in ((unknown, "hold characters that the base's tokenizer does not know"),
+                        (long, f"are longer than the {places} tokens that the base reads")):  # fmt: skip
+        if found:
+            logger.warning("%d of %d captions %s, first: %r", len(found), len(captions), what, captions[min(found)])
 
 
 def cast_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -122,12 +141,18 @@ class GeneratorTask:
             raise ValueError("There are no records to train on.")
         self.num_records = len(records)
         self.captions = [caption or "" for caption in records["caption"]]
+        check_captions(self.captions, (self.base.tokenizer, self.base.tokenizer_2))
         self._original = records
         self._columns = columns
         self._records = records.select_columns([name for name in columns if name != "caption"])
         for name in self._records.column_names:
             if isinstance(self._records.features[name], Image):
                 self._records = self._records.cast_column(name, Image(decode=False))
+
+    @property
+    def colormap(self) -> dict:
+        """What travels with the pipeline: the codec, and the size of the training."""
+        return self.codec.to_dict() | {"height": self.size[0], "width": self.size[1]}
 
     @property
     def map_dtype(self):
@@ -366,10 +391,10 @@ class GeneratorTask:
         return np.linspace(0, self.num_records - 1, count).astype(int).tolist()
 
     def resized_map(self, index: int) -> np.ndarray:
-        """A record's whole map at the training size, int32 `(height, width)`."""
+        """A record's map as training sees it without zoom: the middle window of the training size, int32."""
         segmentation_map = read_map(self._records[index]["segmentation_map"])
         blank = np.zeros((*segmentation_map.shape, 3), np.uint8)
-        return resize_pair(blank, segmentation_map, self.size)[1]
+        return cover_crop(blank, segmentation_map, self.size)[1]
 
     @contextlib.contextmanager
     def sampling(self):

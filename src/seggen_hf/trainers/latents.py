@@ -16,9 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import PartialState
-from datasets import Dataset, Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
@@ -33,43 +31,6 @@ def digest_of(facts: dict) -> str:
     """Sixteen hex digits that change with any value in `facts` (JSON values)."""
     text = json.dumps(facts | {"format": _FORMAT}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def weights_digest(modules: dict[str, torch.nn.Module]) -> str:
-    """Digest of the modules' weights, from 64 evenly spaced values of every tensor: quick, the same anywhere."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for prefix, module in modules.items():
-        for name, tensor in sorted(module.state_dict().items()):
-            flat = tensor.detach().reshape(-1)
-            places = torch.linspace(0, max(flat.numel() - 1, 0), min(64, flat.numel()), device=flat.device)
-            values = flat[places.long()].double().cpu().numpy()
-            hasher.update(f"{prefix}.{name}{tuple(tensor.shape)}".encode() + values.tobytes())
-    return hasher.hexdigest()
-
-
-def _stamp(value: dict) -> bytes:
-    """What identifies an undecoded image: length and parts of its bytes, or name, size and time of its file."""
-    if value["bytes"] is not None:
-        data = value["bytes"]
-        middle = len(data) // 2
-        return len(data).to_bytes(8, "little") + data[:2048] + data[middle : middle + 2048] + data[-2048:]
-    facts = os.stat(value["path"])
-    return f"{os.path.basename(value['path'])}|{facts.st_size}|{facts.st_mtime_ns}".encode()
-
-
-def records_digest(records: Dataset, columns: list[str]) -> str:
-    """Digest of `columns` of the records in their order; image columns by parts of their bytes, undecoded."""
-    records = records.select_columns(columns)
-    images = [name for name in columns if isinstance(records.features[name], Image)]
-    for name in images:
-        records = records.cast_column(name, Image(decode=False))
-    hasher = hashlib.blake2b(digest_size=16)
-    for record in records:
-        for name in columns:
-            value = record[name]
-            content = _stamp(value) if name in images else json.dumps(value).encode()
-            hasher.update(len(content).to_bytes(8, "little") + content)
-    return hasher.hexdigest()
 
 
 def compress_map(segmentation_map: np.ndarray) -> bytes:

@@ -10,7 +10,7 @@ from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditio
 
 from ..config import Mask2ImgConfig
 from ..data.schema import read_image
-from ..data.transforms import resize_pair
+from ..data.transforms import cover_crop
 from ..labels import LabelSet
 from ..metrics import MeanIoU
 from ..pipelines import Mask2ImgPipeline, encode_condition
@@ -146,7 +146,7 @@ class Mask2ImgTask(GeneratorTask):
             **components,
             controlnet=self.controlnet,
             force_zeros_for_empty_prompt=self.base.config.force_zeros_for_empty_prompt,
-            colormap=self.codec.to_dict(),
+            colormap=self.colormap,
         )
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
@@ -186,7 +186,7 @@ class Mask2ImgTask(GeneratorTask):
 
     def _resized_image(self, index: int) -> np.ndarray:
         image = read_image(self._records[index]["image"])
-        return resize_pair(image, np.zeros(image.shape[:2], np.uint8), self.size)[0]
+        return cover_crop(image, np.zeros(image.shape[:2], np.uint8), self.size)[0]
 
     def _alignment(self, images: list[np.ndarray], maps: list[np.ndarray], name: str) -> dict[str, float]:
         if self.segmenter is None:

@@ -98,7 +98,7 @@ class Text2MaskTask(GeneratorTask):
         return Text2MaskPipeline(
             **components,
             force_zeros_for_empty_prompt=self.base.config.force_zeros_for_empty_prompt,
-            colormap=self.codec.to_dict(),
+            colormap=self.colormap,
         )
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
