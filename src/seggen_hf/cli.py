@@ -329,6 +329,7 @@ def synthesize(
         text2mask=open_pipeline(Text2MaskPipeline, text2mask, config) if text2mask else None,
         height=height,
         width=width,
+        provenance={"data": source, "mask2img": mask2img} | ({"text2mask": text2mask} if text2mask else {}),
     )
     _say(f"{len(made)} synthetic records are in {out}")
 
