@@ -13,6 +13,7 @@ import sys
 
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from accelerate.utils import InitProcessGroupKwargs
 
 from seggen_hf.config import CaptionConfig, DataConfig, SynthesisConfig, parse_or_exit
 from seggen_hf.data.captions import add_captions
@@ -21,6 +22,7 @@ from seggen_hf.data.sources import load_split
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from seggen_hf.stages import open_pipeline
 from seggen_hf.synthesis import synthesize
+from seggen_hf.trainers.loop import PROCESS_TIMEOUT
 
 
 def run(data: DataConfig, caption: CaptionConfig, config: SynthesisConfig) -> None:
@@ -28,7 +30,8 @@ def run(data: DataConfig, caption: CaptionConfig, config: SynthesisConfig) -> No
         raise ValueError("--mask2img_model is missing; name the folder or Hub id of a trained Mask2Img pipeline.")
     if config.masksyn_variants and not config.text2mask_model:
         raise ValueError("--text2mask_model is missing; name a trained Text2Mask, or set --masksyn_variants 0.")
-    accelerator = Accelerator()
+    # While one process converts the records, the others wait.
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)])
     with accelerator.main_process_first():  # the others find the converted records in the cache
         records = load_split(data, data.train_split, data.max_train_records)
     if caption.captioner == "template":  # a model captions once, with `seggen caption`, not once in every process

@@ -6,27 +6,57 @@
 
 An optional recipe comes first, then flags that override it; `--help` lists them. A killed run continues when called
 again. The batch is --train_batch_size times the processes; one process with their joint batch has the same loss.
+Scoring sees --train_batch_size images at once in each process. `--dry_run` prints sizes and memory; it loads nothing.
 """
 
+import os
 import sys
 
-import torch
-
-from seggen_hf.config import DataConfig, EvaluationConfig, SegmenterConfig, parse_or_exit
+from seggen_hf.config import DataConfig, SegmenterConfig, parse_or_exit
+from seggen_hf.data.map_decoder import read_label_file
+from seggen_hf.data.scenes import scene_labels
 from seggen_hf.data.schema import labels_of, write_json
-from seggen_hf.data.sources import load_split
+from seggen_hf.data.sources import SCENES, load_split, open_source
 from seggen_hf.evaluation import evaluate_segmenter
-from seggen_hf.segmenters import build_segmenter
+from seggen_hf.labels import LabelSet
+from seggen_hf.segmenters import load_segmenter
 from seggen_hf.synthesis import load_synthetic
+from seggen_hf.trainers.dryrun import plan_segmenter
 from seggen_hf.trainers.loop import build_accelerator, train
 from seggen_hf.trainers.segmenter import SegmenterTask
 
 
-def main(argv: list[str] | None = None) -> None:
-    config, data, evaluation = parse_or_exit(SegmenterConfig, DataConfig, EvaluationConfig, argv=argv)
+def main(argv: list[str] | None = None) -> int:
+    """Train and score, or print the plan with `--dry_run`. Returns the exit status; wrong arguments exit with 2."""
+    config, data = parse_or_exit(SegmenterConfig, DataConfig, argv=argv)
     if config.synthetic_mode == "only" and not config.synthetic_dataset:
         print("error: --synthetic_mode is 'only' but no --synthetic_dataset is given.", file=sys.stderr)
         raise SystemExit(2)
+    try:
+        if config.dry_run:
+            plan = plan_segmenter(config, _read_labels(data), int(os.environ.get("WORLD_SIZE", 1)))
+            if os.environ.get("RANK", "0") == "0":
+                print(plan.to_text())
+        else:
+            _train_and_score(config, data)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _read_labels(data: DataConfig) -> LabelSet:
+    """The labels alone; no record is read."""
+    if data.labels:
+        return read_label_file(data.labels).labels
+    if data.dataset_name == SCENES:
+        return scene_labels()
+    columns = (data.image_column, data.mask_column)
+    more = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
+    return open_source(data.dataset_name, data.train_split, *columns, zero_is_void=data.zero_is_void, **more).labels
+
+
+def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
     accelerator = build_accelerator(config)
     if warning := config.batch_warning(accelerator.num_processes):
         accelerator.print(f"warning: {warning}")
@@ -36,21 +66,11 @@ def main(argv: list[str] | None = None) -> None:
     synthetic_records = load_synthetic(config.synthetic_dataset) if config.synthetic_dataset else None
 
     task = SegmenterTask.from_config(config, records, synthetic_records=synthetic_records)
-    if config.dry_run:
-        sizes = [sum(p.numel() for p in group["params"]) for group in task.parameter_groups()]
-        accelerator.print(
-            f"{sum(sizes):,} parameters train; weights, gradients and AdamW: {16 * sum(sizes) / 2**30:.2f} GiB"
-        )
-        return
     run = train(task, config, accelerator)
 
     # The saved model, not the trained one: it holds the averaged weights if there are any.
-    model, processor = build_segmenter(run.folder, labels_of(records))
+    model, processor = load_segmenter(run.folder, labels_of(records))
     model.to(accelerator.device)
-    # Closing the trackers also closes the process group; the main process then scores alone.
-    together = accelerator.num_processes == 1 or torch.distributed.is_initialized()
-    if not together and not accelerator.is_main_process:
-        return
     results = {}
     for split, rows in tests.items():
         results[split] = evaluate_segmenter(
@@ -58,15 +78,14 @@ def main(argv: list[str] | None = None) -> None:
             processor,
             rows,
             task=data.task,
-            batch_size=evaluation.eval_batch_size,
-            accelerator=accelerator if together else None,
+            batch_size=config.train_batch_size,
+            accelerator=accelerator,
         )
         accelerator.print(f"{split}: mIoU {results[split]['mIoU']} on {len(rows)} images")
     if accelerator.is_main_process:
         write_json(run.folder / "results.json", results)
-    if together:
-        accelerator.end_training()
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

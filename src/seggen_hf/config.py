@@ -450,6 +450,9 @@ def parse_config(*classes, argv: Sequence[str] | None = None) -> tuple:
         action.default = argparse.SUPPRESS  # what was not said stays with the recipe, then with the dataclass
     path = find_recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else None
     sections = read_sections(path)[1] if path else {name: {} for name in SECTIONS}
+    if not path:  # the built-in scenes are drawn, and trained on, at one size
+        sections["data"] = {side: getattr(DataConfig, side) for side in ("height", "width")}
+        share_size(sections)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = [option for action in parser._actions for option in action.option_strings if "-" not in option[2:]]

@@ -92,7 +92,7 @@ def build_segmenter(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config, weights = _find_config(name_or_path, revision)
+        config, weights = find_config(name_or_path, revision)
         # Without the auxiliary loss transformers 5.23 fails on a forward pass that does not ask for hidden states.
         config.use_auxiliary_loss = True
         config.id2label, config.label2id = labels.id2label, labels.label2id
@@ -120,7 +120,7 @@ def load_segmenter(name_or_path: str | Path, labels: LabelSet):
 
     Raises: `ValueError` if there is none, or it has other labels.
     """
-    config, has_weights = _find_config(name_or_path, None)
+    config, has_weights = find_config(name_or_path, None)
     if not has_weights:
         raise ValueError(f"{name_or_path} has no weights; name a trained segmenter.")
     if differences := differing_labels(config.id2label, labels):
@@ -136,7 +136,7 @@ def differing_labels(id2label: dict[int, str], labels: LabelSet, limit: int = 5)
     return ", ".join(told) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
 
 
-def _find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
+def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
     """The configuration, and whether weights belong to it."""
     if str(name_or_path) in MINIATURES:
         return miniature_config(str(name_or_path)), False

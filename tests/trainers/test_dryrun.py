@@ -105,8 +105,6 @@ def test_what_a_training_would_refuse_is_refused_here(miniature_dir, tmp_path):
         plan_text2mask(Text2MaskConfig(base_model=str(miniature_dir), lora_rank=2, lora_targets=["to_z"]))
     with pytest.raises(ValueError, match="20.0 GB; --cache_max_gb allows 1"):
         plan_text2mask(Text2MaskConfig(**SDXL, cache_max_gb=1.0), num_records=32_626, measure=False)
-    with pytest.raises(ValueError, match="--crop_height is 509; it must be a multiple of 8"):
-        plan_segmenter(SegmenterConfig(crop_height=509), LabelSet.from_id2label({0: "sky", 1: "sea"}))
     with pytest.raises(ValueError, match="has no readable"):
         plan_text2mask(Text2MaskConfig(base_model=str(tmp_path)))
     changed = tmp_path / "changed"
@@ -115,6 +113,12 @@ def test_what_a_training_would_refuse_is_refused_here(miniature_dir, tmp_path):
     (changed / "unet" / "config.json").write_text(json.dumps(unet | {"cross_attention_dim": 64}))
     with pytest.raises(ValueError, match="captions of width 64.*write 32"):
         plan_text2mask(Text2MaskConfig(base_model=str(changed), height=32, width=32))
+
+
+def test_crops_of_any_size_are_planned():
+    config = SegmenterConfig(model="unit", crop_height=50, crop_width=70, train_batch_size=3)
+    plan = plan_segmenter(config, LabelSet.from_id2label({0: "sky", 1: "sea"}))
+    assert plan.shapes["mask logits"] == (3, 10, 13, 18) and plan.shapes["class logits"] == (3, 10, 3)
 
 
 def test_a_wrong_controlnet_is_refused(miniature_dir, tmp_path):

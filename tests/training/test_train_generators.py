@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seggen_hf.config import Mask2ImgConfig, Text2MaskConfig
+from seggen_hf.config import DataConfig, Mask2ImgConfig, Text2MaskConfig, parse_config
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from seggen_hf.trainers.dryrun import plan_text2mask
 from seggen_hf.trainers.mask2img import Mask2ImgTask
@@ -62,31 +62,16 @@ def all_weights(folder: Path) -> dict:
     return {f"{n}.{k}": v for n in names for f in (folder / n).glob("*.safetensors") for k, v in load_file(f).items()}
 
 
-# Both scripts in one launch: a launch costs far more than the steps.
-BOTH = """
-import json, runpy, sys
-for script, arguments in json.loads(sys.argv[1]):
-    sys.argv = [script, *arguments]
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as end:
-        assert end.code == 0, end.code
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_give_the_loss_of_one(miniature_dir, tmp_path):
     for kind in PARTS:
         assert in_process(kind, flags(miniature_dir, tmp_path / "one" / kind)) == 0
-    (tmp_path / "both.py").write_text(BOTH)
-    two = {kind: flags(miniature_dir, tmp_path / "two" / kind, train_batch_size=2) for kind in PARTS}
-    scripts = json.dumps([(str(TRAINING / f"train_{kind}.py"), arguments) for kind, arguments in two.items()])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launcher, tmp_path / "both.py", scripts], env=environment(), capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
     for kind, (_, _, pipeline_class) in PARTS.items():
+        arguments = flags(miniature_dir, tmp_path / "two" / kind, train_batch_size=2)
+        command = [*launcher, TRAINING / f"train_{kind}.py", *arguments]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
         assert losses(tmp_path / "two" / kind) == pytest.approx(losses(tmp_path / "one" / kind), rel=1e-4)
         one, two = all_weights(tmp_path / "one" / kind), all_weights(tmp_path / "two" / kind)
         assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in one | two)
@@ -128,6 +113,12 @@ def test_what_fails_in_use_is_one_line_and_exit_status_1(tmp_path, capsys):
     assert in_process("text2mask", flags(tmp_path / "nowhere", tmp_path / "out")) == 1
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and "--base_model" in error[0]
+
+
+@pytest.mark.parametrize(("flags", "size"), [([], 64), (["--height", "96", "--width", "96"], 96)])
+def test_without_a_recipe_generators_work_at_the_size_of_the_data(flags, size):
+    for config in parse_config(Text2MaskConfig, DataConfig, argv=flags):
+        assert (config.height, config.width) == (size, size)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(miniature_dir, tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train_seg.py"
 FLAGS = (
-    "--dataset_name scenes --max_train_records 8 --max_test_records 7 --test_splits test --eval_batch_size 4 "
+    "--dataset_name scenes --max_train_records 8 --max_test_records 7 --test_splits test "
     "--model unit --crop_height 64 --crop_width 64 --max_train_steps 3 --learning_rate 1e-3 --logging_steps 1"
 ).split()
 
@@ -49,9 +49,18 @@ def test_two_processes_have_the_losses_and_scores_of_one(script, tmp_path):
 
 
 def test_a_dry_run_trains_nothing(script, tmp_path, capsys):
-    script.main([*FLAGS, "--dry_run", "--output_dir", str(tmp_path / "run")])
-    assert "parameters train" in capsys.readouterr().out
+    assert script.main([*FLAGS, "--dry_run", "--output_dir", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "class head" in told and "3 steps x 16 samples" in told
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["--synthetic_dataset", "--dataset_name"])
+def test_data_that_is_not_there_is_one_line_and_status_1(script, tmp_path, capsys, flag):
+    nowhere = str(tmp_path / "nowhere")
+    assert script.main([*FLAGS, flag, nowhere, "--output_dir", str(tmp_path / "run")]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and nowhere in errors[0]
 
 
 def test_a_wrong_flag_is_one_line_and_status_2(script, capsys):
@@ -59,3 +68,6 @@ def test_a_wrong_flag_is_one_line_and_status_2(script, capsys):
         script.main(["--p_aug", "2"])
     assert stopped.value.code == 2
     assert "--p_aug" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit):
+        script.main(["--arms", "real"])
+    assert "There is no --arms" in capsys.readouterr().err

@@ -148,7 +148,7 @@ class DecoderTask:
         return [{"params": list(self.trainable.parameters()), "lr": self.config.learning_rate}]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.trainable.to(device)
+        self.vae.to(device)
 
     def sample(self, index: int, rng: np.random.Generator, step: int) -> dict:
         if rng.random() < 0.5:  # half of what the decoder sees is flat: it must carry color maps
@@ -186,6 +186,7 @@ class DecoderTask:
         drawings = torch.stack([_picture(draw_shapes(rng)[None], 0, False) for _ in range(64)])
         numbers = {}
         for name, batch in (("scenes", pixels), ("drawings", drawings)):
+            batch = batch.to(self.vae.device)
             decoded = self.vae.decode(self.vae.encode(batch).latent_dist.mean).sample.clamp(-1, 1)
             numbers[f"psnr_{name}"] = float(-10 * torch.log10(((decoded - batch) / 2).square().mean()))
             save_grid([to_uint8(batch[:12]), to_uint8(decoded[:12])], folder / f"step-{step:08d}-{name}.png")
@@ -262,6 +263,7 @@ class BaseTask:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         self.trainable.to(device)
+        self.components["vae"].to(device)  # it decodes the samples
 
     def sample(self, index: int, rng: np.random.Generator, step: int) -> dict:
         latents = torch.from_numpy(self.latents[index, int(rng.random() < 0.5)].astype(np.float32))

@@ -24,7 +24,7 @@ from transformers import (
 from ..config import GeneratorConfig, Mask2ImgConfig, SegmenterConfig, Text2MaskConfig, TrainingConfig
 from ..miniature import resolve_base
 from ..sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS, swin_of
-from ..segmenters import SIZE_DIVISOR, build_segmenter
+from ..segmenters import SIZE_DIVISOR, find_config
 from .generator import cast_weights
 from .mask2img import ControlledUNet, _denoise, check_controlnet, condition_channels
 from .objective import DenoisingObjective
@@ -356,9 +356,6 @@ def plan_mask2img(
 
 def plan_segmenter(config: SegmenterConfig, labels, processes: int = 1) -> StagePlan:
     """The dry run of the segmenter's training. Raises: `ValueError` for what the training would refuse."""
-    for name in ("crop_height", "crop_width"):
-        if getattr(config, name) % 8:
-            raise ValueError(f"--{name} is {getattr(config, name)}; it must be a multiple of 8.")
     backbone = swin_of(config.model)
     with torch.device("meta"):
         if backbone:
@@ -370,10 +367,12 @@ def plan_segmenter(config: SegmenterConfig, labels, processes: int = 1) -> Stage
                 )
             )
         else:
-            model, _ = build_segmenter(config.model, labels, config.model_revision)
+            settings, _ = find_config(config.model, config.model_revision)
+            settings.id2label, settings.label2id = labels.id2label, labels.label2id
+            model = Mask2FormerForUniversalSegmentation(settings)
     trained = count(model)
     batch = config.train_batch_size
-    quarter = (config.crop_height // 4, config.crop_width // 4)
+    quarter = (-(-config.crop_height // 4), -(-config.crop_width // 4))
     queries = model.config.num_queries
     memory = _training_memory(config, trained, 0, None, processes)
     notes = ["activations are not estimated: the deformable attention does not run on meta"]
