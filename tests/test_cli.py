@@ -35,6 +35,7 @@ def test_help_lists_what_there_is_and_nothing_else():
         (["run", "no-such-recipe"], "There is no recipe no-such-recipe"),
         (["run", "quickstart", "--set", "data.heigth=64"], "Did you mean 'height'?"),
         (["run", "quickstart", "--set", "data.height=sixty"], "whole number"),
+        (["run", "quickstart", "--set", "data.test_splits=[val"], "is not YAML"),
         (["run", "quickstart", "--only", "training"], "no stage 'training'"),
         (["train", "vae", "quickstart"], "no training 'vae'"),
         (["evaluate", "nowhere"], "neither a run folder"),
@@ -70,6 +71,15 @@ def test_a_finished_run_is_told_as_a_table_or_as_json(tiny_run, tiny_recipe):
 def test_changed_settings_exit_with_1(tiny_run, tiny_recipe):
     result = call("run", tiny_recipe, "--out", tiny_run, "--set", "text2mask.seed=5")
     assert result.exit_code == 1 and "text2mask.seed: 0 -> 5" in result.stderr
+
+
+def test_a_dry_run_prints_sizes_and_trains_nothing(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("run", tiny_recipe, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    for name in ("text2mask", "mask2img", "segmenter"):
+        assert name in result.stdout
+    assert not any(tmp_path.iterdir())
 
 
 def test_segmenters_are_scored_on_other_data(tiny_run):

@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 import yaml
 
+from seggen_hf.provenance import join_versions, public_command, public_value
 from seggen_hf.report import list_classes, list_scores, write_report
 from seggen_hf.report_pictures import line_chart, thumbnail
-from seggen_hf.results import without_folders
 from seggen_hf.verdict import judge, write_verdict
+
+
+def by_seed(scores):
+    """`{seed: score}` of scores in the order of their seeds."""
+    return dict(enumerate(scores))
 
 
 @pytest.mark.parametrize(
@@ -16,44 +21,67 @@ from seggen_hf.verdict import judge, write_verdict
     [
         ([0.40, 0.41, 0.40], [0.44, 0.45, 0.44], "gain"),
         ([0.40, 0.41, 0.40], [0.36, 0.37, 0.37], "loss"),
-        ([0.40, 0.44], [0.43, 0.45], "within spread"),
-        ([0.40, 0.40], [0.40, 0.40], "within spread"),
+        ([0.40, 0.44], [0.43, 0.45], "within range"),
+        ([0.40, 0.40], [0.40, 0.40], "within range"),
+        ([0.40, 0.40, 0.40], [0.4004, 0.4004, 0.4004], "within range"),
+        ([0.40, 0.41], [0.50, 0.51], "beyond range"),
         ([0.40], [0.50], "one seed"),
         ([0.40, 0.41], [0.50], "one seed"),
     ],
 )
 def test_a_difference_counts_only_beyond_the_range_of_the_seeds(real, synthetic, verdict):
-    assert judge(real, synthetic) == verdict
+    assert judge(by_seed(real), by_seed(synthetic)) == verdict
+
+
+def test_seeds_are_compared_in_pairs():
+    assert judge({0: 0.4, 1: 0.9}, {0: 0.5, 2: 0.1}) == "one seed"
+    sentence = write_verdict({"real": {"test": {0: 0.4, 1: 0.9}}, "imgsyn": {"test": {0: 0.5}}})
+    assert "from 40.0 to 50.0 (+10.0 points, one seed in common)" in sentence
+    assert "2 of real, 1 of imgsyn" in sentence
 
 
 def test_the_sentence_names_gain_and_loss_by_split():
     scores = {
-        "real": {"test": [0.40, 0.41], "unseen": [0.25, 0.25]},
-        "synthetic": {"test": [0.36, 0.37], "unseen": [0.30, 0.31]},
+        "real": {"test": by_seed([0.40, 0.41, 0.405]), "unseen": by_seed([0.25, 0.25, 0.25])},
+        "synthetic": {"test": by_seed([0.36, 0.37, 0.365]), "unseen": by_seed([0.30, 0.31, 0.305])},
     }
     sentence = write_verdict(scores)
     assert "lowered mIoU on test from 40.5 to 36.5 (-4.0 points, more than the 1.0 between seeds: it hurt)" in sentence
     assert (
         "raised mIoU on unseen from 25.0 to 30.5 (+5.5 points, more than the 1.0 between seeds: it helped)" in sentence
     )
-    assert sentence.count(". ") == 0 and sentence.endswith("2 seeds of the segmenter and one pair of generators.")
+    assert sentence.count(". ") == 0
+    assert sentence.endswith("; seeds of the segmenter: 3 of each arm; one pair of generators.")
+
+
+def test_two_seeds_claim_no_help_and_no_harm():
+    sentence = write_verdict({"real": {"test": by_seed([0.40, 0.41])}, "synthetic": {"test": by_seed([0.50, 0.51])}})
+    assert "larger than the 1.0 range between seeds; 2 seeds cannot tell chance" in sentence
+    assert "helped" not in sentence and "hurt" not in sentence
+
+
+def test_each_kind_has_its_clause_where_there_is_no_joint_arm():
+    scores = {"real": {"test": {0: 0.4}}, "imgsyn": {"test": {0: 0.5}}, "masksyn": {"test": {0: 0.3}}}
+    sentence = write_verdict(scores)
+    assert "ImgSyn raised mIoU on test from 40.0 to 50.0" in sentence and "; MaskSyn lowered mIoU" in sentence
+    assert "MaskSyn" not in write_verdict(scores | {"synthetic": {"test": {0: 0.5}}})
 
 
 def test_the_sentence_claims_nothing_within_the_spread():
-    sentence = write_verdict({"real": {"test": [0.40, 0.44]}, "synthetic": {"test": [0.43, 0.45]}})
+    sentence = write_verdict({"real": {"test": by_seed([0.40, 0.44])}, "synthetic": {"test": by_seed([0.43, 0.45])}})
     assert "no effect shown" in sentence and "helped" not in sentence
 
 
 def test_the_sentence_says_what_one_seed_cannot_tell():
-    sentence = write_verdict({"real": {"test": [0.40]}, "synthetic": {"test": [0.50]}})
+    sentence = write_verdict({"real": {"test": {0: 0.40}}, "synthetic": {"test": {0: 0.50}}})
     assert "no statement about chance" in sentence and "helped" not in sentence
     assert "raised mIoU on test from 40.0 to 50.0 (+10.0 points)" in sentence
 
 
 def test_the_sentence_does_not_speak_of_arms_that_are_absent():
-    assert "nothing can be said" in write_verdict({"synthetic": {"test": [0.5]}})
-    assert "nothing can be said" in write_verdict({"real": {"test": [0.5]}})
-    assert write_verdict({"real": {"test": [0.4]}, "masksyn": {"test": [0.3]}}).startswith("MaskSyn lowered")
+    assert "nothing can be said" in write_verdict({"synthetic": {"test": {0: 0.5}}})
+    assert "nothing can be said" in write_verdict({"real": {"test": {0: 0.5}}})
+    assert write_verdict({"real": {"test": {0: 0.4}}, "masksyn": {"test": {0: 0.3}}}).startswith("MaskSyn lowered")
 
 
 def make_row(arm, seed, values):
@@ -126,15 +154,32 @@ def test_thumbnails_keep_the_aspect_and_maps_their_colors(shape, size):
 
 
 @pytest.mark.parametrize(
-    ("text", "published"),
+    ("value", "published"),
     [
-        ("seggen run x --set data.dataset_name=/home/ada/street", "seggen run x --set data.dataset_name=street"),
-        ("/srv/data/street", "street"),
+        ("/srv/my data/street", "street"),
         ("~/data/street/", "street"),
+        ("./data/street", "street"),
+        ("../..", "local folder"),
+        ("/", "local folder"),
+        ("~", "local folder"),
+        ("file:///srv/street", "street"),
+        ("C:\\Users\\ada\\street", "street"),
+        (["/srv/a", "b"], ["a", "b"]),
         ("ada/street", "ada/street"),
-        ("./data/street", "./data/street"),
         ("https://arxiv.org/abs/2311.03355", "https://arxiv.org/abs/2311.03355"),
+        ("at night, in fog", "at night, in fog"),
+        (0.5, 0.5),
     ],
-)  # fmt: skip
-def test_what_is_published_names_no_folder_of_the_machine(text, published):
-    assert without_folders(text) == published
+)
+def test_what_is_published_names_no_folder_of_the_machine(value, published):
+    assert public_value(value) == published
+
+
+def test_a_published_command_names_no_folder_of_the_machine():
+    typed = "seggen run '/home/ada/my recipes/x.yaml' --set 'data.dataset_name=/home/ada/my data/street' --out=../../y"
+    assert public_command(typed) == "seggen run x.yaml --set data.dataset_name=street --out=y"
+    assert public_command("seggen run ada/x --out runs/x") == "seggen run ada/x --out runs/x"
+
+
+def test_versions_of_parts_made_apart_are_all_named():
+    assert join_versions([{"torch": "2.1"}, {"torch": "2.2"}, {"torch": "2.1"}]) == {"torch": "2.1, 2.2"}

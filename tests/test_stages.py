@@ -1,18 +1,33 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from datasets import load_from_disk
 
-from seggen_hf.arms import ARMS, arm_config, check_arms
+from seggen_hf.arms import ARMS, arm_config, check_arms, list_folders
 from seggen_hf.config import SegmenterConfig
-from seggen_hf.markers import SettingsChanged, list_changes
+from seggen_hf.data.schema import labels_of
+from seggen_hf.markers import SettingsChanged, check_stage, fingerprint, list_changes, mark_stage
 from seggen_hf.preflight import check_run
 from seggen_hf.recipe import load_recipe
-from seggen_hf.runs import run_stages, select_kinds
-from seggen_hf.stages import STAGES, list_stages
+from seggen_hf.report import list_costs
+from seggen_hf.results import recipe_hash
+from seggen_hf.runs import (
+    REDO,
+    begin_redo,
+    check_stages,
+    finish_moves,
+    list_redone,
+    lock_run,
+    run_stages,
+    select_kinds,
+)
+from seggen_hf.stages import STAGES, data_digest, list_stages, load_train_records
 
 
 @pytest.fixture
@@ -22,7 +37,8 @@ def run_copy(tiny_run, tmp_path):
 
 
 def changed_files(folder, before):
-    return sorted(name for name, stamp in file_stamps(folder).items() if before.get(name) != stamp)
+    stamps = file_stamps(folder).items()
+    return sorted(name for name, stamp in stamps if before.get(name) != stamp and name != "log/.lock")
 
 
 def file_stamps(folder):
@@ -176,6 +192,12 @@ def test_arms_that_cannot_be_are_refused(tiny_recipe, settings, told):
         ("data.dataset_name=./nowhere", "does not exist"),
         ("mask2img.base_model=/nowhere/model", "mask2img.base_model is '/nowhere/model'"),
         ("segmenter.model=/nowhere/model", "segmenter.model is '/nowhere/model'"),
+        ("segmenter.model=/nowhere/config.json", "segmenter.model is /nowhere/config.json, which does not exist"),
+        ("segmenter.backbone_model=/nowhere/model", "segmenter.backbone_model is"),
+        ("mask2img.controlnet_model=/nowhere/model", "mask2img.controlnet_model is"),
+        ("mask2img.validation_segmenter=/nowhere/model", "mask2img.validation_segmenter is"),
+        ("text2mask.height=128", "text2mask would be trained at 128 x 64"),
+        ("mask2img.dry_run=true", "mask2img.dry_run is set.*--dry-run"),
     ],
 )
 def test_what_must_fail_fails_before_the_first_stage(tiny_recipe, tmp_path, setting, told):
@@ -187,7 +209,9 @@ def test_what_must_fail_fails_before_the_first_stage(tiny_recipe, tmp_path, sett
 
 def test_the_check_counts_what_it_read(tiny_recipe, tmp_path):
     counts = check_run(load_recipe(tiny_recipe), tmp_path / "run")
-    assert counts == {"records": 8, "labels": 15, "tests": {"test": 4, "unseen": 4}}
+    assert counts == {"records": 8, "labels": 15, "tests": {"test": 4, "unseen": 4}, "warnings": []}
+    (warning,) = check_run(load_recipe(tiny_recipe, ["data.max_train_records=1"]), tmp_path / "run")["warnings"]
+    assert warning.startswith("train never shows ")
 
 
 def test_arms_differ_in_their_records_only(tmp_path):
@@ -209,3 +233,131 @@ def test_settings_that_an_arm_does_not_read_do_not_change_it(tmp_path):
 
 def test_changes_are_listed_old_to_new():
     assert list_changes({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}) == ["b: 2 -> 3", "c: absent -> None"]
+
+
+def test_a_setting_at_its_default_is_as_one_that_is_absent():
+    assert (
+        fingerprint({"segmenter.p_aug": 0.6}, {}) == fingerprint({}, {}) != fingerprint({"segmenter.p_aug": 0.5}, {})
+    )
+    assert list_changes({}, {"segmenter.p_aug": 0.6}) == []
+    assert list_changes({}, {"segmenter.p_aug": 0.5}) == ["segmenter.p_aug: 0.6 -> 0.5"]
+
+
+def test_the_folders_of_a_run_are_those_of_its_stages(tiny_recipe, tmp_path):
+    for settings in (
+        ["evaluation.arms=[real, synthetic, renderer, synthetic-only]", "evaluation.seeds=[0, 2]"],
+        ["evaluation.arms=[real]"],
+        ["synthesis.masksyn_variants=0"],
+        ["synthesis.mask2img_model=x"],
+    ):
+        recipe = load_recipe(tiny_recipe, settings)
+        assert list_folders(recipe) == [str(s.folder.relative_to(tmp_path)) for s in list_stages(recipe, tmp_path)]
+
+
+def test_an_interrupted_redo_goes_on_and_a_new_one_begins_anew(run_copy, tiny_recipe):
+    recipe = load_recipe(tiny_recipe, ["segmenter.learning_rate=2e-4"])
+    stages = list_stages(recipe, run_copy)
+    shutil.copytree(run_copy / "segmenter-real", run_copy / "segmenter-imgsyn")  # the recipe does not name it
+    place = begin_redo(run_copy, ["segmenter"], list_redone(stages, ["segmenter"]), stages, recipe_hash(recipe))
+    assert (place / "segmenter-imgsyn" / "seed-0").is_dir() and not (run_copy / "segmenter-imgsyn/seed-0").exists()
+    # Killed before all was moved: the next call moves the rest.
+    shutil.move(place / "segmenter-synthetic/seed-0", run_copy / "segmenter-synthetic/seed-0")
+    entry = json.loads((run_copy / REDO).read_text())
+    (run_copy / REDO).write_text(json.dumps(entry | {"is_moved": False}))
+    finish_moves(run_copy)
+    assert not (run_copy / "segmenter-synthetic/seed-0").exists()
+    real = stages[-2]
+    with mark_stage(real.folder, real.name, real.settings, real.fingerprint, data="scenes") as facts:
+        facts |= {"steps": 2, "records": 8, "synthetic_records": 0, "trained_parameters": 1}
+    said = []
+    run_stages(recipe, run_copy, ["segmenter"], redo=["segmenter"], say=said.append)
+    assert "segmenter-real/seed-0: kept, it is finished" in said and not (run_copy / REDO).exists()
+    assert not (run_copy / "replaced" / "2").exists()
+
+
+def test_changed_training_data_is_refused_until_captions_are_made_anew(run_copy, tiny_recipe):
+    recipe = load_recipe(tiny_recipe)
+    stages = list_stages(recipe, run_copy)
+    check_stages(stages, STAGES, [], "scenes")
+    with pytest.raises(SettingsChanged, match="data has changed since .*captions.*--redo caption"):
+        check_stages(stages, STAGES, [], "other")
+    names = [stage.name for stage in list_redone(stages, ["caption"], "other")]
+    assert "segmenter-real/seed-0" in names
+    # New captions of the same data leave what reads none as it is.
+    names = [stage.name for stage in list_redone(stages, ["caption"], "scenes")]
+    assert "segmenter-real/seed-0" not in names and "segmenter-synthetic/seed-0" in names
+
+
+def test_the_digest_of_a_folder_changes_with_its_files(tiny_recipe, scene_records, tmp_path):
+    for split, rows in (("train", (0, 1)), ("test", (2, 3))):
+        write_folder(scene_records, tmp_path / "data", split, rows)
+    settings = [f"data.dataset_name={tmp_path / 'data'}", "data.test_splits=[test]", "evaluation.arms=[real]"]
+    recipe = load_recipe(tiny_recipe, settings)
+    before = data_digest(recipe, load_train_records(recipe))
+    assert before == data_digest(recipe, load_train_records(recipe))
+    check_run(recipe, tmp_path / "run")
+    shutil.copyfile(tmp_path / "data/test/images/2.png", tmp_path / "data/train/images/0.png")
+    assert data_digest(recipe, load_train_records(recipe)) != before
+    with pytest.raises(ValueError, match="2 of the test split 'test' is the same image as 0 of 'train'"):
+        check_run(recipe, tmp_path / "run")
+
+
+def write_folder(records, folder, split, rows):
+    for name in ("images", "masks"):
+        (folder / split / name).mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        records[row]["image"].save(folder / split / "images" / f"{row}.png")
+        records[row]["segmentation_map"].save(folder / split / "masks" / f"{row}.png")
+    categories = [{"id": i, "name": name} for i, name in labels_of(records).id2label.items()]
+    (folder / "classes.json").write_text(json.dumps({"ignore_index": 255, "categories": categories}))
+
+
+def test_a_stage_that_failed_before_its_first_file_takes_corrected_settings(tmp_path):
+    with pytest.raises(OSError), mark_stage(tmp_path / "a", "a", {"caption.captioner": "wrong"}, "x"):
+        raise OSError
+    check_stage(tmp_path / "a", {"caption.captioner": "right"}, "y")
+    (tmp_path / "a" / "progress.jsonl").write_text("{}")
+    with pytest.raises(SettingsChanged, match="caption.captioner: wrong -> right"):
+        check_stage(tmp_path / "a", {"caption.captioner": "right"}, "y")
+
+
+def test_two_processes_do_not_share_a_run_folder(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from seggen_hf.runs import lock_run\n"
+        "with lock_run(Path(sys.argv[1])): print('has it', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "has it\n"
+        with pytest.raises(ValueError, match=f"in use by process {other.pid}"), lock_run(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with lock_run(tmp_path):  # the dead hold no lock
+        assert (tmp_path / "log" / ".lock").read_text() == str(os.getpid())
+
+
+def test_markers_and_scores_hold_versions_and_command_but_no_folder(tiny_run):
+    for path in [*tiny_run.rglob("stage.json"), *tiny_run.rglob("evaluation.json")]:
+        content = json.loads(path.read_text())
+        for entry in [content] if "stage" in content else content.values():
+            assert entry["versions"]["torch"] and entry["command"] == "seggen run tiny.yaml", path
+    for name in ("text2mask/README.md", "synthetic/README.md", "synthetic/manifest.json", "report.md"):
+        assert str(tiny_run.parent) not in (tiny_run / name).read_text(), name
+    assert "seggen run tiny.yaml" in (tiny_run / "text2mask" / "README.md").read_text()
+
+
+def test_results_name_what_was_scored_and_what_is_missing(run_copy, tiny_recipe):
+    recipe = load_recipe(tiny_recipe, ["evaluation.seeds=[0, 1]"])
+    run_stages(recipe, run_copy, ["evaluate", "report"], command="seggen evaluate x")
+    results = json.loads((run_copy / "results.json").read_text())
+    assert results["seeds"] == {"real": [0], "synthetic": [0]} and results["command"] == "seggen run tiny.yaml"
+    assert results["not_trained"] == ["segmenter-real/seed-1", "segmenter-synthetic/seed-1"]
+    assert "Not trained yet, hence not scored: segmenter-real/seed-1" in (run_copy / "report.md").read_text()
+
+
+def test_an_arm_that_the_recipe_dropped_leaves_the_report(run_copy, tiny_recipe):
+    run_stages(load_recipe(tiny_recipe, ["evaluation.arms=[real]"]), run_copy)
+    assert [row["stage"] for row in list_costs(run_copy)] == ["captions", "segmenter-real/seed-0", "evaluate"]
+    assert (run_copy / "segmenter-synthetic" / "seed-0" / "stage.json").is_file()

@@ -25,7 +25,7 @@ def describe_run(run: Path) -> str:
         raise ValueError(f"{run} has no results.json; run the stage evaluate first.")
     tables = list_scores(results["scores"])
     arms = list(dict.fromkeys(row["arm"] for table in tables for row in table["rows"]))
-    seeds = len(results["seeds"])
+    seeds = max(len(row["seeds"]) for table in tables for row in table["rows"])
     lines = [
         f"**{results['recipe']}**: {results['dataset']}, {seeds} seed{'s' if seeds > 1 else ''}, mIoU in %"
         + (" (mean; range over seeds in brackets)" if seeds > 1 else ""),
@@ -46,7 +46,7 @@ def describe_run(run: Path) -> str:
         "",
         results["verdict"],
         "",
-        f"`seggen run {results['recipe']}`, recipe hash {results['recipe_hash']}: "
+        f"`{results['command'] or 'seggen run ' + results['recipe']}`, recipe hash {results['recipe_hash']}: "
         f"{sum(row['seconds'] for row in costs) / 60:.0f} minutes of stages, peak memory "
         f"{max(row['peak_memory_gb'] for row in costs):.1f} GB, {results['machine'].get('gpu', 'CPU')}; torch "
         f"{versions['torch']}, diffusers {versions['diffusers']}, transformers {versions['transformers']}.",

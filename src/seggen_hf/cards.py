@@ -15,11 +15,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import DatasetCardData, EvalResult
 from safetensors import safe_open
 
-from .arms import ARMS
+from .arms import ARMS, list_folders
 from .data.schema import labels_of
 from .markers import read_marker
+from .provenance import join_versions, library_versions, public_settings, public_value
 from .recipe import Recipe, load_recipe
-from .results import SCORES, library_versions, percent, recipe_hash, without_folders
+from .results import SCORES, percent, recipe_hash
 
 
 def fill_card(template: str, facts: Mapping, header: str = "") -> str:
@@ -44,7 +45,7 @@ def fill_card(template: str, facts: Mapping, header: str = "") -> str:
 
 
 def write_cards(run: str | Path) -> list[Path]:
-    """Write README.md into every finished artefact of a run folder; returns the files."""
+    """Write README.md into every finished artefact that the run's recipe names; returns the files."""
     run = Path(run)
     recipe = load_recipe(run / "recipe.yaml")
     if not read_marker(run / "captions"):
@@ -53,14 +54,13 @@ def write_cards(run: str | Path) -> list[Path]:
     labels = labels_of(captions)
     shared = {
         "run": recipe.name,
-        "dataset": without_folders(recipe.data.dataset_name),
+        "dataset": public_value(recipe.data.dataset_name),
         "labels": list(labels.id2label.values()),
         "caption": captions[0]["caption"],
-        "versions": library_versions(),
     }
-    written = []
+    written, named = [], list_folders(recipe)
     for name, section in (("text2mask", recipe.text2mask), ("mask2img", recipe.mask2img)):
-        if marker := read_marker(run / name):
+        if name in named and (marker := read_marker(run / name)):
             facts = shared | _training_facts(marker) | {"height": section.height, "width": section.width}
             facts["inference_steps"] = getattr(recipe.synthesis, f"{name}_steps")
             base = section.base_model if "/" in section.base_model and not Path(section.base_model).exists() else None
@@ -68,11 +68,12 @@ def write_cards(run: str | Path) -> list[Path]:
                 library_name="diffusers", base_model=base, tags=["seggen"], pipeline_tag="text-to-image"
             )
             written.append(_write(run / name, fill_card(name, facts, data.to_yaml())))
-    for arm in ARMS:
-        for folder in sorted((run / f"segmenter-{arm}").glob("seed-*")):
-            if marker := read_marker(folder):
-                written.append(_write(folder, _segmenter_card(recipe, arm, folder, shared | _training_facts(marker))))
-    if marker := read_marker(run / "synthetic"):
+    for name in named:
+        arm, slash, _ = name.removeprefix("segmenter-").partition("/")
+        if slash and (marker := read_marker(run / name)):
+            card = _segmenter_card(recipe, arm, run / name, shared | _training_facts(marker))
+            written.append(_write(run / name, card))
+    if "synthetic" in named and (marker := read_marker(run / "synthetic")):
         written.append(_write(run / "synthetic", _dataset_card(recipe, run, shared, marker)))
     return written
 
@@ -85,7 +86,9 @@ def _training_facts(marker: dict) -> dict:
         "synthetic_records": facts.get("synthetic_records", 0),
         "trained_parameters": facts["trained_parameters"],
         "seconds": marker["seconds"],
-        "settings": {name.partition(".")[2]: value for name, value in marker["settings"].items() if value is not None},
+        "settings": public_settings(marker["settings"]),
+        "versions": marker["versions"],
+        "command": marker["command"],
     }
 
 
@@ -96,8 +99,8 @@ def _segmenter_card(recipe: Recipe, arm: str, folder: Path, facts: dict) -> str:
     results = [
         EvalResult(
             task_type="image-segmentation",
-            dataset_type=without_folders(recipe.data.dataset_name),
-            dataset_name=without_folders(recipe.data.dataset_name),
+            dataset_type=facts["dataset"],
+            dataset_name=facts["dataset"],
             dataset_split=score["split"],
             metric_type="mean_iou",
             metric_name="mIoU",
@@ -114,6 +117,7 @@ def _segmenter_card(recipe: Recipe, arm: str, folder: Path, facts: dict) -> str:
         eval_results=results or None,
     )
     more = {"arm": arm, "seed": int(folder.name.split("-")[1]), "scores": scores}
+    more["versions"] = join_versions([facts["versions"], *(entry["versions"] for entry in splits.values())])
     more["description"] = ARMS[arm].description.removeprefix("control: ")
     if not more["description"].startswith("with"):
         more["description"] = f"on {more['description']}"
@@ -129,9 +133,11 @@ def _dataset_card(recipe: Recipe, run: Path, shared: dict, marker: dict) -> str:
         "kinds": kinds,
         "reasons": summary["reasons"],
         "num_real": read_marker(run / "captions")["facts"].get("records"),
-        "text2mask": without_folders(recipe.synthesis.text2mask_model or "") or f"trained in this run ({trained})",
-        "mask2img": without_folders(recipe.synthesis.mask2img_model or "") or f"trained in this run ({trained})",
-        "settings": {name.partition(".")[2]: value for name, value in marker["settings"].items() if value is not None},
+        "text2mask": public_value(recipe.synthesis.text2mask_model or "") or f"trained in this run ({trained})",
+        "mask2img": public_value(recipe.synthesis.mask2img_model or "") or f"trained in this run ({trained})",
+        "settings": public_settings(marker["settings"]),
+        "versions": marker["versions"],
+        "command": marker["command"],
     }
     # No `configs`: `datasets` would cache a local folder that has them by its last name, `synthetic`, as one for all.
     data = DatasetCardData(task_categories=["image-segmentation"], tags=["seggen", "synthetic"])

@@ -161,6 +161,15 @@ def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_
             print(f"Report: {folder / 'report.html'}")
 
 
+def _plan(recipe: str, settings: list[str] | None, as_json: bool) -> None:
+    loaded, _ = _read_recipe(recipe, settings, None)
+    _quiet_libraries()
+    from .preflight import plan_run
+
+    plans = plan_run(loaded)
+    print(_dumps([plan.to_dict() for plan in plans]) if as_json else "\n\n".join(plan.to_text() for plan in plans))
+
+
 def _table(results: dict) -> str:
     """mIoU of each arm and test split as text: the mean over seeds, and their range where there are several."""
     from .results import percent, scores_by_arm
@@ -171,7 +180,7 @@ def _table(results: dict) -> str:
     for arm, by_split in scores.items():
         cells = []
         for split in splits:
-            values = by_split.get(split, [])
+            values = list(by_split.get(split, {}).values())
             spread = f" (range {percent(max(values) - min(values))})" if len(values) > 1 else ""
             cells.append(f"{percent(sum(values) / len(values))}{spread}" if values else "–")
         lines.append([arm, *cells])
@@ -196,6 +205,9 @@ def run(
     first: Annotated[str | None, typer.Option("--from", help="First stage to run.")] = None,
     last: Annotated[str | None, typer.Option("--until", help="Last stage to run.")] = None,
     redo: Redo = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sizes and memory of the trainings, and stop.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ):
@@ -203,7 +215,10 @@ def run(
 
     Stages: caption, text2mask, mask2img, synthesize, segmenter (every arm and seed), evaluate, report.
     """
-    _run(recipe, settings, out, only, first, last, redo, json)
+    if dry_run:
+        _plan(recipe, settings, json)
+    else:
+        _run(recipe, settings, out, only, first, last, redo, json)
 
 
 @command
@@ -336,14 +351,14 @@ def synthesize(
 
 def _synthesis_settings(settings: list[str] | None) -> dict:
     """`synthesis.name=value` or `name=value`, the value in YAML."""
-    import yaml
+    from .settings import parse_value
 
     values = {}
     for setting in settings or ():
         name, equals, text = setting.partition("=")
         if not equals:
             raise WrongArguments(f"--set {setting}: write name=value, such as imgsyn_variants=4.")
-        values[name.strip().removeprefix("synthesis.")] = yaml.safe_load(text)
+        values[name.strip().removeprefix("synthesis.")] = parse_value(text, f"--set {setting}")
     return values
 
 

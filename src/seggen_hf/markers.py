@@ -5,6 +5,7 @@ so that a call with others is refused before it can mix two runs in one folder.
 """
 
 import contextlib
+import dataclasses
 import json
 import resource
 import sys
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from .config import SECTIONS
 from .data.schema import write_json
+from .provenance import library_versions
 
 DONE, STARTED = "stage.json", "stage.started.json"
 
@@ -23,8 +26,15 @@ HOW_ONLY = {
     "output_dir", "resume", "report_to", "dataloader_num_workers", "logging_steps", "checkpointing_steps", "dry_run",
     "checkpoints_total_limit", "validation_steps", "cache_max_gb", "gradient_checkpointing", "num_validation_images",
     "validation_inference_steps", "validation_guidance_scale", "validation_segmenter", "caption_batch_size",
-    "eval_batch_size", "batch_size", "total_batch_size",
+    "eval_batch_size", "batch_size", "total_batch_size", "shard_size",
 }  # fmt: skip
+
+
+DEFAULTS = {
+    f"{section}.{field.name}": getattr(default, field.name)
+    for section, default in ((section, cls()) for section, cls in SECTIONS.items())
+    for field in dataclasses.fields(default)
+}
 
 
 class SettingsChanged(ValueError):
@@ -36,7 +46,12 @@ class InputsChanged(SettingsChanged):
 
 
 def fingerprint(settings: dict, inputs: dict[str, str]) -> str:
-    """16 hex digits that follow from a stage's settings and the fingerprints of what it reads."""
+    """16 hex digits that follow from a stage's settings and the fingerprints of what it reads.
+
+    Settings at their defaults leave no trace: one that a later version adds changes no fingerprint.
+    """
+    missing = object()
+    settings = {name: value for name, value in settings.items() if value != DEFAULTS.get(name, missing)}
     text = json.dumps([settings, inputs], sort_keys=True)
     return sha256(text.encode()).hexdigest()[:16]
 
@@ -47,14 +62,23 @@ def read_marker(folder: Path, name: str = DONE) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def read_begun(folder: Path) -> dict | None:
+    """The marker of a stage that is done, or has begun and written a file."""
+    folder = Path(folder)
+    if done := read_marker(folder):
+        return done
+    begun = read_marker(folder, STARTED)
+    return begun if any(path.is_file() and path.name != STARTED for path in folder.rglob("*")) else None
+
+
 def list_changes(before: dict, now: dict) -> list[str]:
-    """`name: old -> new` of every setting that differs."""
+    """`name: old -> new` of every setting in `now` that differs; one that `before` lacks had its default."""
     missing = object()
     lines = []
-    for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name, missing), now.get(name, missing)
+    for name, new in sorted(now.items()):
+        old = before.get(name, DEFAULTS.get(name, missing))
         if old != new:
-            lines.append(f"{name}: {'absent' if old is missing else old} -> {'absent' if new is missing else new}")
+            lines.append(f"{name}: {'absent' if old is missing else old} -> {new}")
     return lines
 
 
@@ -63,25 +87,28 @@ def check_stage(folder: Path, settings: dict, made_from: str) -> None:
 
     Raises: `SettingsChanged`, listing the changes, if it has other settings, or was made of other inputs.
     """
-    done = read_marker(folder)
-    found = done or read_marker(folder, STARTED)
+    found = read_begun(folder)
     if found and (changes := list_changes(found["settings"], json.loads(json.dumps(settings)))):
-        state = "was made" if done else "was begun"
+        state = "was made" if read_marker(folder) else "was begun"
         raise SettingsChanged(f"{folder} {state} with other settings ({'; '.join(changes)}).")
     if found and found["fingerprint"] != made_from:
         raise InputsChanged(f"{folder} was made from inputs that have other settings now.")
 
 
 @contextlib.contextmanager
-def mark_stage(folder: Path, name: str, settings: dict, made_from: str) -> Iterator[dict]:
+def mark_stage(
+    folder: Path, name: str, settings: dict, made_from: str, command: str | None = None, data: str | None = None
+) -> Iterator[dict]:
     """Measure the block and mark `folder` as done after it; the yielded dict takes further facts for the marker.
 
+    The marker also holds the versions of the libraries, the command, and the digest of the real data if it is given.
     An interrupted stage keeps the seconds that it had taken in `stage.started.json`, unless the process was killed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     begun_before = read_marker(folder, STARTED)
     marker = {"stage": name, "fingerprint": made_from, "settings": settings}
+    marker |= {"versions": library_versions(), "command": command, "data": data}
     spent = begun_before["seconds"] if begun_before else 0.0
     write_json(folder / STARTED, marker | {"seconds": spent})
     facts: dict = {}

@@ -1,30 +1,42 @@
 """What can be known to fail is found before the first costly stage."""
 
+import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from datasets import Dataset, Image
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from .arms import ARMS, check_arms
-from .data.schema import labels_of
+from .arms import ARMS, check_arms, list_folders
+from .data.doctor import digest_image
+from .data.map_decoder import read_label_file
+from .data.schema import labels_of, read_map, write_json
+from .labels import LabelSet
 from .miniature import resolve_base
 from .pipelines import ColormapCodec
 from .recipe import Recipe
 from .segmenters import MINIATURES
-from .stages import load_test_records, load_train_records
+from .stages import data_digest, load_test_records, load_train_records
+from .trainers.dryrun import StagePlan, plan_recipe
+
+CHECKED = Path("log") / "checked.json"
 
 
 def check_run(recipe: Recipe, out: str | Path) -> dict:
-    """Check that every stage of `recipe` has what it needs; nothing but the output folder is made.
+    """Check that every stage of `recipe` has what it needs; log/checked.json remembers what was looked through.
 
-    Returns: counts for a line of summary: `records`, `labels` and `tests` ({split: records}).
+    Returns: counts for a line of summary: `records`, `labels` and `tests` ({split: records}); `warnings`.
 
     Raises: `ValueError`, one line: arms that the data cannot serve, a source that cannot be read, broken records,
-        labels that differ between splits, colors that collide, absent models, a folder without write access.
+        labels that differ between splits, test images that are trained on, colors that collide, absent models,
+        generators of another size than the data, a folder without write access.
     """
     check_arms(recipe)
-    _check_writable(Path(out))
+    check_writable(Path(out))
+    _check_trainings(recipe)
     _check_models(recipe)
     data = recipe.data
     if data.train_split in data.test_splits:
@@ -43,12 +55,82 @@ def check_run(recipe: Recipe, out: str | Path) -> dict:
                 f"{data.dataset_name}: the labels of {data.train_split!r} and {split!r} differ, in {differing}. Give "
                 "both splits the same labels with data.labels."
             )
-        tests[split] = len(test_records)
+        tests[split] = test_records
     ColormapCodec(labels)  # refuses two labels of one color, with their names
-    return {"records": len(records), "labels": labels.num_labels, "tests": tests}
+    warnings = [warning] if (warning := recipe.segmenter.batch_warning(1)) else []
+    if absent := _look_through(recipe, records, labels, tests, Path(out)):
+        warnings.append(f"{data.train_split} never shows {', '.join(absent)}: no model can learn what it never sees")
+    counts = {split: len(test_records) for split, test_records in tests.items()}
+    return {"records": len(records), "labels": labels.num_labels, "tests": counts, "warnings": warnings}
 
 
-def _check_writable(out: Path) -> None:
+def plan_run(recipe: Recipe) -> list[StagePlan]:
+    """The dry runs of the recipe's trainings; the data is read only where the recipe names no labels."""
+    if recipe.data.labels:
+        return plan_recipe(recipe, read_label_file(recipe.data.labels).labels, recipe.data.max_train_records)
+    records = load_train_records(recipe)
+    return plan_recipe(recipe, labels_of(records), len(records))
+
+
+def _look_through(
+    recipe: Recipe, records: Dataset, labels: LabelSet, tests: dict[str, Dataset], out: Path
+) -> list[str]:
+    """Names of the labels that no training map shows. It takes a look at every file: once, while they stay equal.
+
+    Raises: `ValueError` if a test image is also trained on, byte for byte.
+    """
+    looked_at = {split: data_digest(recipe, r) for split, r in {recipe.data.train_split: records, **tests}.items()}
+    looked_at = {"looked_at": looked_at, "labels": labels.to_dict()}
+    known = json.loads((out / CHECKED).read_text()) if (out / CHECKED).is_file() else {}
+    if recipe.data.dataset_name != "scenes" and known.get("of") == looked_at:
+        return known["absent"]
+    trained = _digests(records)
+    for split, test_records in tests.items():
+        for digest, image_id in _digests(test_records).items():
+            if digest in trained:
+                raise ValueError(
+                    f"{recipe.data.dataset_name}: {image_id} of the test split {split!r} is the same image as "
+                    f"{trained[digest]} of {recipe.data.train_split!r}; scores would say nothing. `seggen doctor` "
+                    "lists them all."
+                )
+    seen: set[int] = set()
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        column = records.cast_column("segmentation_map", Image(decode=False))["segmentation_map"]
+        for ids in pool.map(lambda value: np.unique(read_map(value)).tolist(), column):
+            seen.update(ids)
+    absent = [labels.id2label[i] for i in range(labels.num_labels) if i not in seen]
+    (out / CHECKED).parent.mkdir(parents=True, exist_ok=True)
+    write_json(out / CHECKED, {"of": looked_at, "absent": absent})
+    return absent
+
+
+def _digests(records: Dataset) -> dict[str, str]:
+    """`{digest of an image's file: image id}`."""
+    column = records.cast_column("image", Image(decode=False))["image"]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        found = dict(zip(pool.map(digest_image, column), records["image_id"], strict=True))
+    found.pop("", None)
+    return found
+
+
+def _check_trainings(recipe: Recipe) -> None:
+    for name in ("text2mask", "mask2img", "segmenter"):
+        section = getattr(recipe, name)
+        if section.dry_run:
+            raise ValueError(
+                f"{name}.dry_run is set, and a run trains. `seggen run RECIPE --dry-run` plans it instead."
+            )
+        if name == "segmenter" or name not in list_folders(recipe):
+            continue
+        size, wanted = (section.height, section.width), (recipe.data.height, recipe.data.width)
+        if size != wanted:
+            raise ValueError(
+                f"{name} would be trained at {size[0]} x {size[1]}, but data.height and data.width, at which it "
+                f"draws, are {wanted[0]} x {wanted[1]}. Drop {name}.height and {name}.width."
+            )
+
+
+def check_writable(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,11 +157,23 @@ def _check_models(recipe: Recipe) -> None:
             except FileNotFoundError as error:
                 raise ValueError(str(error)) from error
             _check_file(f"{name}.base_model", base, "model_index.json", section.revision)
-    model = recipe.segmenter.model
-    if model not in MINIATURES and not model.endswith(".json"):
-        _check_file("segmenter.model", model, "config.json", recipe.segmenter.model_revision)
+            if controlnet := getattr(section, "controlnet_model", None):
+                _check_file(f"{name}.controlnet_model", controlnet, "config.json", None)
+            if segmenter := getattr(section, "validation_segmenter", None):
+                _check_segmenter(f"{name}.validation_segmenter", segmenter, None)
+    _check_segmenter("segmenter.model", recipe.segmenter.model, recipe.segmenter.model_revision)
+    if recipe.segmenter.backbone_model:
+        _check_file("segmenter.backbone_model", recipe.segmenter.backbone_model, "config.json", None)
     if recipe.caption.captioner != "template":
         _check_file("caption.captioner", recipe.caption.captioner, "config.json", None)
+
+
+def _check_segmenter(setting: str, model: str, revision: str | None) -> None:
+    if model.endswith(".json"):
+        if not Path(model).is_file():
+            raise ValueError(f"{setting} is {model}, which does not exist.")
+    elif model not in MINIATURES:
+        _check_file(setting, model, "config.json", revision)
 
 
 def _check_file(setting: str, name_or_path: str, file: str, revision: str | None) -> None:

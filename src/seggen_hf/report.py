@@ -12,21 +12,22 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from .arms import ARMS
+from .arms import ARMS, list_folders
 from .config import SECTIONS
 from .data.schema import labels_of, read_image, read_map
 from .markers import read_marker
 from .pipelines import ColormapCodec
+from .provenance import join_versions, public_value
 from .recipe import Recipe, load_recipe
 from .report_pictures import PictureFolder, hex_color, line_chart
 from .results import (
     NUM_SHOWN,
     PREDICTIONS,
-    library_versions,
+    list_seeds,
+    list_unfinished,
     percent,
     read_results,
     scores_by_arm,
-    without_folders,
 )
 from .synthesis import load_synthetic
 from .verdict import BASELINE, CANDIDATES, write_verdict
@@ -65,7 +66,7 @@ def collect_facts(run: Path) -> dict:
     codec = ColormapCodec(labels_of(captions)) if captions is not None else None
     return {
         "name": recipe.name,
-        "dataset": without_folders(recipe.data.dataset_name),
+        "dataset": public_value(recipe.data.dataset_name),
         "num_records": len(captions) if captions is not None else None,
         "verdict": results["verdict"] if results else write_verdict({}),
         "legend": list_legend(codec) if codec else [],
@@ -73,15 +74,19 @@ def collect_facts(run: Path) -> dict:
         "predictions": show_predictions(run, rows, codec, pictures) if codec else [],
         "scores": list_scores(rows),
         "classes": list_classes(rows),
-        "charts": draw_curves(run, pictures),
+        "charts": draw_curves(run, recipe, pictures),
         "cost": list_costs(run),
         "settings": list_settings(recipe),
         "protocols": sorted({row["protocol"] for row in rows}),
-        "versions": results["versions"] if results else library_versions(),
+        "versions": results["versions"]
+        if results
+        else join_versions(m["versions"] for m in list_markers(run, recipe)),
         "machine": results["machine"] if results else {},
         "command": results["command"] if results else None,
         "recipe_hash": results["recipe_hash"] if results else None,
-        "num_seeds": len(recipe.evaluation.seeds),
+        "seeds": list_seeds(rows),
+        "has_seeds": any(len(seeds) > 1 for seeds in list_seeds(rows).values()),
+        "not_trained": list_unfinished(recipe, run),
         "num_shown": NUM_SHOWN,
         "arms": {name: ARMS[name].description for name in recipe.evaluation.arms},
     }
@@ -156,17 +161,18 @@ def list_scores(rows: list[dict]) -> list[dict]:
     for split in dict.fromkeys(row["split"] for row in rows):
         by_arm = {arm: s[split] for arm, s in scores_by_arm(rows).items() if s.get(split)}
         accuracy = {arm: s[split] for arm, s in scores_by_arm(rows, "pixel_accuracy").items() if s.get(split)}
-        baseline = fmean(by_arm[BASELINE]) if by_arm.get(BASELINE) else None
+        baseline = fmean(by_arm[BASELINE].values()) if by_arm.get(BASELINE) else None
         lines = []
-        for arm, values in by_arm.items():
+        for arm, by_seed in by_arm.items():
+            values = list(by_seed.values())
             mean = fmean(values)
             lines.append({
                 "arm": arm,
                 "mean": mean,
                 "range": max(values) - min(values) if len(values) > 1 else None,
                 "difference": mean - baseline if baseline is not None and arm != BASELINE else None,
-                "seeds": values,
-                "pixel_accuracy": fmean(accuracy[arm]) if arm in accuracy else None,
+                "seeds": by_seed,
+                "pixel_accuracy": fmean(accuracy[arm].values()) if arm in accuracy else None,
             })  # fmt: skip
         num_images = next(row["num_images"] for row in rows if row["split"] == split)
         tables.append({"split": split, "num_images": num_images, "rows": lines})
@@ -194,19 +200,26 @@ def list_classes(rows: list[dict]) -> list[dict]:
     return tables
 
 
-def draw_curves(run: Path, pictures: PictureFolder) -> list[dict]:
-    """Losses over steps: each generator, and all arms of the segmenter (their lowest seed) in one chart."""
+def list_markers(run: Path, recipe: Recipe) -> list[dict]:
+    """Markers of the finished stages that the recipe names; folders of arms that it no longer has stay out."""
+    return [marker for name in list_folders(recipe) if (marker := read_marker(run / name))]
+
+
+def draw_curves(run: Path, recipe: Recipe, pictures: PictureFolder) -> list[dict]:
+    """Losses over steps: each generator, and all arms of the segmenter (their first seed) in one chart."""
     charts = []
+    finished = [marker["stage"] for marker in list_markers(run, recipe)]
     for name in ("text2mask", "mask2img"):
-        history = _read_history(run / name)
+        history = _read_history(run / name) if name in finished else []
         if points := [(line["step"], line["loss"]) for line in history if "loss" in line]:
             title = f"{name}: training loss"
             charts.append(pictures.add_chart(f"loss-{name}", line_chart(title, {name: points}), title))
     series = {}
-    for folder in _segmenter_folders(run):
-        points = [(line["step"], line["loss"]) for line in _read_history(folder) if "loss" in line]
+    for name in finished:
+        arm, slash, _ = name.removeprefix("segmenter-").partition("/")
+        points = [(line["step"], line["loss"]) for line in _read_history(run / name) if slash and "loss" in line]
         if points:
-            series.setdefault(folder.parent.name.removeprefix("segmenter-"), points)
+            series.setdefault(arm, points)
     if series:
         title = "segmenter: training loss of each arm"
         charts.append(pictures.add_chart("loss-segmenter", line_chart(title, series), title))
@@ -218,33 +231,19 @@ def _read_history(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def _segmenter_folders(run: Path) -> list[Path]:
-    """Finished trainings of the segmenter, arms in the order of ARMS, then by seed."""
-    found = []
-    for arm in ARMS:
-        folders = (run / f"segmenter-{arm}").glob("seed-*")
-        found += sorted(
-            (folder for folder in folders if read_marker(folder)), key=lambda folder: int(folder.name.split("-")[1])
-        )
-    return found
-
-
 def list_costs(run: Path) -> list[dict]:
-    """Seconds and peak memory of every finished stage."""
-    folders = [run / name for name in ("captions", "text2mask", "mask2img", "synthetic", "renderer")]
+    """Seconds and peak memory of every finished stage of the run's recipe."""
     rows = []
-    for folder in (*folders, *_segmenter_folders(run), run / PREDICTIONS):
-        if marker := read_marker(folder):
-            facts = marker["facts"]
-            made = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items())
-            rows.append({
-                "stage": marker["stage"],
-                "seconds": marker["seconds"],
-                "peak_memory_gb": marker["peak_memory_gb"],
-                "peak_gpu_memory_gb": marker.get("peak_gpu_memory_gb"),
-                "resumed": marker["resumed"],
-                "made": made,
-            })  # fmt: skip
+    scored = read_marker(run / PREDICTIONS)
+    for marker in (*list_markers(run, load_recipe(run / "recipe.yaml")), *([scored] if scored else [])):
+        rows.append({
+            "stage": marker["stage"],
+            "seconds": marker["seconds"],
+            "peak_memory_gb": marker["peak_memory_gb"],
+            "peak_gpu_memory_gb": marker.get("peak_gpu_memory_gb"),
+            "resumed": marker["resumed"],
+            "made": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in marker["facts"].items()),
+        })  # fmt: skip
     return rows
 
 
@@ -257,7 +256,7 @@ def list_settings(recipe: Recipe) -> list[dict]:
         settings = [
             {
                 "name": key,
-                "value": without_folders(value) if isinstance(value, str) else value,
+                "value": public_value(value),
                 "is_default": value == default[key],
             }
             for key, value in dataclasses.asdict(section).items()

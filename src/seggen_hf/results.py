@@ -2,12 +2,10 @@
 
 import json
 import platform
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +13,20 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from .arms import ARMS
+from .arms import ARMS, list_folders
+from .config import SECTIONS
 from .data.schema import encode_map, labels_of, read_image, read_map, write_json
 from .evaluation import evaluate_segmenter
 from .labels import LabelSet
 from .markers import mark_stage, read_marker
+from .provenance import join_versions, library_versions, public_value
 from .recipe import Recipe
 from .segmenters import build_segmenter, predict_semantic
+from .settings import list_differing
 from .verdict import write_verdict
 
 RESULTS, SCORES, PREDICTIONS = "results.json", "evaluation.json", "predictions"
 NUM_SHOWN = 6  # records of each test split whose predictions are kept as pictures
-LIBRARIES = (
-    "seggen_hf", "torch", "diffusers", "transformers", "datasets", "accelerate", "peft", "huggingface_hub",
-    "safetensors", "numpy", "pillow", "scipy",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,17 +39,6 @@ class Segmenter:
     fingerprint: str
 
 
-def library_versions() -> dict[str, str]:
-    """Python and the installed libraries that decide results."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def describe_machine() -> dict:
     """What the run's seconds depend on; nothing that names the machine or its user."""
     found = {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()}
@@ -61,14 +47,10 @@ def describe_machine() -> dict:
     return found
 
 
-def without_folders(text: str) -> str:
-    """`text` with absolute paths cut to their last part: results and reports may be published."""
-    return re.sub(r"(?<![\w.<:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+)+[/\\]([\w.@+-]+)[/\\]?", r"\1", text)
-
-
 def recipe_hash(recipe: Recipe) -> str:
-    """16 hex digits of all settings."""
-    return sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+    """16 hex digits of all settings that differ from their defaults: a setting that is added changes no hash."""
+    sections = {"name": recipe.name} | {name: list_differing(getattr(recipe, name)) for name in SECTIONS}
+    return sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def shown_indices(num_records: int) -> list[int]:
@@ -99,7 +81,9 @@ def known_scores(segmenter: Segmenter, split: str, source: dict) -> dict | None:
     return known["scores"] if known and known["made_of"] == made_of else None
 
 
-def score_segmenter(segmenter: Segmenter, split: str, records: Dataset, source: dict, batch_size: int) -> None:
+def score_segmenter(
+    segmenter: Segmenter, split: str, records: Dataset, source: dict, batch_size: int, command: str | None = None
+) -> None:
     """Score one segmenter on one split, and keep scores and some predictions beside its weights."""
     labels = labels_of(records)
     model, processor = _open_segmenter(segmenter.folder, labels)
@@ -111,8 +95,8 @@ def score_segmenter(segmenter: Segmenter, split: str, records: Dataset, source: 
         (pictures / f"{place}.png").write_bytes(encode_map(prediction, labels.num_labels)["bytes"])
     path = segmenter.folder / SCORES
     known = json.loads(path.read_text()) if path.is_file() else {}
-    made_of = {"fingerprint": segmenter.fingerprint, "source": source}
-    write_json(path, known | {split: {"made_of": made_of, "scores": scores}})
+    entry = {"made_of": {"fingerprint": segmenter.fingerprint, "source": source}, "scores": scores}
+    write_json(path, known | {split: entry | {"versions": library_versions(), "command": command}})
 
 
 def score_folder(folder: Path, records: Dataset, batch_size: int) -> dict:
@@ -143,6 +127,7 @@ def evaluate_arms(
     out: Path,
     segmenters: list[Segmenter],
     tests: Mapping[str, Dataset],
+    digests: Mapping[str, str],
     command: str | None = None,
     say=lambda line: None,
 ) -> dict:
@@ -150,29 +135,35 @@ def evaluate_arms(
 
     Args:
         tests: `{split: records}`.
-        command: what the user typed.
+        digests: `{split: digest of its files}`; a split whose files have changed is scored again.
+        command: what the user typed, kept with the scores that it made; the run's command is that of its trainings.
     """
-    data = recipe.data
+    dataset = public_value(recipe.data.dataset_name)
     sources = {
         split: {
-            "dataset_name": without_folders(data.dataset_name),
+            "dataset_name": dataset,
             "records": len(records),
             "ids": ids_digest(records),
+            "data": digests[split],
         }
         for split, records in tests.items()
     }
     pending = [s for s in segmenters if any(known_scores(s, split, sources[split]) is None for split in tests)]
     if pending or read_marker(out / PREDICTIONS) is None:
-        with mark_stage(out / PREDICTIONS, "evaluate", {}, recipe_hash(recipe)) as facts:
+        batch_size = recipe.evaluation.eval_batch_size
+        with mark_stage(out / PREDICTIONS, "evaluate", {}, recipe_hash(recipe), command) as facts:
             for split, records in tests.items():
                 keep_test_pictures(records, out / PREDICTIONS / split)
                 for segmenter in pending:
                     if known_scores(segmenter, split, sources[split]) is None:
-                        score_segmenter(segmenter, split, records, sources[split], recipe.evaluation.eval_batch_size)
+                        score_segmenter(segmenter, split, records, sources[split], batch_size, command)
             facts["segmenters"] = len(pending)
-    rows = []
+    rows, markers, entries = [], [], []
     for segmenter in segmenters:
-        made = read_marker(segmenter.folder)["facts"]
+        markers.append(read_marker(segmenter.folder))
+        made = markers[-1]["facts"]
+        scored = json.loads((segmenter.folder / SCORES).read_text())
+        entries += [scored[split] for split in tests]
         for split in tests:
             scores = known_scores(segmenter, split, sources[split])
             say(f"evaluate: {segmenter.arm}, seed {segmenter.seed}, {split}: mIoU {percent(scores['mIoU'])}")
@@ -182,13 +173,14 @@ def evaluate_arms(
     results = {
         "recipe": recipe.name,
         "recipe_hash": recipe_hash(recipe),
-        "command": command and without_folders(command),
-        "dataset": without_folders(data.dataset_name),
-        "arms": {name: ARMS[name].description for name in recipe.evaluation.arms},
-        "seeds": recipe.evaluation.seeds,
+        "command": "; ".join(dict.fromkeys(marker["command"] for marker in markers if marker["command"])) or None,
+        "dataset": dataset,
+        "arms": {name: ARMS[name].description for name in dict.fromkeys(segmenter.arm for segmenter in segmenters)},
+        "seeds": list_seeds(rows),
+        "not_trained": list_unfinished(recipe, out),
         "verdict": write_verdict(scores_by_arm(rows)),
         "scores": rows,
-        "versions": library_versions(),
+        "versions": join_versions(made["versions"] for made in (*markers, *entries)),
         "machine": describe_machine(),
     }
     write_json(out / RESULTS, results)
@@ -200,13 +192,27 @@ def ids_digest(records: Dataset) -> str:
     return sha256("\n".join(map(str, records["image_id"])).encode()).hexdigest()[:16]
 
 
-def scores_by_arm(rows: list[dict], metric: str = "mIoU") -> dict[str, dict[str, list[float]]]:
-    """`{arm: {split: [score of each seed]}}` of rows of results.json; scores that do not exist are left out."""
-    found: dict[str, dict[str, list[float]]] = {}
+def scores_by_arm(rows: list[dict], metric: str = "mIoU") -> dict[str, dict[str, dict[int, float]]]:
+    """`{arm: {split: {seed: score}}}` of rows of results.json; scores that do not exist are left out."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
         if row[metric] is not None:
-            found.setdefault(row["arm"], {}).setdefault(row["split"], []).append(row[metric])
+            found.setdefault(row["arm"], {}).setdefault(row["split"], {})[row["seed"]] = row[metric]
     return found
+
+
+def list_seeds(rows: list[dict]) -> dict[str, list[int]]:
+    """`{arm: seeds that were scored}` of rows of results.json."""
+    found: dict[str, set[int]] = {}
+    for row in rows:
+        found.setdefault(row["arm"], set()).add(row["seed"])
+    return {arm: sorted(seeds) for arm, seeds in found.items()}
+
+
+def list_unfinished(recipe: Recipe, run: Path) -> list[str]:
+    """Trainings of the segmenter that the recipe names and that are not finished."""
+    folders = (name for name in list_folders(recipe) if name.startswith("segmenter-"))
+    return [name for name in folders if read_marker(run / name) is None]
 
 
 def read_results(run: str | Path) -> dict | None:

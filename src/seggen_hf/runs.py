@@ -1,19 +1,26 @@
 """A run: which stages a call is about, what is refused before it begins, and the stages one after the other."""
 
+import contextlib
+import fcntl
 import json
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .cards import write_cards
-from .markers import DONE, STARTED, InputsChanged, SettingsChanged, check_stage, mark_stage
-from .preflight import check_run
+from .data.schema import write_json
+from .markers import DONE, STARTED, InputsChanged, SettingsChanged, check_stage, mark_stage, read_begun
+from .preflight import check_run, check_writable
+from .provenance import public_command
 from .recipe import Recipe, save_recipe
 from .report import write_report
-from .results import RESULTS, SCORES, evaluate_arms
-from .stages import STAGES, Stage, list_stages, load_test_records, segmenter_of
+from .results import RESULTS, SCORES, evaluate_arms, recipe_hash
+from .stages import STAGES, Stage, data_digest, list_stages, load_test_records, load_train_records, segmenter_of
+
+REDO = Path("log") / "redo.json"
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +38,39 @@ def select_kinds(only: Sequence[str] = (), first: str | None = None, last: str |
     return chosen
 
 
-def check_stages(stages: list[Stage], kinds: Sequence[str], redo: Sequence[str] = ()) -> None:
+@contextlib.contextmanager
+def lock_run(out: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder while the block runs; the system frees the lock of one that dies.
+
+    Raises: `ValueError` that names the process which has it.
+    """
+    path = Path(out) / "log" / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ValueError(
+                f"{out} is in use by process {lock.read().strip()}. Wait for it, or use another --out."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def check_stages(stages: list[Stage], kinds: Sequence[str], again: Sequence[Stage], data: str | None) -> None:
     """Refuse what cannot go on, before anything is written.
 
-    Raises: `ValueError` if a stage that is done, or begun, has other settings now, or an input is neither done nor
-        part of the call.
+    Args:
+        again: stages that will be made anew.
+        data (`str`): digest of the training data now; None leaves it unchecked.
+
+    Raises: `ValueError` if a stage that is done, or begun, has other settings or other data now, or an input is
+        neither done nor part of the call.
     """
-    again = {id(stage) for stage in list_redone(stages, redo)}
+    again = {id(stage) for stage in again}
     changes = []
     for stage in stages:
         if id(stage) in again:
@@ -54,40 +87,77 @@ def check_stages(stages: list[Stage], kinds: Sequence[str], redo: Sequence[str] 
         flags = " ".join(f"--redo {name}" for name in names)
         raise SettingsChanged(f"{told} Use another --out, or {flags} to make anew what depends on it.")
     for stage in stages:
+        if id(stage) not in again and _has_other_data(stage, data):
+            raise SettingsChanged(
+                f"The data has changed since {stage.folder} was made of it. Use another --out, or --redo caption to "
+                "make anew what depends on it."
+            )
+    for stage in stages:
         if stage.kind not in kinds or (stage.is_done and id(stage) not in again):
             continue
-        for needed in stage.inputs:
+        for needed in (*stage.inputs, *stage.after):
             if needed.kind not in kinds and (not needed.is_done or id(needed) in again):
                 raise ValueError(
                     f"{stage.name} reads {needed.folder}, which is not finished; run the stage {needed.kind} first."
                 )
 
 
-def list_redone(stages: list[Stage], redo: Sequence[str]) -> list[Stage]:
-    """The stages of the kinds `redo`, and all that read them."""
+def _has_other_data(stage: Stage, data: str | None) -> bool:
+    """Whether a stage that reads the real data itself was made of other data than `data` is the digest of."""
+    found = None if stage.inputs or data is None else read_begun(stage.folder)
+    return found is not None and found["data"] != data
+
+
+def list_redone(stages: list[Stage], redo: Sequence[str], data: str | None = None) -> list[Stage]:
+    """The stages of the kinds `redo`, all that read them, and what came after them from other data or settings."""
     found: list[Stage] = []
     for stage in stages:
-        if stage.kind in redo or any(stage_input in found for stage_input in stage.inputs):
+        is_redone = stage.kind in redo or any(stage_input in found for stage_input in stage.inputs)
+        if not is_redone and any(earlier in found for earlier in stage.after):
+            try:
+                check_stage(stage.folder, stage.settings, stage.fingerprint)
+                is_redone = _has_other_data(stage, data)
+            except SettingsChanged:
+                is_redone = True
+        if is_redone:
             found.append(stage)
     return found
 
 
-def set_aside(stages: list[Stage], out: Path) -> Path | None:
-    """Move the folders of `stages` to `replaced/N`, so that they can be made anew; the new place, if there was any.
+def begin_redo(out: Path, redo: Sequence[str], again: list[Stage], stages: list[Stage], digest: str) -> Path | None:
+    """Move what is to be made anew to `replaced/N`; the new place, if there was anything.
 
-    Results and report, which were gathered from them, move too.
+    The folders of `again` move, with results and report, which were gathered from them, and trainings of arms that
+    the recipe no longer names. log/redo.json remembers it all: a call that is interrupted goes on with it.
     """
-    present = [stage.folder for stage in stages if stage.folder.is_dir()]
-    if not present:
+    paths = [stage.folder for stage in again if stage.folder.is_dir()]
+    if paths:
+        named = {stage.folder for stage in stages}
+        paths += sorted(path for path in out.glob("segmenter-*/seed-*") if path.is_dir() and path not in named)
+        paths += [out / name for name in (RESULTS, "report.md", "report.html") if (out / name).is_file()]
+    if "evaluate" in redo:
+        paths += sorted(out.glob(f"segmenter-*/seed-*/{SCORES}"))
+    place = out / "replaced" / str(len(list((out / "replaced").glob("*"))) + 1)
+    entry = {"redo": sorted(redo), "recipe_hash": digest, "place": str(place.relative_to(out)), "is_moved": False}
+    write_json(out / REDO, entry | {"paths": [str(path.relative_to(out)) for path in paths]})
+    finish_moves(out)
+    return place if paths else None
+
+
+def finish_moves(out: Path) -> dict | None:
+    """What log/redo.json says of a redo that has begun, or None; its moves are finished if they were interrupted."""
+    if not (out / REDO).is_file():
         return None
-    present += [out / name for name in (RESULTS, "report.md", "report.html") if (out / name).is_file()]
-    number = len(list((out / "replaced").glob("*"))) + 1
-    place = out / "replaced" / str(number)
-    for path in present:
-        target = place / path.relative_to(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, target)
-    return place
+    entry = json.loads((out / REDO).read_text())
+    if not entry["is_moved"]:
+        for name in entry["paths"]:
+            if (out / name).exists():
+                target = out / entry["place"] / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(out / name, target)
+        entry["is_moved"] = True
+        write_json(out / REDO, entry)
+    return entry
 
 
 def run_stages(
@@ -101,14 +171,22 @@ def run_stages(
     """Run the chosen kinds of stages of `recipe` in `out`; what is finished is kept.
 
     Args:
-        redo: kinds of stages to make anew, with all that read them; their folders move to `replaced/`.
+        redo: kinds of stages to make anew, with all that read them; their folders move to `replaced/`. The same
+            call again, after an interruption, goes on with it.
         command (`str`): what the user typed, for results and report.
         say: told in a line what begins, what is kept, and what a stage took.
 
-    Raises: see `check_stages`, and what a stage raises; the run can then be called again.
+    Raises: see `lock_run` and `check_stages`, and what a stage raises; the run can then be called again.
     """
     out = Path(out)
+    check_writable(out)
+    with lock_run(out):
+        _run_stages(recipe, out, kinds, redo, command, say)
+
+
+def _run_stages(recipe, out, kinds, redo, command, say) -> None:
     stages = list_stages(recipe, out)
+    published = command and public_command(command)
 
     def tell(line: str) -> None:
         (out / "log").mkdir(parents=True, exist_ok=True)
@@ -116,13 +194,19 @@ def run_stages(
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
         say(line)
 
-    check_stages(stages, kinds, redo)
-    again = list_redone(stages, redo)
+    begun, digest = finish_moves(out), recipe_hash(recipe)
+    goes_on = begun is not None and (begun["redo"], begun["recipe_hash"]) == (sorted(redo), digest)
+    makes = any(stage.kind in kinds for stage in stages)
+    data = data_digest(recipe, load_train_records(recipe)) if makes else None
+    again = [] if goes_on else list_redone(stages, redo, data)
+    check_stages(stages, kinds, again, data)
     if any(stage.kind in kinds and (not stage.is_done or stage in again) for stage in stages):
         counts = check_run(recipe, out)
         tests = ", ".join(f"{number} {split}" for split, number in counts["tests"].items())
         tell(f"Checked: {counts['records']} records with {counts['labels']} labels; test records: {tests}")
-    if place := set_aside(again, out):
+        for warning in counts["warnings"]:
+            tell(f"warning: {warning}")
+    if redo and not goes_on and (place := begin_redo(out, redo, again, stages, digest)):
         tell(f"The earlier results of {', '.join(redo)} and of what reads them are in {place}.")
     save_recipe(recipe, out / "recipe.yaml")
     if command:
@@ -134,7 +218,8 @@ def run_stages(
             tell(f"{stage.name}: kept, it is finished")
             continue
         tell(f"{stage.name}: {'goes on' if (stage.folder / STARTED).is_file() else 'begins'}")
-        with mark_stage(stage.folder, stage.name, stage.settings, stage.fingerprint) as facts:
+        read = None if stage.inputs else data
+        with mark_stage(stage.folder, stage.name, stage.settings, stage.fingerprint, published, read) as facts:
             facts |= stage.make(stage.folder)
         marker = json.loads((stage.folder / DONE).read_text())
         tell(f"{stage.name}: done in {marker['seconds']:.0f} s, peak memory {marker['peak_memory_gb']:.1f} GB")
@@ -146,11 +231,11 @@ def run_stages(
             raise ValueError(f"{out} has no finished segmenter to score; run the stage segmenter first.")
         if missing:
             tell(f"evaluate: not trained yet, hence not scored: {', '.join(missing)}")
-        if "evaluate" in redo:
-            for stage in finished:
-                (stage.folder / SCORES).unlink(missing_ok=True)
-        evaluate_arms(recipe, out, [segmenter_of(stage) for stage in finished], tests, command, tell)
+        digests = {split: data_digest(recipe, records) for split, records in tests.items()}
+        evaluate_arms(recipe, out, [segmenter_of(stage) for stage in finished], tests, digests, published, tell)
     write_cards(out)
     if "report" in kinds:
         write_report(out)
         tell(f"report: {out / 'report.html'}")
+    if redo or all(stage.is_done for stage in stages):
+        (out / REDO).unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from .data.schema import labels_of
 from .data.sources import load_split
 from .markers import DONE, HOW_ONLY, fingerprint
 from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
+from .provenance import public_value
 from .recipe import Recipe
 from .results import Segmenter
 from .synthesis import load_synthetic, synthesize
@@ -30,6 +31,8 @@ from .trainers.text2mask import Text2MaskTask
 
 STAGES = ("caption", "text2mask", "mask2img", "synthesize", "segmenter", "evaluate", "report")
 
+# Of what each kind of stage makes; raised when a new version makes something else of the same settings.
+FORMATS = {"caption": 1, "text2mask": 1, "mask2img": 1, "synthesize": 1, "segmenter": 1}
 _SOURCE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "task", "image_column", "mask_column", "labels",
     "zero_is_void",
@@ -41,7 +44,8 @@ class Stage:
     """One folder of a run: what it is made of, and how.
 
     `kind` is one of STAGES (a training of one arm and seed is a stage of kind `segmenter`); `inputs` are the stages
-    whose folders it reads; `make` fills the folder and returns facts for its marker.
+    whose folders it reads, `after` those that must be finished though none of their settings decides what it makes;
+    `make` fills the folder and returns facts for its marker.
     """
 
     name: str
@@ -50,6 +54,10 @@ class Stage:
     settings: dict
     make: Callable[[Path], dict]
     inputs: list["Stage"] = field(default_factory=list)
+    after: list["Stage"] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.settings = self.settings | {f"{self.kind}.format": FORMATS[self.kind]}
 
     @property
     def fingerprint(self) -> str:
@@ -90,7 +98,11 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
             text2mask=open_pipeline(Text2MaskPipeline, text2mask_model, config) if uses_masksyn else None,
             height=data.height,
             width=data.width,
-            provenance={"text2mask": text2mask_model, "mask2img": mask2img_model, "data": data.dataset_name},
+            provenance={
+                "text2mask": public_value(text2mask_model),
+                "mask2img": public_value(mask2img_model),
+                "data": public_value(data.dataset_name),
+            },
         )
         kinds = list(made["kind"])
         return {"records": len(made)} | {kind: kinds.count(kind) for kind in sorted(set(kinds))}
@@ -100,8 +112,8 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
         return {"records": len(datasets.load_from_disk(folder))}
 
     at_size = _settings("data", {"height": data.height, "width": data.width})
-    from_scenes = at_size if data.dataset_name == "scenes" else {}
-    settings = source | from_scenes | _settings("caption", vars(recipe.caption))
+    real = source | (at_size if data.dataset_name == "scenes" else {})
+    settings = real | _settings("caption", vars(recipe.caption))
     captions = Stage("captions", "caption", out / "captions", settings, make_captions)
 
     # A generator that the recipe names is used as it is; one is trained otherwise.
@@ -131,7 +143,7 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
     stages += [renderer] if "renderer" in read else []
     for arm in arms:
         for seed in recipe.evaluation.seeds:
-            stages.append(_segmenter_stage(recipe, out, arm, seed, captions, made_by.get(arm.reads)))
+            stages.append(_segmenter_stage(recipe, out, arm, seed, captions, made_by.get(arm.reads), real))
     return stages
 
 
@@ -145,7 +157,7 @@ def open_pipeline(pipeline_class, name_or_path: str, config: SynthesisConfig):
 
 
 def _segmenter_stage(
-    recipe: Recipe, out: Path, arm: Arm, seed: int, captions: Stage, synthetic: Stage | None
+    recipe: Recipe, out: Path, arm: Arm, seed: int, captions: Stage, synthetic: Stage | None, real: dict
 ) -> Stage:
     folder = out / f"segmenter-{arm.name}" / f"seed-{seed}"
     config = arm_config(arm, recipe.segmenter, seed, folder, synthetic.folder if synthetic else None)
@@ -159,10 +171,12 @@ def _segmenter_stage(
         facts = _train(SegmenterTask, config, captions.folder, synthetic_records=made)
         return facts | {"synthetic_records": 0 if made is None else len(made)}
 
-    settings = vars(config) | {"synthetic_dataset": None}  # its place is no setting; what is in it comes as input
-    inputs = [captions, *([synthetic] if synthetic else [])]
+    # The place of synthetic records is no setting; what is in it comes as input.
+    settings = _settings("segmenter", vars(config) | {"synthetic_dataset": None})
     name = f"segmenter-{arm.name}/seed-{seed}"
-    return Stage(name, "segmenter", folder, _settings("segmenter", settings), make, inputs)
+    if synthetic is None:  # it reads images and maps from the captions' folder: no setting of a caption decides them
+        return Stage(name, "segmenter", folder, real | settings, make, after=[captions])
+    return Stage(name, "segmenter", folder, settings, make, [captions, synthetic])
 
 
 def segmenter_of(stage: Stage) -> Segmenter:
@@ -198,3 +212,8 @@ def load_train_records(recipe: Recipe) -> datasets.Dataset:
 def load_test_records(recipe: Recipe, split: str) -> datasets.Dataset:
     """The records of one test split."""
     return load_split(recipe.data, split, recipe.data.max_test_records)
+
+
+def data_digest(recipe: Recipe, records: datasets.Dataset) -> str:
+    """Of the files behind `records`: it changes with the path, size or time of change of any. Scenes have none."""
+    return "scenes" if recipe.data.dataset_name == "scenes" else records._fingerprint

@@ -1,62 +1,103 @@
 """One honest sentence on whether synthetic data helped, from nothing but the scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
 
 BASELINE = "real"
-CANDIDATES = ("synthetic", "imgsyn", "masksyn")  # the arm that the sentence is about: the first that was trained
+CANDIDATES = ("synthetic", "imgsyn", "masksyn")  # the arms that the sentence is about: the joint one, or each kind
+LABELS = {"synthetic": "Synthetic data", "imgsyn": "ImgSyn", "masksyn": "MaskSyn"}
+ENOUGH_SEEDS = 3  # with two, a difference exceeds the range by chance in about one of five comparisons
 
-Scores = Mapping[str, Mapping[str, Sequence[float]]]  # arm -> test split -> one mIoU per seed, shares in [0, 1]
+BySeed = Mapping[int, float]  # seed -> mIoU, a share in [0, 1]
+Scores = Mapping[str, Mapping[str, BySeed]]  # arm -> test split -> scores
 
 
-def judge(real: Sequence[float], synthetic: Sequence[float]) -> str:
-    """`gain`, `loss`, `within spread`, or `one seed` if an arm has a single one.
+def compare(real: BySeed, synthetic: BySeed) -> tuple[float, float | None, int]:
+    """Points of difference, points of range, and number of seeds, of the seeds that both arms have.
 
-    A difference of means counts only if it is larger than the widest range between the seeds of one arm. This is no
-    test of significance: a handful of seeds cannot carry one.
+    The difference is the mean over pairs of one seed; the range is the wider one of the two arms, None for fewer than
+    two pairs. Both are rounded as they are shown. Without a common seed the means are compared.
     """
-    if min(len(real), len(synthetic)) < 2:
+    common = sorted(real.keys() & synthetic.keys())
+    if not common:
+        return round(100 * (fmean(synthetic.values()) - fmean(real.values())), 1) + 0.0, None, 0
+    difference = round(100 * fmean(synthetic[seed] - real[seed] for seed in common), 1) + 0.0  # no minus zero
+    if len(common) < 2:
+        return difference, None, 1
+    ranges = [max(arm[seed] for seed in common) - min(arm[seed] for seed in common) for arm in (real, synthetic)]
+    return difference, round(100 * max(ranges), 1), len(common)
+
+
+def judge(real: BySeed, synthetic: BySeed) -> str:
+    """`gain`, `loss`, `within range`, `beyond range` (fewer than ENOUGH_SEEDS pairs), or `one seed` (fewer than two).
+
+    A difference counts only if it is larger than the widest range between the seeds of one arm. This is no test of
+    significance: a handful of seeds cannot carry one.
+    """
+    difference, spread, num_seeds = compare(real, synthetic)
+    if spread is None:
         return "one seed"
-    difference = fmean(synthetic) - fmean(real)
-    if abs(difference) <= max(max(values) - min(values) for values in (real, synthetic)):
-        return "within spread"
+    if abs(difference) <= spread:
+        return "within range"
+    if num_seeds < ENOUGH_SEEDS:
+        return "beyond range"
     return "gain" if difference > 0 else "loss"
 
 
 def write_verdict(scores: Scores) -> str:
-    """The sentence. It names each test split, says losses as plainly as gains, and what one seed cannot tell.
+    """The sentence. It names each test split, says losses as plainly as gains, and what few seeds cannot tell.
 
     Args:
-        scores: `{arm: {test split: [mIoU of each seed]}}`, shares in [0, 1].
+        scores: `{arm: {test split: {seed: mIoU}}}`, shares in [0, 1].
     """
-    arm = next((name for name in CANDIDATES if scores.get(name)), None)
-    if arm is None or not scores.get(BASELINE):
-        absent = "real-only" if arm else "synthetic"
+    arms = [name for name in CANDIDATES if scores.get(name)]
+    arms = ["synthetic"] if "synthetic" in arms else arms
+    if not arms or not scores.get(BASELINE):
+        absent = "real-only" if arms else "synthetic"
         return f"No {absent} arm has been scored yet, so nothing can be said on whether synthetic data helped."
-    splits = [split for split in scores[BASELINE] if scores[arm].get(split) and scores[BASELINE][split]]
-    if not splits:
+    real = scores[BASELINE]
+    splits = {arm: [split for split in real if scores[arm].get(split) and real[split]] for arm in arms}
+    arms = [arm for arm in arms if splits[arm]]
+    if not arms:
         return "No test split was scored for both arms, so nothing can be said on whether synthetic data helped."
-    label = {"synthetic": "Synthetic data", "imgsyn": "ImgSyn", "masksyn": "MaskSyn"}[arm]
-    parts, verdicts = [], []
-    for split in splits:
-        real, synthetic = scores[BASELINE][split], scores[arm][split]
-        difference = round(100 * (fmean(synthetic) - fmean(real)), 1) + 0.0  # no minus zero
-        verdict = judge(real, synthetic)
-        verdicts.append(verdict)
-        moved = "raised" if difference > 0 else "lowered" if difference < 0 else "left"
-        change = f"{moved} mIoU on {split} from {100 * fmean(real):.1f} to {100 * fmean(synthetic):.1f}"
-        if moved == "left":
-            change = f"left mIoU on {split} at {100 * fmean(real):.1f}"
-        spread = 100 * max(max(values) - min(values) for values in (real, synthetic))
-        told = {
-            "one seed": f"{difference:+.1f} points",
-            "within spread": f"{difference:+.1f} points, within the {spread:.1f} between seeds: no effect shown",
-            "gain": f"{difference:+.1f} points, more than the {spread:.1f} between seeds: it helped",
-            "loss": f"{difference:+.1f} points, more than the {spread:.1f} between seeds: it hurt",
-        }[verdict]
-        parts.append(f"{change} ({told})")
-    sentence = f"{label} {' and '.join(parts) if len(parts) < 3 else ', '.join(parts[:-1]) + ' and ' + parts[-1]}"
-    counts = {len(values) for name in (BASELINE, arm) for values in (scores[name][split] for split in splits)}
-    if "one seed" in verdicts:
+    clauses = [
+        f"{LABELS[arm]} {_join([_describe(split, real[split], scores[arm][split]) for split in splits[arm]])}"
+        for arm in arms
+    ]
+    sentence = "; ".join(clauses)
+    pairs = [(real[split], scores[arm][split]) for arm in arms for split in splits[arm]]
+    common = {compare(*pair)[2] for pair in pairs}
+    if common == {1} and all(len(by_seed) == 1 for pair in pairs for by_seed in pair):
         return f"{sentence}; this is one seed, so no statement about chance is possible."
-    return f"{sentence}, with {min(counts)} seeds of the segmenter and one pair of generators."
+    seeds = {arm: max(len(by_seed) for by_seed in scores[arm].values()) for arm in (BASELINE, *arms)}
+    counts = ", ".join(f"{number} of {arm}" for arm, number in seeds.items())
+    shared = f", {min(common)} of them in common" if {*common} != {*seeds.values()} else ""
+    if len(set(seeds.values())) == 1 and not shared:
+        counts = f"{seeds[BASELINE]} of each arm"
+    return f"{sentence}; seeds of the segmenter: {counts}{shared}; one pair of generators."
+
+
+def _describe(split: str, real: BySeed, synthetic: BySeed) -> str:
+    difference, spread, num_seeds = compare(real, synthetic)
+    common = sorted(real.keys() & synthetic.keys())
+    before = fmean([real[seed] for seed in common] or real.values())
+    after = fmean([synthetic[seed] for seed in common] or synthetic.values())
+    moved = "raised" if difference > 0 else "lowered"
+    change = f"{moved} mIoU on {split} from {100 * before:.1f} to {100 * after:.1f}"
+    if difference == 0:
+        change = f"left mIoU on {split} at {100 * before:.1f}"
+    told = {
+        "one seed": f"{difference:+.1f} points, {'one seed' if num_seeds else 'no seed'} in common",
+        "within range": f"{difference:+.1f} points, within the {spread} between seeds: no effect shown",
+        "beyond range": f"{difference:+.1f} points, larger than the {spread} range between seeds; "
+        f"{num_seeds} seeds cannot tell chance",
+        "gain": f"{difference:+.1f} points, more than the {spread} between seeds: it helped",
+        "loss": f"{difference:+.1f} points, more than the {spread} between seeds: it hurt",
+    }[judge(real, synthetic)]
+    if num_seeds == 1 and len(real) == len(synthetic) == 1:
+        told = f"{difference:+.1f} points"
+    return f"{change} ({told})"
+
+
+def _join(parts: list[str]) -> str:
+    return " and ".join(parts) if len(parts) < 3 else f"{', '.join(parts[:-1])} and {parts[-1]}"

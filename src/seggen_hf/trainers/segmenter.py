@@ -13,12 +13,13 @@ from ..config import SegmenterConfig, save_config
 from ..data.mixture import DecodedRecords, RecordMixture
 from ..data.schema import labels_of, read_image, read_map
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
+from ..digests import records_digest
 from ..evaluation import evaluate_segmenter
 from ..labels import LabelSet
 from ..pipelines import ColormapCodec
 from ..segmentation_loss import SegmentationTargets, segmentation_loss, semantic_targets
 from ..segmenters import build_segmenter, normalize, predict_semantic
-from .latents import digest_of, records_digest
+from .latents import digest_of
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 NO_DECAY_PARAMETERS = ("relative_position_bias_table", "absolute_pos_embed")
