@@ -23,7 +23,16 @@ install_requires = [
 ]
 
 extras_require = {
-    "test": ["build>=1.6", "hypothesis>=6.170", "pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "setuptools>=84.2"],
+    # tensorboard: the tracker that the tests write with.
+    "test": [
+        "build>=1.6",
+        "hypothesis>=6.170",
+        "pytest>=9.2",
+        "pytest-xdist>=3.8",
+        "ruff>=0.17",
+        "setuptools>=84.2",
+        "tensorboard>=2.21",
+    ],
     "demo": ["gradio"],
     "trackers": ["tensorboard>=2.21"],
     # The template and BLIP-2 need nothing more; current vision-language models want torchvision.
