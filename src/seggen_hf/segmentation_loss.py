@@ -155,7 +155,7 @@ def segmentation_loss(
     chosen = mask_logits[images, layer_ids, query_ids][:, None]  # (M, 1, h, w)
     with torch.no_grad():
         uncertainty = -sample_logits(chosen, candidates[images], height, width)[:, 0].abs()
-        uncertain = candidates[images].gather(1, uncertainty.topk(num_uncertain, dim=1).indices)
+        uncertain = candidates[images].gather(1, uncertainty.topk(num_uncertain, dim=1, sorted=False).indices)
         points = torch.cat([uncertain, at_random[images]], dim=1)  # (M, num_points)
         point_labels = flat_masks[images[:, None], mask_ids[:, None], points].float()
     point_logits = sample_logits(chosen, points, height, width)[:, 0]

@@ -20,7 +20,6 @@ from .data.schema import labels_of
 from .data.sources import load_split
 from .markers import DONE, HOW_ONLY, fingerprint
 from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
-from .provenance import public_value
 from .recipe import Recipe
 from .results import Segmenter
 from .synthesis import load_synthetic, synthesize
@@ -98,11 +97,7 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
             text2mask=open_pipeline(Text2MaskPipeline, text2mask_model, config) if uses_masksyn else None,
             height=data.height,
             width=data.width,
-            provenance={
-                "text2mask": public_value(text2mask_model),
-                "mask2img": public_value(mask2img_model),
-                "data": public_value(data.dataset_name),
-            },
+            provenance={"text2mask": text2mask_model, "mask2img": mask2img_model, "data": data.dataset_name},
         )
         kinds = list(made["kind"])
         return {"records": len(made)} | {kind: kinds.count(kind) for kind in sorted(set(kinds))}

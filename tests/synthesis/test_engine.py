@@ -85,6 +85,15 @@ def test_a_drawn_style_is_for_the_image_and_not_for_the_map(make, made, scene_re
         assert not np.array_equal(row["image"], same["image"])
 
 
+def test_provenance_names_no_folder_of_the_machine(generators, scene_records, tmp_path):
+    settings = make_config(imgsyn_variants=1, masksyn_variants=0)
+    facts = {"mask2img": str(tmp_path / "somebody" / "mask2img"), "data": "somebody/streets", "seed": 3}
+    synthesize(scene_records.select([0]), tmp_path / "out", settings, **generators, **SIZE, provenance=facts)
+    for name in ("manifest.json", "summary.json"):
+        text = (tmp_path / "out" / name).read_text()
+        assert json.loads(text)["provenance"] == facts | {"mask2img": "mask2img"} and str(tmp_path) not in text
+
+
 def test_a_finished_folder_is_returned_without_making_anything(make, made):
     rows, folder = made
     before = {path: path.stat().st_mtime_ns for path in (folder / "data").iterdir()}

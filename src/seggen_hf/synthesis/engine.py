@@ -22,6 +22,7 @@ from seggen_hf.data.schema import encode_image, encode_map, read_map, write_json
 from seggen_hf.data.transforms import cover_crop
 from seggen_hf.digests import records_digest
 from seggen_hf.labels import LabelSet
+from seggen_hf.provenance import public_value
 from seggen_hf.synthesis.filtering import (
     REASONS,
     decode_scores,
@@ -76,13 +77,15 @@ def synthesize(
         kinds: out of `imgsyn` and `masksyn`; one with no variants in `config` is left out.
         labels: of the records; what `load_records` attached if not given.
         height, width: of the samples, in pixels; what Mask2Img was trained at if not given.
-        provenance: facts for the manifest and the card, such as the generators' ids and commits.
+        provenance: facts for the manifest and the card, such as the generators' ids and commits; of local paths only
+            the last part is written.
     Returns: `load_synthetic(output_dir)`.
     Raises: `ValueError` for records without captions, generators with other labels than the records, a size that they
         cannot make, a folder begun with other settings or with other things in it, and if every sample was dropped.
     """
     accelerator = accelerator or Accelerator()
     folder = Path(output_dir)
+    provenance = {name: public_value(value) for name, value in (provenance or {}).items()}
     labels = labels or LabelSet.from_records(records)
     plan = Plan(list(records["image_id"]), list(records["caption"]), config, kinds)
     generators = {"mask2img": mask2img}
@@ -120,7 +123,7 @@ def synthesize(
     _make_shards(folder, plan, maker, accelerator)
     if accelerator.is_main_process:
         facts = {"height": height, "width": width, "num_processes": accelerator.num_processes}
-        facts |= {"seconds_of_last_call": round(time.monotonic() - started, 3), "provenance": provenance or {}}
+        facts |= {"seconds_of_last_call": round(time.monotonic() - started, 3), "provenance": provenance}
         write_json(folder / SUMMARY, summarize(folder, plan) | {"reasons": REASONS} | facts)
     accelerator.wait_for_everyone()
     _check_summary(folder, accelerator.is_main_process)

@@ -238,13 +238,13 @@ def check_manifest(folder: Path, fingerprint: dict) -> bool:
     return True
 
 
-def write_manifest(folder: Path, plan: Plan, fingerprint: dict, provenance: dict | None) -> None:
+def write_manifest(folder: Path, plan: Plan, fingerprint: dict, provenance: dict) -> None:
     write_json(
         folder / MANIFEST,
         {
             "num_samples": {kind: plan.num_samples(kind) for kind in plan.kinds},
             "shards": [shard.name for shard in plan.shards],
             "fingerprint": fingerprint,
-            "provenance": provenance or {},
+            "provenance": provenance,
         },
     )
