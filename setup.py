@@ -22,8 +22,9 @@ install_requires = [
     "typer>=0.29",
 ]
 
+trackers = ["tensorboard>=2.21"]
+
 extras_require = {
-    # tensorboard: the tracker that the tests write with.
     "test": [
         "build>=1.6",
         "hypothesis>=6.170",
@@ -31,10 +32,10 @@ extras_require = {
         "pytest-xdist>=3.8",
         "ruff>=0.17",
         "setuptools>=84.2",
-        "tensorboard>=2.21",
+        *trackers,  # the tests write with one
     ],
     "demo": ["gradio"],
-    "trackers": ["tensorboard>=2.21"],
+    "trackers": trackers,
     # The template and BLIP-2 need nothing more; current vision-language models want torchvision.
     "captions": ["torchvision"],
 }

@@ -12,6 +12,7 @@ from seggen_hf.data.transforms import (
     STYLES,
     color_jitter,
     cover_crop,
+    cover_crop_map,
     crop_pair,
     flip_pair,
     large_scale_jitter,
@@ -128,6 +129,8 @@ def test_the_crop_position_is_that_of_the_scaled_image():
 def test_a_cover_crop_takes_the_whole_pair_or_the_window_at_its_place(size):
     image, segmentation_map = make_pair()[0], np.arange(48 * 64).reshape(48, 64)
     middle, corner = (cover_crop(image, segmentation_map, size, place=place)[1] for place in ((0.5, 0.5), (0, 0)))
+    assert np.array_equal(cover_crop_map(segmentation_map, size), middle)
+    assert np.array_equal(cover_crop_map(segmentation_map, size, (0, 0)), corner)
     if size[0] * 4 == size[1] * 3:
         assert np.array_equal(middle, resize_nearest(segmentation_map, *size)) and np.array_equal(middle, corner)
     else:

@@ -77,16 +77,28 @@ def cover_crop(
     """`random_zoom_crop` at a given zoom and place: the share of the way that the window has gone from the top and
     from the left, in [0, 1]. With zoom 1 a pair of the aspect of `size` is resized whole."""
     _check_pair(image, segmentation_map)
-    rows, columns = segmentation_map.shape
-    # In source pixels. The sides of the window are exact where it is the whole pair.
-    height, width = min(rows, columns * size[0] / size[1]) / zoom, min(columns, rows * size[1] / size[0]) / zoom
-    top, left = (rows - height) * place[0], (columns - width) * place[1]
-    image, segmentation_map = _resample(image, segmentation_map, (top, left, top + height, left + width), size)
+    top, left, height, width = _cover_window(segmentation_map.shape, size, zoom, place)
     facts = {
-        "original_size": (rows, columns),
+        "original_size": segmentation_map.shape,
         "crop_top_left": (round(top * size[0] / height), round(left * size[1] / width)),
     }
+    image, segmentation_map = _resample(image, segmentation_map, (top, left, top + height, left + width), size)
     return image, segmentation_map, facts
+
+
+def cover_crop_map(
+    segmentation_map: np.ndarray, size: tuple[int, int], place: tuple[float, float] = (0.5, 0.5)
+) -> np.ndarray:
+    """The map of `cover_crop` at zoom 1, where there is no image."""
+    top, left, height, width = _cover_window(segmentation_map.shape, size, 1.0, place)
+    return _resample_map(segmentation_map, (top, left, top + height, left + width), size)
+
+
+def _cover_window(shape, size, zoom, place) -> tuple[float, float, float, float]:
+    """Top, left, height and width in source pixels. The sides are exact where the window is the whole pair."""
+    rows, columns = shape
+    height, width = min(rows, columns * size[0] / size[1]) / zoom, min(columns, rows * size[1] / size[0]) / zoom
+    return (rows - height) * place[0], (columns - width) * place[1], height, width
 
 
 def large_scale_jitter(
@@ -229,16 +241,25 @@ def _resample(image: np.ndarray, segmentation_map: np.ndarray, box: tuple, size:
 
     The map takes the source pixel under each target pixel's centre, the same grid that the image is filtered on.
     """
-    rows, columns = segmentation_map.shape
-    top, left, bottom, right = max(box[0], 0.0), max(box[1], 0.0), min(box[2], rows), min(box[3], columns)
-    if (top, left, bottom, right) == (0, 0, *size) and (rows, columns) == tuple(size):
+    top, left, bottom, right = _clip_box(box, segmentation_map.shape)
+    if (top, left, bottom, right) == (0, 0, *size) and segmentation_map.shape == tuple(size):
         return image.copy(), segmentation_map.copy()
     resized = Image.fromarray(image).resize(
         (size[1], size[0]), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
     )
+    return np.array(resized), _resample_map(segmentation_map, box, size)
+
+
+def _resample_map(segmentation_map: np.ndarray, box: tuple, size: tuple[int, int]) -> np.ndarray:
+    rows, columns = segmentation_map.shape
+    top, left, bottom, right = _clip_box(box, segmentation_map.shape)
     ys = np.floor(top + (np.arange(size[0]) + 0.5) * (bottom - top) / size[0]).astype(np.intp).clip(0, rows - 1)
     xs = np.floor(left + (np.arange(size[1]) + 0.5) * (right - left) / size[1]).astype(np.intp).clip(0, columns - 1)
-    return np.array(resized), segmentation_map[ys[:, None], xs]
+    return segmentation_map[ys[:, None], xs]
+
+
+def _clip_box(box: tuple, shape: tuple[int, int]) -> tuple[float, float, float, float]:
+    return max(box[0], 0.0), max(box[1], 0.0), min(box[2], shape[0]), min(box[3], shape[1])
 
 
 def _canvas(image: np.ndarray, dtype, size: tuple[int, int], ignore_index: int):

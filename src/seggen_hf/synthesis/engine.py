@@ -19,7 +19,7 @@ from datasets import Dataset
 
 from seggen_hf.config import SynthesisConfig, save_config
 from seggen_hf.data.schema import encode_image, encode_map, read_map, write_json
-from seggen_hf.data.transforms import cover_crop
+from seggen_hf.data.transforms import cover_crop_map
 from seggen_hf.digests import records_digest
 from seggen_hf.labels import LabelSet
 from seggen_hf.provenance import public_value
@@ -256,10 +256,8 @@ class ShardMaker:
         The place of the window comes from the sample's seed, in draws of their own: the noise stays the same.
         """
         for draft in drafts:
-            whole = self._source_map(draft.sample)
-            blank = np.zeros((*whole.shape, 3), np.uint8)
             place = np.random.default_rng(draft.sample.seed).random(2)
-            draft.segmentation_map = cover_crop(blank, whole, tuple(self.size.values()), place=place)[1]
+            draft.segmentation_map = cover_crop_map(self._source_map(draft.sample), tuple(self.size.values()), place)
             draft.scores = map_scores(draft.segmentation_map, self.labels.ignore_index)
             draft.reason = drop_human_map(draft.scores)
 

@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 
 from ..config import GeneratorConfig
 from ..data.schema import read_image, read_map
-from ..data.transforms import cover_crop, flip_pair, random_zoom_crop
+from ..data.transforms import cover_crop_map, flip_pair, random_zoom_crop
 from ..digests import records_digest, weights_digest
 from ..miniature import resolve_base
 from ..pipelines import ColormapCodec
@@ -392,9 +392,7 @@ class GeneratorTask:
 
     def resized_map(self, index: int) -> np.ndarray:
         """A record's map as training sees it without zoom: the middle window of the training size, int32."""
-        segmentation_map = read_map(self._records[index]["segmentation_map"])
-        blank = np.zeros((*segmentation_map.shape, 3), np.uint8)
-        return cover_crop(blank, segmentation_map, self.size)[1]
+        return cover_crop_map(read_map(self._records[index]["segmentation_map"]), self.size)
 
     @contextlib.contextmanager
     def sampling(self):
