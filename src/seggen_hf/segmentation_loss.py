@@ -60,10 +60,9 @@ def pixel_centers(indices: torch.Tensor, height: int, width: int) -> torch.Tenso
     return torch.stack([x, y], dim=-1)
 
 
-def sample_logits(logits: torch.Tensor, indices: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Value of low-resolution `logits` (batch, channels, h, w) at pixels (batch, points) of the full-size image."""
-    centers = pixel_centers(indices, height, width).to(logits.dtype)
-    return sample_point(logits, centers, align_corners=False, padding_mode="border")
+def sample_logits(logits: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+    """Value of low-resolution `logits` (batch, channels, h, w) at `pixel_centers` (batch, points, 2)."""
+    return sample_point(logits, centers.to(logits.dtype), align_corners=False, padding_mode="border")
 
 
 @torch.no_grad()
@@ -140,11 +139,14 @@ def segmentation_loss(
     counts = [num_points, int(num_points * config.oversample_ratio), num_points - num_uncertain]
     drawn = torch.stack([draw_points(t.valid_mask, s, sum(counts)) for t, s in zip(targets, seeds, strict=True)])
     for_match, candidates, at_random = drawn.split(counts, dim=1)
+    # Once per image: its masks in all layers share its points, and the integer division is slow.
+    centers = pixel_centers(drawn, height, width)
+    match_centers, candidate_centers, random_centers = centers.split(counts, dim=1)
 
     # 2. Which query answers for which mask, in each layer.
     cost = matching_cost(
         class_logits.detach(),
-        sample_logits(mask_logits.detach().flatten(1, 2), for_match, height, width).unflatten(1, (layers, queries)),
+        sample_logits(mask_logits.detach().flatten(1, 2), match_centers).unflatten(1, (layers, queries)),
         flat_masks.gather(2, for_match[:, None].expand(-1, flat_masks.shape[1], -1)).float(),
         class_labels,
         config,
@@ -154,11 +156,12 @@ def segmentation_loss(
     # 3. Matched masks at the points where they are least certain, and at some random ones.
     chosen = mask_logits[images, layer_ids, query_ids][:, None]  # (M, 1, h, w)
     with torch.no_grad():
-        uncertainty = -sample_logits(chosen, candidates[images], height, width)[:, 0].abs()
-        uncertain = candidates[images].gather(1, uncertainty.topk(num_uncertain, dim=1, sorted=False).indices)
-        points = torch.cat([uncertain, at_random[images]], dim=1)  # (M, num_points)
+        uncertainty = -sample_logits(chosen, candidate_centers[images])[:, 0].abs()
+        most = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
+        points = torch.cat([candidates[images[:, None], most], at_random[images]], dim=1)  # (M, num_points)
+        point_centers = torch.cat([candidate_centers[images[:, None], most], random_centers[images]], dim=1)
         point_labels = flat_masks[images[:, None], mask_ids[:, None], points].float()
-    point_logits = sample_logits(chosen, points, height, width)[:, 0]
+    point_logits = sample_logits(chosen, point_centers)[:, 0]
 
     # 4. Classes of all queries: that of their mask, or none. An image without a labelled pixel says nothing.
     null_class = num_classes - 1
