@@ -8,6 +8,7 @@ from seggen_hf.segmentation_loss import (
     SegmentationTargets,
     draw_points,
     matching_cost,
+    pixel_centers,
     sample_logits,
     segmentation_loss,
     semantic_targets,
@@ -119,7 +120,7 @@ def test_points_are_drawn_among_labelled_pixels_by_the_seed_alone():
 def test_points_see_what_interpolation_at_inference_shows():
     logits = torch.randn(1, 3, 8, 8)
     enlarged = torch.nn.functional.interpolate(logits, size=(32, 32), mode="bilinear", align_corners=False)
-    sampled = sample_logits(logits, torch.arange(32 * 32)[None], 32, 32)
+    sampled = sample_logits(logits, pixel_centers(torch.arange(32 * 32)[None], 32, 32))
     torch.testing.assert_close(sampled, enlarged.flatten(2), rtol=0, atol=1e-5)
 
 
