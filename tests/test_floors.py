@@ -24,6 +24,7 @@ FILE_FLOORS = {
     "labels": 1,
     "metrics": 1,
     "recipe": 1,
+    "segmenter_configs": 1,
     "settings": 1,
     "evaluation": 2,
     "markers": 2,

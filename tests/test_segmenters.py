@@ -15,13 +15,12 @@ from transformers import (
 )
 
 from seggen_hf.labels import LabelSet
+from seggen_hf.segmenter_configs import MINIATURES, named_config
 from seggen_hf.segmenters import (
-    MINIATURES,
     build_segmenter,
     describe_inference,
     inference_size,
     load_segmenter,
-    miniature_config,
     normalize,
     predict_semantic,
     semantic_scores,
@@ -155,7 +154,7 @@ def test_to_score_with_other_labels_is_refused(folder, tmp_path):
     others = LabelSet.from_id2label({0: "sky", 1: "sea", 2: "car", 3: "boat"})
     with pytest.raises(ValueError, match="other labels: 1: road / sea, 3: none / boat"):
         load_segmenter(folder, others)
-    miniature_config("unit").save_pretrained(tmp_path)
+    named_config("unit").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no weights"):
         load_segmenter(tmp_path, LABELS)
 
@@ -183,7 +182,7 @@ def test_half_precision_checkpoints_load_as_float32(segmenter, tmp_path):
 
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_a_config_alone_gives_random_weights(tmp_path, as_folder):
-    config = miniature_config("unit")
+    config = named_config("unit")
     config.use_auxiliary_loss = False  # transformers then fails on any forward pass
     config.save_pretrained(tmp_path)
     model, processor = build_segmenter(tmp_path if as_folder else tmp_path / "config.json", LABELS)
@@ -198,7 +197,7 @@ def resnet_config(**changes):
 
 
 def test_a_resnet_backbone_takes_its_weights_and_keeps_its_batch_norm(tmp_path):
-    config = miniature_config("unit").to_dict()
+    config = named_config("unit").to_dict()
     backbone = resnet_config(out_features=["stage1", "stage2", "stage3", "stage4"])
     config["backbone_config"] = backbone.to_dict()
     (tmp_path / "segmenter.json").write_text(json.dumps(config))
@@ -239,12 +238,12 @@ def test_unknown_and_foreign_names_are_named(tmp_path):
 
 
 def test_transformers_still_fails_without_the_auxiliary_loss():
-    model = Mask2FormerForUniversalSegmentation(miniature_config("unit"))
+    model = Mask2FormerForUniversalSegmentation(named_config("unit"))
     model.config.use_auxiliary_loss = False
     with pytest.raises(TypeError):
         model(pixel_values=torch.zeros(1, 3, 32, 32))
 
 
 def test_transformers_still_builds_one_decoder_layer_fewer():
-    model = Mask2FormerForUniversalSegmentation(miniature_config("unit"))
+    model = Mask2FormerForUniversalSegmentation(named_config("unit"))
     assert len(model.model.transformer_module.decoder.layers) == Mask2FormerConfig().decoder_layers - 10 + 3

@@ -284,7 +284,11 @@ class SegmenterConfig(TrainingConfig):
         metadata=_help("Samples per optimizer step that the settings are meant for; another number is warned of."),
     )
     model: str = field(
-        default="miniature", metadata=_help("Hub id or folder of a Mask2Former (weights or config), or `miniature`.")
+        default="miniature",
+        metadata=_help(
+            "Hub id or folder of a Mask2Former (weights or config); or a size with random weights: miniature, "
+            "resnet-50, swin-tiny, swin-small, swin-base, swin-large."
+        ),
     )
     model_revision: str | None = field(default=None, metadata=_help("Commit, tag or branch of model."))
     backbone_model: str | None = field(

@@ -18,7 +18,7 @@ from .labels import LabelSet
 from .miniature import resolve_base
 from .pipelines import ColormapCodec
 from .recipe import Recipe
-from .segmenters import MINIATURES
+from .segmenter_configs import SEGMENTER_NAMES
 from .stages import data_digest, load_test_records, load_train_records
 from .trainers.dryrun import StagePlan, plan_recipe
 
@@ -172,7 +172,7 @@ def _check_segmenter(setting: str, model: str, revision: str | None) -> None:
     if model.endswith(".json"):
         if not Path(model).is_file():
             raise ValueError(f"{setting} is {model}, which does not exist.")
-    elif model not in MINIATURES:
+    elif model not in SEGMENTER_NAMES:
         _check_file(setting, model, "config.json", revision)
 
 

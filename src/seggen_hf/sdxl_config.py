@@ -73,28 +73,3 @@ SDXL_CONFIGS = {
     "text_encoder_2": SDXL_TEXT_ENCODER_2,
     "scheduler": SDXL_SCHEDULER,
 }
-
-# Swin sizes of the Hub's facebook/mask2former-swin-SIZE-*: width, depths, heads, window, pretraining resolution.
-SWIN_SIZES = {
-    "tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24], 7, 224),
-    "small": (96, [2, 2, 18, 2], [3, 6, 12, 24], 7, 224),
-    "base": (128, [2, 2, 18, 2], [4, 8, 16, 32], 12, 384),
-    "large": (192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 384),
-}
-
-
-def swin_of(model_id: str) -> dict | None:
-    """Backbone configuration of a Hub id such as facebook/mask2former-swin-large-ade-semantic; None for others."""
-    name = model_id.split("/")[-1]
-    if not model_id.startswith("facebook/mask2former-swin-"):
-        return None
-    width, depths, heads, window, resolution = SWIN_SIZES[name.split("-")[2]]
-    return {
-        "image_size": resolution,
-        "embed_dim": width,
-        "depths": depths,
-        "num_heads": heads,
-        "window_size": window,
-        "drop_path_rate": 0.3,
-        "out_features": ["stage1", "stage2", "stage3", "stage4"],
-    }

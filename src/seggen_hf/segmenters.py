@@ -17,54 +17,14 @@ from transformers import (
     AutoImageProcessor,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
-    SwinConfig,
 )
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
 from .labels import LabelSet
+from .segmenter_configs import SEGMENTER_NAMES, named_config
 
-# Swin sizes for 64-pixel images on a CPU; the decoder's three layers look at each feature level once.
-MINIATURES = {
-    "miniature": {
-        "embed_dim": 32,
-        "depths": [1, 1, 2, 1],
-        "width": 64,
-        "feedforward": 256,
-        "queries": 20,
-        "points": 512,
-    },
-    "unit": {"embed_dim": 8, "depths": [1, 1, 1, 1], "width": 64, "feedforward": 32, "queries": 10, "points": 128},
-}
 SCORES_BYTES = 256 * 2**20  # of enlarged masks and scores of one image held at once while it is predicted
 SIZE_DIVISOR = 32  # coarsest feature level; inputs are padded to a multiple of it
-
-
-def miniature_config(name: str) -> Mask2FormerConfig:
-    """Configuration of the `miniature` or `unit` size. No dropout and no stochastic depth: it is small enough."""
-    size = MINIATURES[name]
-    backbone = SwinConfig(
-        image_size=64,
-        patch_size=4,
-        window_size=4,
-        embed_dim=size["embed_dim"],
-        depths=size["depths"],
-        num_heads=[1, 2, 4, 8],
-        drop_path_rate=0.0,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    return Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=size["width"],
-        mask_feature_size=size["width"],
-        hidden_dim=size["width"],
-        encoder_layers=1,
-        decoder_layers=4,  # transformers builds one layer fewer: the first prediction needs none
-        encoder_feedforward_dim=size["feedforward"],
-        dim_feedforward=size["feedforward"],
-        num_attention_heads=4,
-        num_queries=size["queries"],
-        train_num_points=size["points"],
-    )
 
 
 def build_segmenter(
@@ -78,8 +38,8 @@ def build_segmenter(
     """Build a Mask2Former for `labels` and the processor that travels with it.
 
     Args:
-        name_or_path: `miniature` or `unit` (random weights); a Hub id or folder with weights; a folder with nothing
-            but a config.json, or a JSON file (random weights). A class head of another size is made anew.
+        name_or_path: one of `SEGMENTER_NAMES` (random weights); a Hub id or folder with weights; a folder with
+            nothing but a config.json, or a JSON file (random weights). A class head of another size is made anew.
         revision (`str`): commit, tag or branch of a Hub id.
         backbone_model (`str`): Hub id or folder whose weights the backbone takes (`microsoft/resnet-50`). A
             Mask2Former built from a config has a random backbone otherwise: transformers loads none.
@@ -138,8 +98,8 @@ def differing_labels(id2label: dict[int, str], labels: LabelSet, limit: int = 5)
 
 def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
     """The configuration, and whether weights belong to it."""
-    if str(name_or_path) in MINIATURES:
-        return miniature_config(str(name_or_path)), False
+    if str(name_or_path) in SEGMENTER_NAMES:
+        return named_config(str(name_or_path)), False
     path = Path(name_or_path)
     if path.suffix == ".json" and path.is_file():
         return _checked(Mask2FormerConfig.from_dict(json.loads(path.read_text())), path), False
@@ -148,7 +108,7 @@ def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
     except OSError as error:
         raise ValueError(
             f"There is no segmenter {str(name_or_path)!r}: {str(error).splitlines()[0]} Give --model a Hub id, a "
-            f"folder or JSON file with a Mask2Former configuration, or one of {sorted(MINIATURES)}."
+            f"folder or JSON file with a Mask2Former configuration, or one of {list(SEGMENTER_NAMES)}."
         ) from error
     has_weights = not path.is_dir() or any(path.glob("*.safetensors"))
     return _checked(config, name_or_path), has_weights

@@ -49,8 +49,23 @@ def test_the_full_size_recipes_hold_the_papers_settings_and_plan(name):
     plans = plan_recipe(recipe, LabelSet.builtin(name.split("_")[0]), processes=8, measure=False)
     assert [plan.name for plan in plans] == ["text2mask", "mask2img", "segmenter"]
     assert plans[2].samples_per_step == 16
-    assert plans[2].parameters["backbone"] == 195_204_276  # Swin-L with its four output norms
+    assert plans[2].parameters["backbone"] == 23_508_032  # ResNet-50 without its classifier
     assert all("total" in plan.to_text() for plan in plans)
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone", "total"),
+    [
+        ("resnet-50", 23_508_032, 44.0e6),  # Mask2Former (arXiv:2112.01527) gives 44 and 216 million
+        ("swin-large", 195_204_276, 215.5e6),
+        ("facebook/mask2former-swin-large-ade-semantic", 195_204_276, 215.5e6),
+    ],
+)
+def test_the_published_segmenters_have_their_published_sizes(model, backbone, total):
+    plan = plan_segmenter(SegmenterConfig(model=model), LabelSet.builtin("ade20k"))
+    assert plan.parameters["backbone"] == backbone
+    assert plan.trained == pytest.approx(total, rel=5e-3)
+    assert plan.shapes["mask logits"] == (16, 100, 128, 128)
 
 
 def test_ade20k_has_the_papers_volume():

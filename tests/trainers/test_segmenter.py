@@ -10,7 +10,8 @@ from seggen_hf.config import SegmenterConfig
 from seggen_hf.data.mixture import DecodedRecords, RecordMixture
 from seggen_hf.data.schema import attach_labels, labels_of, read_image, read_map
 from seggen_hf.labels import LabelSet
-from seggen_hf.segmenters import build_segmenter, miniature_config
+from seggen_hf.segmenter_configs import named_config
+from seggen_hf.segmenters import build_segmenter
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.segmenter import SampleDropPath, SegmenterTask
 
@@ -125,7 +126,7 @@ def test_parameter_groups_are_those_of_mask2former(task):
 
 
 def test_stochastic_depth_follows_from_the_samples_seed(scene_records, tmp_path):
-    settings = miniature_config("unit")
+    settings = named_config("unit")
     settings.backbone_config.drop_path_rate = 0.5
     settings.save_pretrained(tmp_path)
     model, processor = build_segmenter(tmp_path, labels_of(scene_records))

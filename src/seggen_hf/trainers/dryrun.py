@@ -16,14 +16,13 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
-    SwinConfig,
 )
 
 from ..config import GeneratorConfig, Mask2ImgConfig, SegmenterConfig, Text2MaskConfig, TrainingConfig
 from ..miniature import resolve_base
-from ..sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS, swin_of
+from ..sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS
+from ..segmenter_configs import hub_config
 from ..segmenters import SIZE_DIVISOR, find_config
 from .generator import cast_weights
 from .mask2img import ControlledUNet, _denoise, check_controlnet, condition_channels
@@ -356,20 +355,10 @@ def plan_mask2img(
 
 def plan_segmenter(config: SegmenterConfig, labels, processes: int = 1) -> StagePlan:
     """The dry run of the segmenter's training. Raises: `ValueError` for what the training would refuse."""
-    backbone = swin_of(config.model)
+    settings = hub_config(config.model) or find_config(config.model, config.model_revision)[0]
+    settings.id2label, settings.label2id = labels.id2label, labels.label2id
     with torch.device("meta"):
-        if backbone:
-            model = Mask2FormerForUniversalSegmentation(
-                Mask2FormerConfig(
-                    backbone_config=SwinConfig(**backbone),
-                    num_queries=200 if "large-coco" in config.model else 100,
-                    num_labels=labels.num_labels,
-                )
-            )
-        else:
-            settings, _ = find_config(config.model, config.model_revision)
-            settings.id2label, settings.label2id = labels.id2label, labels.label2id
-            model = Mask2FormerForUniversalSegmentation(settings)
+        model = Mask2FormerForUniversalSegmentation(settings)
     trained = count(model)
     batch = config.train_batch_size
     quarter = (-(-config.crop_height // 4), -(-config.crop_width // 4))

@@ -1,0 +1,90 @@
+"""Mask2Former configurations by name: miniatures for a CPU, and the sizes that were published."""
+
+from transformers import Mask2FormerConfig, ResNetConfig, SwinConfig
+
+# Swin sizes for 64-pixel images on a CPU; the decoder's three layers look at each feature level once.
+MINIATURES = {
+    "miniature": {
+        "embed_dim": 32,
+        "depths": [1, 1, 2, 1],
+        "width": 64,
+        "feedforward": 256,
+        "queries": 20,
+        "points": 512,
+    },
+    "unit": {"embed_dim": 8, "depths": [1, 1, 1, 1], "width": 64, "feedforward": 32, "queries": 10, "points": 128},
+}
+# Swin sizes of Mask2Former's own configurations: width, depths, heads, window, resolution of the backbone's training.
+SWIN_SIZES = {
+    "swin-tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24], 7, 224),
+    "swin-small": (96, [2, 2, 18, 2], [3, 6, 12, 24], 7, 224),
+    "swin-base": (128, [2, 2, 18, 2], [4, 8, 16, 32], 12, 384),
+    "swin-large": (192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 384),
+}
+SEGMENTER_NAMES = (*MINIATURES, "resnet-50", *SWIN_SIZES)
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+def named_config(name: str) -> Mask2FormerConfig:
+    """The configuration of one of `SEGMENTER_NAMES`; its labels are yet to be set.
+
+    The published sizes are those of Mask2Former (arXiv:2112.01527, configs/ade20k/semantic-segmentation) on ResNet-50
+    or a Swin transformer, with 100 queries; transformers' defaults are the same in everything but the backbone.
+    """
+    if name in MINIATURES:
+        return _miniature_config(name)
+    return Mask2FormerConfig(backbone_config=_resnet_50() if name == "resnet-50" else _swin(name))
+
+
+def hub_config(model_id: str) -> Mask2FormerConfig | None:
+    """What facebook/mask2former-swin-SIZE-DATA-TASK has on the Hub, known without a look at it; None for others."""
+    owner, _, name = model_id.partition("/")
+    size = "-".join(name.split("-")[1:3])
+    if owner != "facebook" or not name.startswith("mask2former-") or size not in SWIN_SIZES:
+        return None
+    return Mask2FormerConfig(backbone_config=_swin(size), num_queries=200 if "large-coco" in name else 100)
+
+
+def _resnet_50() -> ResNetConfig:
+    return ResNetConfig(out_features=STAGES)
+
+
+def _swin(name: str) -> SwinConfig:
+    width, depths, heads, window, resolution = SWIN_SIZES[name]
+    return SwinConfig(
+        image_size=resolution,
+        embed_dim=width,
+        depths=depths,
+        num_heads=heads,
+        window_size=window,
+        drop_path_rate=0.3,
+        out_features=STAGES,
+    )
+
+
+def _miniature_config(name: str) -> Mask2FormerConfig:
+    """No dropout and no stochastic depth: it is small enough."""
+    size = MINIATURES[name]
+    backbone = SwinConfig(
+        image_size=64,
+        patch_size=4,
+        window_size=4,
+        embed_dim=size["embed_dim"],
+        depths=size["depths"],
+        num_heads=[1, 2, 4, 8],
+        drop_path_rate=0.0,
+        out_features=STAGES,
+    )
+    return Mask2FormerConfig(
+        backbone_config=backbone,
+        feature_size=size["width"],
+        mask_feature_size=size["width"],
+        hidden_dim=size["width"],
+        encoder_layers=1,
+        decoder_layers=4,  # transformers builds one layer fewer: the first prediction needs none
+        encoder_feedforward_dim=size["feedforward"],
+        dim_feedforward=size["feedforward"],
+        num_attention_heads=4,
+        num_queries=size["queries"],
+        train_num_points=size["points"],
+    )
