@@ -154,3 +154,10 @@ def test_activations_of_sdxl_are_plausible():
     plan = plan_text2mask(Text2MaskConfig(**SDXL))
     activations = next(size for name, size in plan.memory.items() if name.startswith("activations"))
     assert 5 * 2**30 < activations < 12 * 2**30
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_activations_are_measured_in_every_precision(miniature_dir, precision):
+    settings = {"base_model": str(miniature_dir), "height": 32, "width": 32, "mixed_precision": precision}
+    for plan in (plan_text2mask(Text2MaskConfig(**settings)), plan_mask2img(Mask2ImgConfig(**settings))):
+        assert next(size for name, size in plan.memory.items() if name.startswith("activations")) > 0

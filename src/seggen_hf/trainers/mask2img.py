@@ -1,7 +1,7 @@
 """Mask2Img's training: color map + caption -> image, a ControlNet on the frozen base (SegGen, arXiv:2311.03355)."""
 
-import contextlib
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +71,9 @@ def _denoise(controlnet, unet, noisy, timestep, embeds, added, condition) -> tor
         return_dict=False,
     )
     dtype = unet.dtype
-    # A frozen U-Net in half precision takes half-precision inputs; autocast is for float32 weights.
-    with contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(noisy.device.type, enabled=False):
+    # A frozen U-Net in half precision takes half-precision inputs; autocast is for float32 weights. Meta has none.
+    is_on = noisy.device.type != "meta" and torch.is_autocast_enabled(noisy.device.type)
+    with torch.autocast(noisy.device.type, enabled=False) if is_on and dtype != torch.float32 else nullcontext():
         return unet(
             noisy.to(dtype),
             timestep,
