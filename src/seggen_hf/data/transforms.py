@@ -11,13 +11,6 @@ from PIL import Image
 STYLES = ("night", "fog", "tint", "snow")
 
 
-def resize_pair(image: np.ndarray, segmentation_map: np.ndarray, size: tuple[int, int]):
-    """Resize both to `size` (height, width), whatever the aspect; the image bilinear with antialiasing."""
-    _check_pair(image, segmentation_map)
-    height, width = segmentation_map.shape
-    return _resample(image, segmentation_map, (0, 0, height, width), size)
-
-
 def flip_pair(image: np.ndarray, segmentation_map: np.ndarray, rng=None, probability: float = 0.5):
     """Mirror both left to right: always, or with `probability` if an `rng` is given."""
     _check_pair(image, segmentation_map)
