@@ -63,7 +63,10 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
         records = load_split(data, data.train_split, data.max_train_records)
         tests = {split: load_split(data, split, data.max_test_records) for split in data.test_splits}
-    synthetic_records = load_synthetic(config.synthetic_dataset) if config.synthetic_dataset else None
+    synthetic_records = None
+    if config.synthetic_dataset:
+        where = {"revision": config.synthetic_revision, "config_name": config.synthetic_config_name}
+        synthetic_records = load_synthetic(config.synthetic_dataset, **where)
 
     task = SegmenterTask.from_config(config, records, synthetic_records=synthetic_records)
     run = train(task, config, accelerator)

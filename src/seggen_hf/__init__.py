@@ -13,6 +13,7 @@ _MODULE_OF = {
     "evaluate_segmenter": "evaluation",
     "load_records": "data.sources",
     "load_synthetic": "synthesis",
+    "register_pipelines": "registration",
     "roundtrip_report": "roundtrip",
     "synthesize": "synthesis",
 }

@@ -5,22 +5,23 @@ A card is the README.md of its artefact. Nothing here asks the network.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 import jinja2
 from datasets import load_from_disk
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.repocard_data import DatasetCardData, EvalResult
 from safetensors import safe_open
 
 from .arms import ARMS, list_folders
 from .data.schema import labels_of
 from .markers import read_marker
+from .pipelines import ColormapCodec
 from .provenance import join_versions, library_versions, public_settings, public_value
-from .recipe import Recipe, load_recipe
-from .results import SCORES, percent, recipe_hash
+from .recipe import load_recipe
+from .results import SCORES, percent, recipe_hash, table_cell
 
 
 def fill_card(template: str, facts: Mapping, header: str = "") -> str:
@@ -39,43 +40,187 @@ def fill_card(template: str, facts: Mapping, header: str = "") -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters["percent"], environment.filters["cell"] = percent, table_cell
     body = environment.get_template(f"{template}.md").render(facts)
     return f"---\n{header.strip()}\n---\n\n{body}" if header else body
+
+
+class RunCards:
+    """The cards of what a run made, from its recipe and the markers, scores and counts in its folder.
+
+    Args:
+        repos: `{"text2mask" | "mask2img" | "dataset" | "segmenter-ARM": Hub id}` of what is or will be published; a
+            card without its own id says PATH_OR_ID, and others are not linked.
+    """
+
+    def __init__(self, run: str | Path, repos: Mapping[str, str] | None = None):
+        self.run, self.repos = Path(run), dict(repos or {})
+        self.recipe = load_recipe(self.run / "recipe.yaml")
+        captions = load_from_disk(self.run / "captions")
+        labels = labels_of(captions)
+        data = self.recipe.data
+        self.source_id = data.dataset_name if is_hub_id(data.dataset_name) else None
+        self.shared = {
+            "run": self.recipe.name,
+            "dataset": public_value(data.dataset_name),
+            "source_id": self.source_id,
+            "source_revision": data.dataset_revision,
+            "labels": ColormapCodec(labels).to_dict()["categories"],  # with the colors, where labels have none
+            "label_names": list(labels.id2label.values()),
+            "caption": captions[0]["caption"],
+            "captioner": public_value(self.recipe.caption.captioner),
+            "repos": self.repos,
+            "height": data.height,
+            "width": data.width,
+            "pictures": (),
+        }
+
+    def pipeline(self, name: str, pictures: Sequence[str] = ()) -> str:
+        """The card of `text2mask` or `mask2img`. `pictures`: of `labels.png`, `samples.png`, what lies beside it."""
+        section = getattr(self.recipe, name)
+        base = section.base_model if is_hub_id(section.base_model) else None
+        facts = self._facts(name, pictures) | _training_facts(read_marker(self.run / name))
+        facts |= {
+            "inference_steps": getattr(self.recipe.synthesis, f"{name}_steps"),
+            "guidance": getattr(self.recipe.synthesis, f"{name}_guidance"),
+            "conditioning_scale": self.recipe.synthesis.conditioning_scale,
+            "base": base or public_value(section.base_model),
+        }
+        data = ModelCardData(
+            library_name="diffusers",
+            base_model=base,
+            datasets=self.source_id,
+            tags=["seggen", "image-segmentation", "synthetic-data"],
+            pipeline_tag="text-to-image",
+        )
+        return fill_card(name, facts, data.to_yaml())
+
+    def segmenter(self, arm: str, seed: int, pictures: Sequence[str] = ()) -> str:
+        """The card of one training of one arm, with its scores if there are any."""
+        folder = self.run / f"segmenter-{arm}" / f"seed-{seed}"
+        facts = self._facts(f"segmenter-{arm}", pictures) | _training_facts(read_marker(folder))
+        path = folder / SCORES
+        splits = json.loads(path.read_text()) if path.is_file() else {}
+        scores = [{"split": split} | entry["scores"] for split, entry in splits.items()]
+        results = list_results(facts["dataset"], self.source_id, scores)
+        dataset = self.repos.get("dataset") if facts["synthetic_records"] else None
+        data = ModelCardData(
+            library_name="transformers",
+            pipeline_tag="image-segmentation",
+            base_model=self.recipe.segmenter.model if is_hub_id(self.recipe.segmenter.model) else None,
+            datasets=[name for name in (self.source_id, dataset) if name] or None,
+            tags=["seggen", "mask2former"],
+            model_name=f"{self.recipe.name}-{arm}-seed-{seed}" if results else None,
+            eval_results=results or None,
+        )
+        description = ARMS[arm].description.removeprefix("control: ")
+        more = {
+            "arm": arm,
+            "seed": seed,
+            "scores": scores,
+            "versions": join_versions([facts["versions"], *(entry["versions"] for entry in splits.values())]),
+            "description": description if description.startswith("with") else f"on {description}",
+        }
+        return fill_card("segmenter", facts | more, data.to_yaml())
+
+    def dataset(self, pictures: Sequence[str] = (), configs: Sequence[dict] = ()) -> str:
+        """The card of the synthetic records. `configs`: for `load_dataset`, where it is published.
+
+        A local folder has none: `datasets` would cache it by its last name, `synthetic`, as one for all.
+        """
+        synthesis = self.recipe.synthesis
+        summary = json.loads((self.run / "synthetic" / "summary.json").read_text())
+        trained = f"{self.recipe.name}, recipe hash {recipe_hash(self.recipe)}"
+        generators = {}
+        for name in ("text2mask", "mask2img"):
+            own = self.repos.get(name) or f"trained in this run ({trained})"
+            generators[name] = public_value(getattr(synthesis, f"{name}_model") or "") or own
+        facts = self._facts("dataset", pictures) | generators | self.settings("synthetic")
+        facts |= {
+            "records": summary["num_kept"],
+            "kinds": summary["kinds"],
+            "reasons": summary["reasons"],
+            "num_real": read_marker(self.run / "captions")["facts"].get("records"),
+            "configs": [config["config_name"] for config in configs],
+        }
+        data = DatasetCardData(
+            task_categories=["image-segmentation", "text-to-image"],
+            tags=["seggen", "synthetic"],
+            source_datasets=[self.source_id] if self.source_id else None,
+            configs=list(configs) or None,
+        )
+        return fill_card("synthetic_dataset", facts, data.to_yaml())
+
+    def settings(self, name: str) -> dict:
+        """What made the stage `name`, fit for publishing: settings, versions and command."""
+        marker = read_marker(self.run / name)
+        return {
+            "settings": public_settings(marker["settings"]),
+            "versions": marker["versions"],
+            "command": marker["command"],
+        }
+
+    def eval_results(self, arm: str, seed: int) -> list[dict]:
+        """Scores in the form of `.eval_results/*.yaml`, which names a data set of the Hub: none for other data."""
+        path = self.run / f"segmenter-{arm}" / f"seed-{seed}" / SCORES
+        splits = json.loads(path.read_text()) if path.is_file() and self.source_id else {}
+        entries = [
+            EvalResultEntry(
+                dataset_id=self.source_id,
+                task_id=f"{split}-mean_iou",
+                value=round(entry["scores"]["mIoU"], 4),
+                dataset_revision=self.recipe.data.dataset_revision,
+                notes=f"{arm} arm, seed {seed}. {entry['scores']['protocol']}",
+            )
+            for split, entry in splits.items()
+            if entry["scores"]["mIoU"] is not None
+        ]
+        return eval_result_entries_to_yaml(entries)
+
+    def _facts(self, name: str, pictures: Sequence[str]) -> dict:
+        return self.shared | {"repo": self.repos.get(name, "PATH_OR_ID"), "pictures": tuple(pictures)}
 
 
 def write_cards(run: str | Path) -> list[Path]:
     """Write README.md into every finished artefact that the run's recipe names; returns the files."""
     run = Path(run)
-    recipe = load_recipe(run / "recipe.yaml")
     if not read_marker(run / "captions"):
         return []
-    captions = load_from_disk(run / "captions")
-    labels = labels_of(captions)
-    shared = {
-        "run": recipe.name,
-        "dataset": public_value(recipe.data.dataset_name),
-        "labels": list(labels.id2label.values()),
-        "caption": captions[0]["caption"],
-    }
-    written, named = [], list_folders(recipe)
-    for name, section in (("text2mask", recipe.text2mask), ("mask2img", recipe.mask2img)):
-        if name in named and (marker := read_marker(run / name)):
-            facts = shared | _training_facts(marker) | {"height": section.height, "width": section.width}
-            facts["inference_steps"] = getattr(recipe.synthesis, f"{name}_steps")
-            base = section.base_model if "/" in section.base_model and not Path(section.base_model).exists() else None
-            data = ModelCardData(
-                library_name="diffusers", base_model=base, tags=["seggen"], pipeline_tag="text-to-image"
-            )
-            written.append(_write(run / name, fill_card(name, facts, data.to_yaml())))
-    for name in named:
-        arm, slash, _ = name.removeprefix("segmenter-").partition("/")
-        if slash and (marker := read_marker(run / name)):
-            card = _segmenter_card(recipe, arm, run / name, shared | _training_facts(marker))
-            written.append(_write(run / name, card))
-    if "synthetic" in named and (marker := read_marker(run / "synthetic")):
-        written.append(_write(run / "synthetic", _dataset_card(recipe, run, shared, marker)))
+    cards = RunCards(run)
+    written = []
+    for name in list_folders(cards.recipe):
+        arm, slash, seed = name.removeprefix("segmenter-").partition("/seed-")
+        if not read_marker(run / name):
+            continue
+        if slash:
+            written.append(write_card(run / name, cards.segmenter(arm, int(seed))))
+        elif name in ("text2mask", "mask2img"):
+            written.append(write_card(run / name, cards.pipeline(name)))
+        elif name == "synthetic":
+            written.append(write_card(run / name, cards.dataset()))
     return written
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is an OWNER/NAME and no folder here; `miniature` and built-in data are neither."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def list_results(dataset: str, source_id: str | None, scores: Sequence[Mapping]) -> list[EvalResult]:
+    """The scores of one model as the Hub's model-index has them."""
+    return [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type=source_id or dataset,
+            dataset_name=dataset,
+            dataset_split=score["split"],
+            metric_type="mean_iou",
+            metric_name="mIoU",
+            metric_value=round(score["mIoU"], 4),
+        )
+        for score in scores
+        if score["mIoU"] is not None
+    ]
 
 
 def _training_facts(marker: dict) -> dict:
@@ -90,58 +235,6 @@ def _training_facts(marker: dict) -> dict:
         "versions": marker["versions"],
         "command": marker["command"],
     }
-
-
-def _segmenter_card(recipe: Recipe, arm: str, folder: Path, facts: dict) -> str:
-    path = folder / SCORES
-    splits = json.loads(path.read_text()) if path.is_file() else {}
-    scores = [{"split": split} | entry["scores"] for split, entry in splits.items()]
-    results = [
-        EvalResult(
-            task_type="image-segmentation",
-            dataset_type=facts["dataset"],
-            dataset_name=facts["dataset"],
-            dataset_split=score["split"],
-            metric_type="mean_iou",
-            metric_name="mIoU",
-            metric_value=round(score["mIoU"], 4),
-        )
-        for score in scores
-        if score["mIoU"] is not None
-    ]
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-segmentation",
-        tags=["seggen", "mask2former"],
-        model_name=f"{recipe.name}-{arm}-{folder.name}" if results else None,
-        eval_results=results or None,
-    )
-    more = {"arm": arm, "seed": int(folder.name.split("-")[1]), "scores": scores}
-    more["versions"] = join_versions([facts["versions"], *(entry["versions"] for entry in splits.values())])
-    more["description"] = ARMS[arm].description.removeprefix("control: ")
-    if not more["description"].startswith("with"):
-        more["description"] = f"on {more['description']}"
-    return fill_card("segmenter", facts | more, data.to_yaml())
-
-
-def _dataset_card(recipe: Recipe, run: Path, shared: dict, marker: dict) -> str:
-    summary = json.loads((run / "synthetic" / "summary.json").read_text())
-    kinds = summary["kinds"]
-    trained = f"{recipe.name}, recipe hash {recipe_hash(recipe)}"
-    facts = shared | {
-        "records": summary["num_kept"],
-        "kinds": kinds,
-        "reasons": summary["reasons"],
-        "num_real": read_marker(run / "captions")["facts"].get("records"),
-        "text2mask": public_value(recipe.synthesis.text2mask_model or "") or f"trained in this run ({trained})",
-        "mask2img": public_value(recipe.synthesis.mask2img_model or "") or f"trained in this run ({trained})",
-        "settings": public_settings(marker["settings"]),
-        "versions": marker["versions"],
-        "command": marker["command"],
-    }
-    # No `configs`: `datasets` would cache a local folder that has them by its last name, `synthetic`, as one for all.
-    data = DatasetCardData(task_categories=["image-segmentation"], tags=["seggen", "synthetic"])
-    return fill_card("synthetic_dataset", facts, data.to_yaml())
 
 
 def write_base_card(folder: str | Path) -> Path:
@@ -176,11 +269,12 @@ def write_base_card(folder: str | Path) -> Path:
         "figures": json.loads(figures.read_text()) if figures.is_file() else None,
         "versions": library_versions(),
     }
-    return _write(folder, fill_card("base", facts, data.to_yaml()))
+    return write_card(folder, fill_card("base", facts, data.to_yaml()))
 
 
-def _write(folder: Path, text: str) -> Path:
-    ModelCard(text, ignore_metadata_errors=False)  # refuses a header that the Hub would refuse
+def write_card(folder: Path, text: str) -> Path:
+    """Write README.md whole. Raises: `ValueError` for a header that the Hub would refuse."""
+    ModelCard(text, ignore_metadata_errors=False)
     path = folder / "README.md"
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 failed in use, 2 wrong arguments.
 """
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -413,6 +414,52 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")], debug: De
     from .report import write_report
 
     print(write_report(run))
+
+
+@command
+def push(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    namespace: Annotated[str, typer.Option("--namespace", help="User or organization on the Hub.")],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="text2mask, mask2img, segmenter, dataset; several with commas.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Repositories are NAMESPACE/NAME-ARTEFACT; the recipe's if absent.")
+    ] = None,
+    arm: Annotated[str | None, typer.Option("--arm", help="Arm of the segmenter; `synthetic` if it was run.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the segmenter; the first if absent.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make every repository private.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Publish synthetic data of your own data too; it is private otherwise.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch to push to, made if absent.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Fill RUN/hub with what would be pushed, and stop.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+):
+    """Publish what a run made on the Hub; killed or failed, the same command goes on."""
+    if private and public:
+        raise WrongArguments("--private and --public exclude each other.")
+    _quiet_libraries()
+    from .hub import connect
+    from .publish import plan_push, push_all, stage
+
+    wanted = [kind.strip() for value in only or () for kind in value.split(",") if kind.strip()]
+    plan = plan_push(run, namespace, wanted, name, arm, seed)
+    api = None if dry_run else connect(namespace)  # before anything is staged: a wrong token costs nothing
+    artifacts = stage(plan, private, public)
+    if dry_run:
+        for artifact in artifacts:
+            _say(
+                f"{artifact.repo_type} {artifact.repo_id}{' (private)' if artifact.private else ''}: {artifact.folder}"
+            )
+        pushed = []
+    else:
+        pushed = push_all(api, artifacts, revision, _say)
+    if json:
+        print(_dumps([dataclasses.asdict(result) for result in pushed]))
 
 
 def _dumps(content) -> str:

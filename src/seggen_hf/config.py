@@ -307,6 +307,12 @@ class SegmenterConfig(TrainingConfig):
     synthetic_dataset: str | None = field(
         default=None, metadata=_help("Synthetic data: folder(s, comma-separated) or Hub id.")
     )
+    synthetic_config_name: str | None = field(
+        default=None, metadata=_help("Config of a published synthetic_dataset; its newest round if not given.")
+    )
+    synthetic_revision: str | None = field(
+        default=None, metadata=_help("Commit, tag or branch of a published synthetic_dataset.")
+    )
     synthetic_mode: str = field(default="replace", metadata=_help("One of: " + ", ".join(SYNTHETIC_MODES)))
     p_aug: float = field(
         default=0.6,

@@ -28,6 +28,7 @@ from .results import (
     percent,
     read_results,
     scores_by_arm,
+    table_cell,
 )
 from .synthesis import load_synthetic
 from .verdict import BASELINE, CANDIDATES, write_verdict
@@ -49,7 +50,7 @@ def write_report(run: str | Path) -> Path:
         environment = jinja2.Environment(
             autoescape=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
-        environment.filters |= {"percent": percent, "cell": _table_cell}
+        environment.filters |= {"percent": percent, "cell": table_cell}
         temporary = run / f"{name}.tmp"
         temporary.write_text(environment.from_string(source).render(context), encoding="utf-8")
         os.replace(temporary, run / name)
@@ -264,11 +265,3 @@ def list_settings(recipe: Recipe) -> list[dict]:
         ]
         sections.append({"section": name, "settings": settings})
     return sections
-
-
-def _table_cell(value) -> str:
-    """Text that stays one cell of a Markdown table and cannot become markup."""
-    text = " ".join(str(value).split())
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return text

@@ -1,13 +1,10 @@
 """Text2Mask and Mask2Img on real classes at unit size: calls, refusals, saving, loading, remote code."""
 
-import inspect
 import json
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +14,7 @@ from PIL import Image
 
 from seggen_hf import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
 from seggen_hf.pipelines import encode_condition
+from seggen_hf.staging import stage_pipeline
 
 PROMPTS = ["a road with two cars", "a house on a meadow"]
 NUM_LABELS = 7
@@ -68,15 +66,9 @@ def some_maps(codec, count=2, size=(32, 32), seed=0):
 
 
 def stage(pipeline, folder):
-    """What a repository on the Hub holds: weights, the pair as _class_name, the pipeline's own source."""
-    pipeline.save_pretrained(folder)
-    source = Path(inspect.getsourcefile(type(pipeline)))
-    index = json.loads((folder / "model_index.json").read_text())
-    index["_class_name"] = [source.stem, type(pipeline).__name__]
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
-    for file in (source, source.with_name("seggen_colormap.py")):
-        shutil.copyfile(file, folder / file.name)
-    return folder
+    """What a repository on the Hub holds."""
+    pipeline.save_pretrained(folder.with_name(f"{folder.name}-saved"))
+    return stage_pipeline(folder.with_name(f"{folder.name}-saved"), folder)
 
 
 # Text2Mask

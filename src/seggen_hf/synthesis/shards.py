@@ -72,6 +72,7 @@ def load_synthetic(
     kinds: Sequence[str] | None = None,
     split: str = "train",
     revision: str | None = None,
+    config_name: str | None = None,
 ) -> Dataset:
     """Read what `synthesize` made: records in the order of the plan, memory-mapped, with their labels attached.
 
@@ -79,7 +80,7 @@ def load_synthetic(
         path_or_paths: folder of a synthesis (whole or not: what is finished is read), Hub id of a published one, or
             several of these, in a sequence or separated by commas.
         kinds: only samples of these kinds, out of `imgsyn` and `masksyn`.
-        split, revision: of a Hub id.
+        split, revision, config_name: of a Hub id; its newest round if no config is named.
     Raises: `ValueError` for a path without shards, an unknown kind, and folders whose labels differ.
     """
     unknown = sorted(set(kinds or ()) - set(KINDS))
@@ -91,7 +92,9 @@ def load_synthetic(
     if not paths:
         raise ValueError("No synthetic data is named; give the folder of a synthesis or a Hub id.")
     parts = [
-        _load_folder(Path(path), kinds) if os.path.isdir(path) else _load_published(path, kinds, split, revision)
+        _load_folder(Path(path), kinds)
+        if os.path.isdir(path)
+        else _load_published(path, kinds, split, revision, config_name)
         for path in paths
     ]
     labels = [LabelSet.from_records(part) for part in parts]
@@ -133,23 +136,33 @@ def _load_folder(folder: Path, kinds: Sequence[str] | None) -> Dataset:
     return attach_labels(rows, LabelSet.from_file(folder))
 
 
-def _load_published(path: str | Path, kinds: Sequence[str] | None, split: str, revision: str | None) -> Dataset:
+def _load_published(
+    path: str | Path, kinds: Sequence[str] | None, split: str, revision: str | None, config_name: str | None
+) -> Dataset:
     owner, slash, name = str(path).partition("/")
     # A Hub id is OWNER/NAME; where a folder OWNER lies here, a folder in it was meant.
     if isinstance(path, Path) or not slash or "/" in name or owner in ("", ".", "..", "~") or os.path.isdir(owner):
         raise ValueError(f"{path} does not exist; give the folder of a synthesis, or a Hub id (owner/name).")
     repo_id = str(path)
-    rows = load_dataset(repo_id, split=split, revision=revision)
+    rows = load_dataset(repo_id, config_name, split=split, revision=revision)
+    rows = rows.select_columns([name for name in rows.column_names if name in shard_features()])  # no color_map
     labels = LabelSet.from_file(hf_hub_download(repo_id, "labels.json", repo_type="dataset", revision=revision))
     if kinds is not None:
         rows = rows.select([index for index, kind in enumerate(rows["kind"]) if kind in kinds])
     return attach_labels(rows, labels)
 
 
-def dataset_configs(kinds: Sequence[str]) -> list[dict]:
-    """The `configs` of a published synthesis: all samples, or one kind. Not for local folders: see above."""
-    configs = [{"config_name": "default", "data_files": f"data/{PREFIX}*.parquet", "default": True}]
-    return configs + [{"config_name": kind, "data_files": f"data/{PREFIX}{kind}-*.parquet"} for kind in kinds]
+def dataset_configs(round_name: str, kinds: Sequence[str]) -> list[dict]:
+    """The `configs` of a published round, whose shards lie in the folder of its name: all samples, then each kind.
+
+    Not for local folders: see above.
+    """
+
+    def config(name: str, pattern: str) -> dict:
+        return {"config_name": name, "data_files": [{"split": "train", "path": f"{round_name}/{PREFIX}{pattern}"}]}
+
+    whole = config(round_name, "*.parquet") | {"default": True}
+    return [whole] + [config(f"{round_name}-{kind}", f"{kind}-*.parquet") for kind in kinds]
 
 
 def summarize(folder: Path, plan: Plan) -> dict:

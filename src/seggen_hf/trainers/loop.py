@@ -185,7 +185,8 @@ def _write_history(folder: Path, history: list[dict]) -> None:
 def describe_training(task: Task, config: TrainingConfig, processes: int) -> dict:
     """All that decides what a step computes: a checkpoint made with anything else is another training's."""
     # The place of the synthetic data is no setting; the task tells what is in it.
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW_ONLY | {"synthetic_dataset"}}
+    places = {"synthetic_dataset", "synthetic_config_name", "synthetic_revision"}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW_ONLY | places}
     return settings | task.facts() | {"processes": processes}
 
 

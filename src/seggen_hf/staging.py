@@ -1,0 +1,171 @@
+"""Folders that are pushed as they are: weights linked, not copied; code, labels and card beside them."""
+
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Image
+from PIL import Image as PILImage
+
+from .data.schema import read_map, write_json
+from .labels import LabelSet
+from .pipelines import ColormapCodec
+from .synthesis.shards import PREFIX, ROWS_PER_GROUP, finished_shards, shard_features
+
+CODEC_MODULE = "seggen_colormap"
+SEGMENTER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "labels.json", "id2label.json")
+
+
+def stage_pipeline(source: Path, target: Path) -> Path:
+    """A repository that `DiffusionPipeline.from_pretrained(ID, trust_remote_code=True)` loads where this package is
+    not installed, and the installed class without the flag.
+
+    Args:
+        source: folder of a saved Text2Mask or Mask2Img pipeline; what a training left beside it stays behind.
+    Raises: `ValueError` if there is no such pipeline.
+    """
+    path = source / "model_index.json"
+    index = json.loads(path.read_text()) if path.is_file() else {}
+    name = index.get("_class_name")
+    modules = {"Text2MaskPipeline": "pipeline_text2mask", "Mask2ImgPipeline": "pipeline_mask2img"}
+    if name not in modules:
+        raise ValueError(f"{source} holds no Text2Mask or Mask2Img pipeline, but {name or 'no model_index.json'}.")
+    _clear(target)
+    components = [key for key, value in index.items() if isinstance(value, list) and value and value[0]]
+    for component in components:
+        _link_folder(source / component, target / component)
+    code = _read_code(modules[name])
+    for file, text in code.items():
+        (target / f"{file}.py").write_text(text, encoding="utf-8")
+    index["_class_name"] = [next(iter(code)), name]
+    index.pop("_name_or_path", None)
+    write_json(target / "model_index.json", index)
+    return target
+
+
+def _read_code(module: str) -> dict[str, str]:
+    """{module name: source} of a pipeline and of the codec that it imports, the pipeline first.
+
+    diffusers runs all repositories of a process in one flat namespace: of two modules of one name, of two versions of
+    this package, the first would silently serve both repositories. So each name ends in a digest of the code.
+    """
+    folder = resources.files("seggen_hf.pipelines")
+    codec = (folder / f"{CODEC_MODULE}.py").read_text(encoding="utf-8")
+    pipeline = (folder / f"{module}.py").read_text(encoding="utf-8")
+    codec_name = f"{CODEC_MODULE}_{_digest(codec)}"
+    pipeline = re.sub(rf"^from \.{CODEC_MODULE} import", f"from .{codec_name} import", pipeline, flags=re.MULTILINE)
+    return {f"{module}_{_digest(pipeline)}": pipeline, codec_name: codec}
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:8]
+
+
+def stage_segmenter(source: Path, target: Path) -> Path:
+    """A repository that `AutoModelForUniversalSegmentation` and `AutoImageProcessor` load, with its labels beside it.
+
+    Raises: `ValueError` if `source` holds no finished segmenter.
+    """
+    missing = [name for name in SEGMENTER_FILES if not (source / name).is_file()]
+    if missing:
+        raise ValueError(f"{source} is no finished segmenter: {', '.join(missing)} is missing.")
+    _clear(target)
+    for name in SEGMENTER_FILES:
+        _link(source / name, target / name)
+    return target
+
+
+def published_features() -> Features:
+    """Columns of a published shard: those of a record, and `color_map`, which a person can read in the viewer."""
+    columns = {}
+    for name, feature in shard_features().items():
+        columns[name] = feature
+        if name == "segmentation_map":
+            columns["color_map"] = Image(mode="RGB")
+    return Features(columns)
+
+
+def stage_shards(source: Path, target: Path) -> int:
+    """Write every shard of the synthesis in `source` to `target`/train-*.parquet, with a `color_map` column.
+
+    A hundred rows are in memory at once. A shard that is staged already is kept: shards never change.
+
+    Returns: the number of records. Raises: `ValueError` for a synthesis that is not finished.
+    """
+    manifest = source / "manifest.json"
+    planned = json.loads(manifest.read_text())["shards"] if manifest.is_file() else []
+    finished = finished_shards(source)
+    missing = [name for name in planned if name not in finished]
+    if not finished or missing:
+        raise ValueError(
+            f"{source} is not finished: {len(missing)} of {len(planned)} shards are missing. Run `seggen run` with "
+            "the same recipe again, then push."
+        )
+    codec = ColormapCodec(LabelSet.from_file(source))
+    target.mkdir(parents=True, exist_ok=True)
+    schema = published_features().arrow_schema
+    records = 0
+    for name in sorted(finished):
+        path = target / f"{PREFIX}{name}.parquet"
+        if not path.is_file():
+            temporary = path.with_name(path.name + ".tmp")
+            with pq.ParquetWriter(temporary, schema) as writer:
+                for rows in _read_rows(source / "data" / path.name):
+                    for row in rows:
+                        rgb = codec.encode(read_map(row["segmentation_map"]))
+                        row["color_map"] = {"bytes": _png(rgb), "path": f"{row['image_id']}.png"}
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
+            os.replace(temporary, path)
+        records += pq.read_metadata(path).num_rows
+    return records
+
+
+def _read_rows(path: Path) -> Iterator[list[dict]]:
+    for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_GROUP):
+        yield batch.to_pylist()
+
+
+def _png(rgb) -> bytes:
+    """A color map as a palette PNG: a fraction of its size as RGB, and the same pixels."""
+    buffer = io.BytesIO()
+    picture = PILImage.fromarray(rgb)
+    few = picture.getcolors(256)
+    picture = picture.convert("P", palette=PILImage.Palette.ADAPTIVE, colors=256) if few else picture
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _clear(target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        if not path.is_file():
+            continue
+        if path.name == "config.json":  # diffusers writes the folder that a component was loaded from into it
+            config = json.loads(path.read_text())
+            config.pop("_name_or_path", None)
+            (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            write_json(target / path.relative_to(source), config)
+        else:
+            _link(path, target / path.relative_to(source))
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system has them: weights of gigabytes are not doubled. Nobody writes into them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
