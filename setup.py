@@ -1,4 +1,4 @@
-"""Packaging: `pipelines/`, `model_cards/` and `training/recipes/` stay at the top and are mapped into the package."""
+"""Packaging: `pipelines/`, `model_cards/`, `metrics/` and `training/recipes/` stay at the top and are mapped into the package."""
 
 from setuptools import find_packages, setup
 
@@ -23,6 +23,7 @@ install_requires = [
 ]
 
 trackers = ["tensorboard>=2.21"]
+metrics = ["evaluate>=0.4.6"]
 
 extras_require = {
     "test": [
@@ -33,9 +34,11 @@ extras_require = {
         "ruff>=0.17",
         "setuptools>=84.2",
         *trackers,  # the tests write with one
+        *metrics,
     ],
     "demo": ["gradio"],
     "trackers": trackers,
+    "metrics": metrics,  # for evaluate.load of metrics/; training and scoring use seggen_hf.metrics alone
     # The template and BLIP-2 need nothing more; current vision-language models want torchvision.
     "captions": ["torchvision"],
 }
@@ -55,17 +58,20 @@ setup(
         "": "src",
         "seggen_hf.pipelines": "pipelines",
         "seggen_hf.model_cards": "model_cards",
+        "seggen_hf.metric_modules": "metrics",
         "seggen_hf.recipes": "training/recipes",
     },
     packages=[
         *find_packages("src"),
         "seggen_hf.pipelines",
+        "seggen_hf.metric_modules",
         "seggen_hf.model_cards",
         "seggen_hf.recipes",
     ],
     package_data={
         "seggen_hf": ["py.typed", "assets/**", "templates/**"],
         "seggen_hf.model_cards": ["*.md", "*.html"],
+        "seggen_hf.metric_modules": ["*/*.py", "*/*.md"],
         "seggen_hf.recipes": ["*.yaml"],
     },
     zip_safe=False,

@@ -15,6 +15,7 @@ FOLDERS = {
     "seggen_hf": ROOT / "src" / "seggen_hf",
     "seggen_hf.pipelines": ROOT / "pipelines",
     "seggen_hf.model_cards": ROOT / "model_cards",
+    "seggen_hf.metric_modules": ROOT / "metrics",
     "seggen_hf.recipes": ROOT / "training" / "recipes",
 }
 # Of the files right under src/seggen_hf; a folder has one floor for all its files.
@@ -22,7 +23,6 @@ FILE_FLOORS = {
     "config": 1,
     "digests": 1,
     "labels": 1,
-    "metrics": 1,
     "recipe": 1,
     "segmenter_configs": 1,
     "settings": 1,
@@ -51,7 +51,16 @@ FILE_FLOORS = {
     "stages": 5,
     "cli": 6,
 }
-FOLDER_FLOORS = {"pipelines": 0, "model_cards": 0, "recipes": 0, "data": 2, "trainers": 3, "synthesis": 3}
+FOLDER_FLOORS = {
+    "pipelines": 0,
+    "model_cards": 0,
+    "recipes": 0,
+    "metric_modules": 2,
+    "metrics": 1,
+    "data": 2,
+    "trainers": 3,
+    "synthesis": 3,
+}
 SCRIPTS_FLOOR = 6
 
 

@@ -28,6 +28,8 @@ for name in ("pipelines.seggen_colormap", "pipelines.pipeline_text2mask", "train
     assert spec and home in pathlib.Path(spec.origin).parents, (name, spec)
 for package, name in (line.split(" ", 1) for line in sys.stdin.read().splitlines()):
     assert files(package).joinpath(name).is_file(), (package, name)
+import seggen_hf.metric_modules
+assert seggen_hf.metric_modules.names() == ["boundary_iou", "mean_iou", "panoptic_quality"]
 assert seggen_hf.LabelSet.builtin("coco").num_labels == 133
 distribution = importlib.metadata.distribution("seggen_hf")
 assert seggen_hf.__version__ == distribution.version
@@ -44,7 +46,7 @@ def run(*command, **kwargs):
 def copy_source(folder: Path) -> Path:
     """A copy of what packaging reads, so that builds leave nothing in the working tree."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.tmp")
-    for name in ("src", "pipelines", "model_cards", "training", "tests"):
+    for name in ("src", "metrics", "pipelines", "model_cards", "training", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in PACKAGING_FILES:
         shutil.copy(ROOT / name, folder / name)

@@ -1,4 +1,4 @@
-"""Segmentation metrics as integer sums: they add up over batches, processes and runs."""
+"""Mean intersection over union, from integer sums: they add up over batches, processes and runs."""
 
 import numpy as np
 
