@@ -1,0 +1,167 @@
+"""What was pushed, loaded with the libraries that people already use: with the package, and where it is absent."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+SEGGEN = ["-m", "seggen_hf.cli"]
+SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
+DRAW = """
+    import sys
+    import numpy as np, torch
+    from diffusers import DiffusionPipeline
+    def draw(pipe, *args, **kwargs):
+        generator = torch.Generator().manual_seed(0)
+        pipe.set_progress_bar_config(disable=True)
+        settings = {"generator": generator, "num_inference_steps": 2, "output_type": "np"}
+        return pipe(["a car", "a house"], *args, **settings, **kwargs)
+    maps = np.zeros((2, 64, 64), dtype=np.int64)
+    maps[:, 32:] = 2
+"""
+
+
+@pytest.fixture
+def pushed(hub, run_client, tiny_run, tmp_path):
+    """The finished run, and its repositories on the Hub under seggen/tiny-*."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    run_client([*SEGGEN, "push", str(run), "--namespace", "seggen"])
+    return run
+
+
+def test_pipelines_load_with_and_without_the_package(hub, run_client, pushed, tmp_path):
+    bare = f"""{DRAW}
+    for order in (["text2mask", "mask2img"], ["mask2img", "text2mask"]):
+        for name in [name for name in sys.modules if name.startswith("diffusers_modules")]:
+            del sys.modules[name]
+        pipes = {{k: DiffusionPipeline.from_pretrained("seggen/tiny-" + k, trust_remote_code=True) for k in order}}
+        drawn, images = draw(pipes["text2mask"]), draw(pipes["mask2img"], maps).images
+        np.savez(sys.argv[1] + "/" + order[0], maps=drawn.segmentation_maps, colors=drawn.color_maps, images=images)
+    assert drawn.segmentation_maps.shape == (2, 64, 64)
+    try:
+        DiffusionPipeline.from_pretrained("seggen/tiny-text2mask")
+    except ValueError as error:
+        assert "trust_remote_code=True" in str(error), error
+    else:
+        raise AssertionError("remote code ran without the flag")
+    try:
+        import seggen_hf
+    except ModuleNotFoundError:
+        print("bare")
+    """
+    assert run_client(bare, tmp_path, bare=True).stdout.strip().endswith("bare")
+
+    installed = f"""{DRAW}
+    import seggen_hf
+    from seggen_hf import Mask2ImgPipeline, Text2MaskPipeline
+    text2mask = Text2MaskPipeline.from_pretrained("seggen/tiny-text2mask", use_safetensors=True)
+    mask2img = Mask2ImgPipeline.from_pretrained("seggen/tiny-mask2img", use_safetensors=True)
+    try:
+        DiffusionPipeline.from_pretrained("seggen/tiny-text2mask")
+    except ValueError as error:
+        assert "trust_remote_code=True" in str(error), error
+    else:
+        raise AssertionError("remote code ran without the flag")
+    seggen_hf.register_pipelines()
+    seggen_hf.register_pipelines()
+    for kind, ours in (("text2mask", Text2MaskPipeline), ("mask2img", Mask2ImgPipeline)):
+        pipe = DiffusionPipeline.from_pretrained("seggen/tiny-" + kind)
+        assert type(pipe) is ours, type(pipe)
+    drawn, images = draw(text2mask), draw(mask2img, maps).images
+    np.savez(sys.argv[1] + "/installed", maps=drawn.segmentation_maps, colors=drawn.color_maps, images=images)
+    assert not any(name.startswith("diffusers_modules") for name in sys.modules)
+    """
+    home = tmp_path / "home"
+    run_client(installed, tmp_path, home=home)
+    results = [np.load(tmp_path / f"{name}.npz") for name in ("installed", "text2mask", "mask2img")]
+    for other in results[1:]:
+        assert np.array_equal(results[0]["maps"], other["maps"])
+        for name in ("colors", "images"):
+            assert np.allclose(results[0][name], other[name], atol=1e-5)
+
+    requests = len(hub.requests)
+    offline = f"""{DRAW}
+    from seggen_hf import Text2MaskPipeline
+    drawn = draw(Text2MaskPipeline.from_pretrained("seggen/tiny-text2mask", use_safetensors=True))
+    assert np.array_equal(drawn.segmentation_maps, np.load(sys.argv[1] + "/installed.npz")["maps"])
+    """
+    run_client(offline, tmp_path, home=home, env={"HF_HUB_OFFLINE": "1"})
+    assert len(hub.requests) == requests
+
+
+def test_a_revision_can_be_pinned(hub, run_client, pushed):
+    first = hub.store.repo("models", "seggen/tiny-text2mask").resolve("main")
+    index = pushed / "text2mask" / "model_index.json"
+    content = json.loads(index.read_text())
+    content["colormap"]["categories"][0]["name"] = "heaven"
+    index.write_text(json.dumps(content))
+    run_client([*SEGGEN, "push", str(pushed), "--namespace", "seggen", "--only", "text2mask"])
+    run_client(
+        """
+        import sys
+        from seggen_hf import Text2MaskPipeline
+        names = {}
+        for revision in (None, "main", sys.argv[1]):
+            pipe = Text2MaskPipeline.from_pretrained("seggen/tiny-text2mask", revision=revision, use_safetensors=True)
+            names[revision] = pipe.codec.id2label[0]
+        assert names == {None: "heaven", "main": "heaven", sys.argv[1]: "sky"}, names
+        """,
+        first,
+    )
+
+
+def test_the_segmenter_loads_with_transformers_alone(run_client, pushed):
+    run_client(
+        """
+        from huggingface_hub import hf_hub_download
+        from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation, pipeline
+        repo = "seggen/tiny-segmenter"
+        model = AutoModelForUniversalSegmentation.from_pretrained(repo, use_safetensors=True)
+        processor = AutoImageProcessor.from_pretrained(repo, backend="pil")
+        assert model.config.id2label[0] == "sky" and len(model.config.id2label) == 15
+        assert processor.ignore_index == 255 and processor.do_reduce_labels is False
+        found = pipeline("image-segmentation", model=repo)(hf_hub_download(repo, "example.png"), subtask="semantic")
+        assert found and {f["label"] for f in found} <= set(model.config.id2label.values())
+        assert {f["mask"].size for f in found} == {(64, 64)}
+        """,
+        bare=True,
+    )
+
+
+def test_synthetic_records_load_and_train_by_their_hub_id(run_client, pushed, tmp_path):
+    result = run_client(
+        """
+        import json, sys
+        import numpy as np
+        from datasets import load_dataset
+        from seggen_hf import LabelSet, load_records, load_synthetic
+        from seggen_hf.pipelines import ColormapCodec
+        rows = load_dataset("seggen/tiny-synthetic", split="train")
+        local = load_synthetic(sys.argv[1] + "/synthetic")
+        ours = load_synthetic("seggen/tiny-synthetic")
+        assert ours.column_names == local.column_names and ours["image_id"] == local["image_id"]
+        assert len(load_synthetic("seggen/tiny-synthetic", kinds=["masksyn"])) == 8
+        codec = ColormapCodec(LabelSet.from_records(ours))
+        for row, known in zip(rows, local, strict=True):
+            assert np.array_equal(row["image"], known["image"])
+            assert np.array_equal(row["segmentation_map"], known["segmentation_map"])
+            assert np.array_equal(codec.decode(np.array(row["color_map"])).segmentation_map, row["segmentation_map"])
+        records = load_records("seggen/tiny-synthetic", split="train")
+        assert LabelSet.from_records(records).id2label == LabelSet.from_records(local).id2label
+        print(json.dumps(records["image_id"] == local["image_id"]))
+        """,
+        pushed,
+    )
+    assert result.stdout.splitlines()[-1] == "true"
+
+
+@pytest.mark.parametrize("name", ["text2mask", "mask2img", "segmenter", "synthetic"])
+def test_the_snippets_of_the_cards_run_as_printed(hub, run_client, pushed, name):
+    kind = "datasets" if name == "synthetic" else "models"
+    card = hub.store.repo(kind, f"seggen/tiny-{name}").read("README.md").decode()
+    snippets = SNIPPET.findall(card)
+    assert snippets and f"seggen/tiny-{name}" in snippets[0]
+    for snippet in snippets:
+        run_client(["-c", snippet], bare="seggen_hf" not in snippet)
