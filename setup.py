@@ -1,4 +1,4 @@
-"""Packaging: `pipelines/`, `model_cards/`, `metrics/` and `training/recipes/` stay at the top and are mapped into the package."""
+"""Packaging: `pipelines/`, `model_cards/`, `metrics/` and `training/recipes/` are mapped into the package."""
 
 from setuptools import find_packages, setup
 

@@ -21,7 +21,7 @@ class PanopticQuality(evaluate.Metric):
             citation="",
             inputs_description=(
                 "predictions, references: {panoptic_map, segments_info} an image: (height, width) integers with 0 for "
-                "void, and {id, category_id, iscrowd} a segment (iscrowd of references is read; give False elsewhere).\n"
+                "void, and {id, category_id, iscrowd} a segment; iscrowd of references is read, False elsewhere.\n"
                 "categories: list of {id, name, isthing}.\n"
                 "Returns pq, sq, rq, things, stuff, per_category, protocol."
             ),

@@ -49,8 +49,8 @@ class RunCards:
     """The cards of what a run made, from its recipe and the markers, scores and counts in its folder.
 
     Args:
-        repos: `{"text2mask" | "mask2img" | "dataset" | "segmenter-ARM": Hub id}` of what is or will be published; a
-            card without its own id says PATH_OR_ID, and others are not linked.
+        repos: Hub ids of what is or will be published, under `text2mask`, `mask2img`, `lora`, `controlnet`, `dataset`
+            and `segmenter-ARM`; a card without its own id says PATH_OR_ID, and others are not linked.
     """
 
     def __init__(self, run: str | Path, repos: Mapping[str, str] | None = None):
@@ -75,25 +75,28 @@ class RunCards:
             "pictures": (),
         }
 
-    def pipeline(self, name: str, pictures: Sequence[str] = ()) -> str:
-        """The card of `text2mask` or `mask2img`. `pictures`: of `labels.png`, `samples.png`, what lies beside it."""
+    def pipeline(self, name: str, pictures: Sequence[str] = (), adapter: str | None = None) -> str:
+        """The card of `text2mask` or `mask2img`, or of what was trained of it alone: the `lora`, the `controlnet`.
+
+        `pictures`: of `labels.png`, `samples.png`, those that lie beside it.
+        """
         section = getattr(self.recipe, name)
         base = section.base_model if is_hub_id(section.base_model) else None
-        facts = self._facts(name, pictures) | _training_facts(read_marker(self.run / name))
+        facts = self._facts(adapter or name, pictures) | _training_facts(read_marker(self.run / name))
         facts |= {
             "inference_steps": getattr(self.recipe.synthesis, f"{name}_steps"),
             "guidance": getattr(self.recipe.synthesis, f"{name}_guidance"),
             "conditioning_scale": self.recipe.synthesis.conditioning_scale,
-            "base": base or public_value(section.base_model),
+            "base": "miniature" if section.base_model == "miniature" else base,  # a folder says nothing to others
         }
         data = ModelCardData(
             library_name="diffusers",
             base_model=base,
             datasets=self.source_id,
-            tags=["seggen", "image-segmentation", "synthetic-data"],
+            tags=["seggen", "image-segmentation", "synthetic-data", *([adapter] if adapter else [])],
             pipeline_tag="text-to-image",
         )
-        return fill_card(name, facts, data.to_yaml())
+        return fill_card(adapter or name, facts, data.to_yaml())
 
     def segmenter(self, arm: str, seed: int, pictures: Sequence[str] = ()) -> str:
         """The card of one training of one arm, with its scores if there are any."""
@@ -179,6 +182,12 @@ class RunCards:
 
     def _facts(self, name: str, pictures: Sequence[str]) -> dict:
         return self.shared | {"repo": self.repos.get(name, "PATH_OR_ID"), "pictures": tuple(pictures)}
+
+
+def metric_card(name: str, description: str, repo: str) -> str:
+    """The card of a module for `evaluate.load`, which is a Space."""
+    header = f"title: {name}\nsdk: static\npinned: false\ntags:\n- evaluate\n- metric\n- seggen"
+    return fill_card("metric", {"name": name, "description": description, "repo": repo}, header)
 
 
 def write_cards(run: str | Path) -> list[Path]:

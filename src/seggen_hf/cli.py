@@ -421,7 +421,12 @@ def push(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     namespace: Annotated[str, typer.Option("--namespace", help="User or organization on the Hub.")],
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="text2mask, mask2img, segmenter, dataset; several with commas.")
+        list[str] | None,
+        typer.Option(
+            "--only",
+            help="text2mask, mask2img, segmenter, dataset (what is finished of these if absent), adapters, metrics; "
+            "several with commas.",
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Repositories are NAMESPACE/NAME-ARTEFACT; the recipe's if absent.")

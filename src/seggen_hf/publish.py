@@ -1,5 +1,6 @@
 """A run's artefacts as repositories: staged into RUN/hub, looked at or pushed."""
 
+import ast
 import json
 import shutil
 from collections.abc import Sequence
@@ -10,19 +11,30 @@ import yaml
 from datasets import load_from_disk
 from huggingface_hub import HfApi
 
+from . import metric_modules
 from .arms import ARMS
 from .card_pictures import draw_legend, draw_samples, spread
-from .cards import RunCards, is_hub_id, write_card
+from .cards import RunCards, is_hub_id, metric_card, write_card
 from .data.schema import labels_of, write_json
 from .hub import Artifact, Pushed, push
 from .markers import read_marker
 from .pipelines import ColormapCodec
 from .recipe import Recipe, load_recipe
-from .staging import stage_pipeline, stage_segmenter, stage_shards
+from .staging import (
+    save_color_map,
+    stage_controlnet,
+    stage_lora,
+    stage_metric,
+    stage_pipeline,
+    stage_segmenter,
+    stage_shards,
+)
 from .synthesis import load_synthetic
 from .synthesis.shards import dataset_configs
 
+# What a run makes; and what is pushed only where it is named.
 KINDS = ("text2mask", "mask2img", "segmenter", "dataset")
+NAMED = ("adapters", "metrics")
 STAGED = "hub"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.py")
 ROUND_MARK, ROUND_END = "<!-- round {} -->", "<!-- end of round {} -->"
@@ -47,8 +59,15 @@ class Plan:
     def repos(self) -> dict[str, str]:
         """{artefact: Hub id}, the segmenter under `segmenter-ARM`."""
         prefix = f"{self.namespace}/{self.name}-" if self.name else f"{self.namespace}/"
-        named = {"segmenter": f"segmenter-{self.arm}", "dataset": "dataset"}
-        return {named.get(kind, kind): prefix + ("synthetic" if kind == "dataset" else kind) for kind in self.kinds}
+        names = {
+            "text2mask": {"text2mask": "text2mask"},
+            "mask2img": {"mask2img": "mask2img"},
+            "segmenter": {f"segmenter-{self.arm}": "segmenter"},
+            "dataset": {"dataset": "synthetic"},
+            "adapters": {"lora": "text2mask-lora", "controlnet": "controlnet"},
+            "metrics": {},  # of no run
+        }
+        return {key: prefix + name for kind in self.kinds for key, name in names[kind].items()}
 
 
 def plan_push(
@@ -67,9 +86,9 @@ def plan_push(
     if not (run / "recipe.yaml").is_file():
         raise ValueError(f"{run} is no run folder: it has no recipe.yaml. Give the folder that `seggen run` filled.")
     recipe = load_recipe(run / "recipe.yaml")
-    unknown = [kind for kind in only if kind not in KINDS]
+    unknown = [kind for kind in only if kind not in KINDS + NAMED]
     if unknown:
-        raise ValueError(f"There is no artefact {unknown[0]!r}; there are {', '.join(KINDS)}.")
+        raise ValueError(f"There is no artefact {unknown[0]!r}; there are {', '.join(KINDS + NAMED)}.")
     arm = arm or next((a for a in ("synthetic", "imgsyn", "masksyn", "real") if a in recipe.evaluation.arms), None)
     if arm is not None and arm not in ARMS:
         raise ValueError(f"There is no arm {arm!r}; there are {', '.join(ARMS)}.")
@@ -82,9 +101,9 @@ def plan_push(
     }
     done = {kind: read_marker(folder) for kind, folder in folders.items()}
     for kind in only:
-        if not done[kind]:
+        if kind in KINDS and not done[kind]:
             raise ValueError(f"{folders[kind]} is not finished, so there is no {kind} to push; run the stage first.")
-    kinds = tuple(kind for kind in KINDS if done[kind] and (not only or kind in only))
+    kinds = tuple(only) if only else tuple(kind for kind in KINDS if done[kind])
     if not kinds:
         raise ValueError(f"{run} holds nothing finished yet; `seggen run` makes what can be pushed.")
     round_name = f"round-{done['dataset']['fingerprint'][:8]}" if done["dataset"] else None
@@ -99,31 +118,76 @@ def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artif
         public (`bool`): also a data set that was made from the user's own data, which is private otherwise.
     """
     recipe = load_recipe(plan.run / "recipe.yaml")
-    cards = RunCards(plan.run, plan.repos)
-    labels = labels_of(load_from_disk(plan.run / "captions"))
-    codec = ColormapCodec(labels)
-    root = plan.run / STAGED
-    artifacts = []
+    staged = Staged(plan, RunCards(plan.run, plan.repos), private)
+    artifacts: list[Artifact] = []
     for kind in plan.kinds:
-        key = f"segmenter-{plan.arm}" if kind == "segmenter" else kind
-        repo_id = plan.repos[key]
-        folder = root / repo_id.partition("/")[2]
         if kind == "dataset":
-            artifacts.append(_stage_dataset(plan, recipe, cards, codec, repo_id, folder, private, public))
-            continue
-        if kind == "segmenter":
-            stage_segmenter(plan.run / key / f"seed-{plan.seed}", folder)
-            if results := cards.eval_results(plan.arm, plan.seed):
-                (folder / ".eval_results").mkdir()
-                (folder / ".eval_results" / "mean_iou.yaml").write_text(yaml.safe_dump(results, sort_keys=False))
+            artifacts.append(_stage_dataset(staged, recipe, public))
+        elif kind == "segmenter":
+            artifacts.append(_stage_segmenter(staged))
+        elif kind == "adapters":
+            artifacts += _stage_adapters(staged)
+        elif kind == "metrics":
+            artifacts += _stage_metrics(staged)
         else:
-            stage_pipeline(plan.run / kind, folder)
-        pictures = _draw(plan, codec, folder, kind)
-        card = (
-            cards.segmenter(plan.arm, plan.seed, pictures) if kind == "segmenter" else cards.pipeline(kind, pictures)
-        )
-        write_card(folder, card)
-        artifacts.append(Artifact(repo_id, "model", folder, private, WEIGHTS))
+            folder = stage_pipeline(plan.run / kind, staged.folder(kind))
+            write_card(folder, staged.cards.pipeline(kind, _draw(staged, folder, kind)))
+            artifacts.append(Artifact(plan.repos[kind], "model", folder, private, WEIGHTS))
+    return artifacts
+
+
+class Staged:
+    """What staging one run needs again and again."""
+
+    def __init__(self, plan: Plan, cards: RunCards, private: bool):
+        self.plan, self.cards, self.private = plan, cards, private
+        self.codec = ColormapCodec(labels_of(load_from_disk(plan.run / "captions")))
+
+    def folder(self, key: str) -> Path:
+        return self.plan.run / STAGED / self.plan.repos[key].partition("/")[2]
+
+
+def _stage_segmenter(staged: Staged) -> Artifact:
+    plan = staged.plan
+    key = f"segmenter-{plan.arm}"
+    folder = stage_segmenter(plan.run / key / f"seed-{plan.seed}", staged.folder(key))
+    if results := staged.cards.eval_results(plan.arm, plan.seed):
+        (folder / ".eval_results").mkdir()
+        (folder / ".eval_results" / "mean_iou.yaml").write_text(yaml.safe_dump(results, sort_keys=False))
+    write_card(folder, staged.cards.segmenter(plan.arm, plan.seed, _draw(staged, folder, "segmenter")))
+    return Artifact(plan.repos[key], "model", folder, staged.private, WEIGHTS)
+
+
+def _stage_adapters(staged: Staged) -> list[Artifact]:
+    """What was trained of a pipeline alone. Raises: `ValueError` if neither can stand alone, with both reasons."""
+    artifacts, reasons = [], []
+    for key, kind, stage_one in (("lora", "text2mask", stage_lora), ("controlnet", "mask2img", stage_controlnet)):
+        folder = staged.folder(key)
+        if not read_marker(staged.plan.run / kind):
+            reasons.append(f"{staged.plan.run / kind} is not finished.")
+            continue
+        try:
+            stage_one(staged.plan.run / kind, folder)
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        write_card(folder, staged.cards.pipeline(kind, _draw(staged, folder, key), key))
+        artifacts.append(Artifact(staged.plan.repos[key], "model", folder, staged.private, WEIGHTS))
+    if not artifacts:
+        raise ValueError(" ".join(reasons))
+    return artifacts
+
+
+def _stage_metrics(staged: Staged) -> list[Artifact]:
+    """The modules for `evaluate.load`, each a Space of its own name."""
+    artifacts = []
+    for name in metric_modules.names():
+        repo_id = f"{staged.plan.namespace}/{name}"
+        folder = stage_metric(metric_modules.folder(name), staged.plan.run / STAGED / name)
+        source = (folder / f"{name}.py").read_text(encoding="utf-8")
+        description = ast.get_docstring(ast.parse(source)).partition(", for ")[0] + "."
+        write_card(folder, metric_card(name, description, repo_id))
+        artifacts.append(Artifact(repo_id, "space", folder, staged.private, WEIGHTS, sdk="static"))
     return artifacts
 
 
@@ -140,7 +204,8 @@ def push_all(api: HfApi, artifacts: Sequence[Artifact], revision: str | None = N
     return results
 
 
-def _stage_dataset(plan, recipe: Recipe, cards, codec, repo_id: str, folder: Path, private, public) -> Artifact:
+def _stage_dataset(staged: Staged, recipe: Recipe, public: bool) -> Artifact:
+    plan, cards, folder = staged.plan, staged.cards, staged.folder("dataset")
     source = plan.run / "synthetic"
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.glob("round-*"):
@@ -151,33 +216,34 @@ def _stage_dataset(plan, recipe: Recipe, cards, codec, repo_id: str, folder: Pat
     for name in ("labels.json", "id2label.json"):
         (folder / name).write_text((source / name).read_text())
     kinds = sorted(json.loads((source / "summary.json").read_text())["kinds"])
-    configs = dataset_configs(plan.round, kinds)
-    write_card(folder, cards.dataset(_draw(plan, codec, folder, "dataset"), configs))
+    write_card(folder, cards.dataset(_draw(staged, folder, "dataset"), dataset_configs(plan.round, kinds)))
     is_own = recipe.data.dataset_name != "scenes" and not is_hub_id(recipe.data.dataset_name)
     return Artifact(
-        repo_id,
+        plan.repos["dataset"],
         "dataset",
         folder,
-        private or (is_own and not public),
+        staged.private or (is_own and not public),
         owned=(f"{plan.round}/*",),
         fixed=("labels.json",),
         merge_card=lambda text: merge_rounds(text, (folder / "README.md").read_text(encoding="utf-8")),
     )
 
 
-def _draw(plan: Plan, codec: ColormapCodec, folder: Path, kind: str) -> list[str]:
+def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
     """The pictures that a card can show; generated samples only, never a real image."""
-    drawn = [draw_legend(codec, folder / "labels.png").name]
-    if not read_marker(plan.run / "synthetic"):
+    drawn = [draw_legend(staged.codec, folder / "labels.png").name]
+    if not read_marker(staged.plan.run / "synthetic"):
         return drawn
-    records = load_synthetic(plan.run / "synthetic")
-    chosen = [i for i, k in enumerate(records["kind"]) if kind != "text2mask" or k == "masksyn"]
+    records = load_synthetic(staged.plan.run / "synthetic")
+    chosen = [i for i, k in enumerate(records["kind"]) if kind not in ("text2mask", "lora") or k == "masksyn"]
     rows = [records[chosen[i]] for i in spread(len(chosen))] if chosen else []
-    if kind == "segmenter" and rows:
+    if rows and kind == "segmenter":
         rows[0]["image"].convert("RGB").save(folder / "example.png", "PNG")
         drawn.append("example.png")
     elif rows:
-        drawn.append(draw_samples(rows, codec, folder / "samples.png").name)
+        drawn.append(draw_samples(rows, staged.codec, folder / "samples.png").name)
+    if rows and kind == "controlnet":
+        save_color_map(rows[-1]["segmentation_map"], staged.codec, folder / "color_map.png")
     return drawn
 
 

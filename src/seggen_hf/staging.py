@@ -83,6 +83,41 @@ def stage_segmenter(source: Path, target: Path) -> Path:
     return target
 
 
+def stage_lora(source: Path, target: Path) -> Path:
+    """What `load_lora_weights` takes: the adapter that a LoRA training left in `source`/lora.
+
+    Raises: `ValueError` if the training was no LoRA.
+    """
+    name = "pytorch_lora_weights.safetensors"
+    if not (source / "lora" / name).is_file():
+        raise ValueError(f"{source} was trained whole; with text2mask.lora_rank above 0 there is an adapter to push.")
+    _clear(target)
+    _link(source / "lora" / name, target / name)
+    return target
+
+
+def stage_controlnet(source: Path, target: Path) -> Path:
+    """What `ControlNetModel.from_pretrained` takes, out of a Mask2Img pipeline.
+
+    Raises: `ValueError` if the base was trained with it, which then is no longer the one that others have.
+    """
+    settings = json.loads((source / "run_config.json").read_text())
+    if settings.get("train_base"):
+        raise ValueError(f"{source} was trained with its base (mask2img.train_base); its ControlNet fits no other.")
+    _clear(target)
+    _link_folder(source / "controlnet", target)
+    return target
+
+
+def stage_metric(source: Path, target: Path) -> Path:
+    """A Space that `evaluate.load` takes, out of a folder of metrics/."""
+    _clear(target)
+    _link(source / f"{source.name}.py", target / f"{source.name}.py")
+    title = f"<!doctype html><title>{source.name}</title><p>evaluate.load module; see the README."
+    (target / "index.html").write_text(title + "\n", encoding="utf-8")
+    return target
+
+
 def published_features() -> Features:
     """Columns of a published shard: those of a record, and `color_map`, which a person can read in the viewer."""
     columns = {}
@@ -131,6 +166,11 @@ def stage_shards(source: Path, target: Path) -> int:
 def _read_rows(path: Path) -> Iterator[list[dict]]:
     for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_GROUP):
         yield batch.to_pylist()
+
+
+def save_color_map(segmentation_map, codec: ColormapCodec, path: Path) -> None:
+    """`segmentation_map` painted, as the PNG of a published record."""
+    path.write_bytes(_png(codec.encode(read_map(segmentation_map))))
 
 
 def _png(rgb) -> bytes:

@@ -2,10 +2,15 @@
 
 import json
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_clients import Clients
+from hub_server import HubServer
+from PIL import Image
 
 SEGGEN = ["-m", "seggen_hf.cli"]
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -23,10 +28,25 @@ DRAW = """
 """
 
 
-@pytest.fixture
-def pushed(hub, run_client, tiny_run, tmp_path):
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """One Hub for all tests of this file: they read what was pushed once."""
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+    assert not server.errors, "\n".join(server.errors)
+
+
+@pytest.fixture(scope="module")
+def run_client(hub, tmp_path_factory):
+    clients = Clients(hub, tmp_path_factory.mktemp("clients"))
+    yield clients.run
+    clients.stop()
+
+
+@pytest.fixture(scope="module")
+def pushed(run_client, tiny_run, tmp_path_factory):
     """The finished run, and its repositories on the Hub under seggen/tiny-*."""
-    run = shutil.copytree(tiny_run, tmp_path / "run")
+    run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("pushed") / "run")
     run_client([*SEGGEN, "push", str(run), "--namespace", "seggen"])
     return run
 
@@ -91,20 +111,24 @@ def test_pipelines_load_with_and_without_the_package(hub, run_client, pushed, tm
     assert len(hub.requests) == requests
 
 
-def test_a_revision_can_be_pinned(hub, run_client, pushed):
-    first = hub.store.repo("models", "seggen/tiny-text2mask").resolve("main")
-    index = pushed / "text2mask" / "model_index.json"
+def test_a_revision_can_be_pinned(hub, run_client, pushed, tmp_path):
+    run = shutil.copytree(pushed, tmp_path / "run")
+    command = [*SEGGEN, "push", str(run), "--namespace", "seggen", "--name", "pinned", "--only", "text2mask"]
+    run_client(command)
+    first = hub.store.repo("models", "seggen/pinned-text2mask").resolve("main")
+    index = run / "text2mask" / "model_index.json"
     content = json.loads(index.read_text())
     content["colormap"]["categories"][0]["name"] = "heaven"
     index.write_text(json.dumps(content))
-    run_client([*SEGGEN, "push", str(pushed), "--namespace", "seggen", "--only", "text2mask"])
+    run_client(command)
     run_client(
         """
         import sys
         from seggen_hf import Text2MaskPipeline
         names = {}
         for revision in (None, "main", sys.argv[1]):
-            pipe = Text2MaskPipeline.from_pretrained("seggen/tiny-text2mask", revision=revision, use_safetensors=True)
+            where = {"revision": revision, "use_safetensors": True}
+            pipe = Text2MaskPipeline.from_pretrained("seggen/pinned-text2mask", **where)
             names[revision] = pipe.codec.id2label[0]
         assert names == {None: "heaven", "main": "heaven", sys.argv[1]: "sky"}, names
         """,
@@ -165,3 +189,74 @@ def test_the_snippets_of_the_cards_run_as_printed(hub, run_client, pushed, name)
     assert snippets and f"seggen/tiny-{name}" in snippets[0]
     for snippet in snippets:
         run_client(["-c", snippet], bare="seggen_hf" not in snippet)
+
+
+def test_adapters_load_on_the_base_that_they_were_trained_from(
+    hub, run_client, pushed, tiny_recipe, miniature_dir, tmp_path
+):
+    """The LoRA and the ControlNet alone, as their cards print it, draw what the whole pipelines draw."""
+    run_client([*SEGGEN, "push", str(pushed), "--namespace", "seggen", "--only", "adapters"])
+    with_lora = tmp_path / "lora"
+    settings = ["--set", "text2mask.lora_rank=2", "--set", "text2mask.learning_rate=0.02", "--set", "name=adapted"]
+    run_client([*SEGGEN, "run", str(tiny_recipe), "--out", str(with_lora), "--until", "text2mask", *settings])
+    run_client([*SEGGEN, "push", str(with_lora), "--namespace", "seggen", "--only", "text2mask,adapters"])
+    drawn = {}
+    for repo_id, whole in (("adapted-text2mask-lora", "adapted-text2mask"), ("tiny-controlnet", "tiny-mask2img")):
+        card = hub.store.repo("models", f"seggen/{repo_id}").read("README.md").decode()
+        (snippet,) = SNIPPET.findall(card)
+        (tmp_path / repo_id).mkdir()
+        snippet = snippet.replace("FOLDER_OF_THE_BASE", str(miniature_dir))
+        run_client(["-c", snippet], bare=True, cwd=tmp_path / repo_id)
+        (picture,) = (tmp_path / repo_id).glob("*.png")
+        drawn[whole] = np.array(Image.open(picture)).astype(int)
+    code = f"""{DRAW}
+    import re, torch
+    from huggingface_hub import hf_hub_download
+    from PIL import Image
+    from seggen_hf import Mask2ImgPipeline, Text2MaskPipeline
+    caption = sys.argv[2]
+    settings = dict(height=64, width=64, num_inference_steps=1, guidance_scale=5.0)
+    generator = lambda: torch.Generator().manual_seed(0)
+    pipe = Text2MaskPipeline.from_pretrained("seggen/adapted-text2mask", use_safetensors=True)
+    pipe(caption, generator=generator(), **settings).color_maps[0].save(sys.argv[1] + "/adapted-text2mask.png")
+    pipe = Mask2ImgPipeline.from_pretrained("seggen/tiny-mask2img", use_safetensors=True)
+    color_map = Image.open(hf_hub_download("seggen/tiny-controlnet", "color_map.png")).convert("RGB")
+    segmentation_map = pipe.codec.decode(np.array(color_map)).segmentation_map
+    image = pipe(caption, segmentation_map=segmentation_map, generator=generator(), **settings).images[0]
+    image.save(sys.argv[1] + "/tiny-mask2img.png")
+    """
+    caption = re.search(r'pipe\(\n    "(.*)",\n', card)[1]
+    run_client(code, tmp_path, caption)
+    for whole, alone in drawn.items():
+        assert np.abs(np.array(Image.open(tmp_path / f"{whole}.png")).astype(int) - alone).max() <= 1
+
+
+def test_metrics_load_by_their_hub_id(run_client, pushed):
+    run_client([*SEGGEN, "push", str(pushed), "--namespace", "seggen", "--only", "metrics"])
+    run_client("""
+        import evaluate, numpy as np
+        from seggen_hf.metrics import MeanIoU
+        target = np.kron(np.arange(6).reshape(2, 3) % 4, np.ones((4, 4), int))
+        found = evaluate.load("seggen/mean_iou").compute(
+            predictions=[np.roll(target, 1, 0)], references=[target], num_labels=4
+        )
+        metric = MeanIoU(4)
+        metric.update(np.roll(target, 1, 0), target)
+        assert found == metric.compute() and 0 < found["mIoU"] < 1
+        for name in ("panoptic_quality", "boundary_iou"):
+            assert "Returns" in evaluate.load("seggen/" + name).inputs_description
+    """)
+
+
+def test_the_hub_section_of_the_readme_runs_as_printed(run_client, tiny_run, tmp_path):
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text.split("\n## The Hub\n")[1].split("\n## ")[0].replace("your-name", "seggen")
+    shutil.copytree(tiny_run, tmp_path / "runs" / "quickstart")
+    (commands,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    for line in commands.splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "seggen"
+        run_client([*SEGGEN, *words[1:]], cwd=tmp_path)
+    (snippet,) = SNIPPET.findall(section)
+    result = run_client(["-c", snippet], bare=True)
+    assert "(64, 64)" in result.stdout
