@@ -20,7 +20,8 @@ def test_the_python_snippets_run_in_their_order(tiny_run, tmp_path, monkeypatch,
     (tmp_path / "runs" / "quickstart").symlink_to(tiny_run)
     monkeypatch.chdir(tmp_path)
     names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+    text = re.sub(r"\n## The Hub\n.*?(?=\n## )", "", README, flags=re.DOTALL)  # tests/hub runs that against a server
+    for snippet in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
         exec(compile(snippet, "README.md", "exec"), names)
     assert len(names["synthetic"]) == 16 and names["images"][0].size == (64, 64)
     assert 0 <= float(capsys.readouterr().out) <= 1
