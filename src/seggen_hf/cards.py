@@ -21,7 +21,7 @@ from .markers import read_marker
 from .pipelines import ColormapCodec
 from .provenance import join_versions, library_versions, public_settings, public_value
 from .recipe import load_recipe
-from .results import SCORES, percent, recipe_hash, table_cell
+from .results import percent, read_scores, recipe_hash, table_cell
 
 
 def fill_card(template: str, facts: Mapping, header: str = "") -> str:
@@ -58,6 +58,7 @@ class RunCards:
         self.recipe = load_recipe(self.run / "recipe.yaml")
         captions = load_from_disk(self.run / "captions")
         labels = labels_of(captions)
+        self.codec = ColormapCodec(labels)
         data = self.recipe.data
         self.source_id = data.dataset_name if is_hub_id(data.dataset_name) else None
         self.shared = {
@@ -65,7 +66,7 @@ class RunCards:
             "dataset": public_value(data.dataset_name),
             "source_id": self.source_id,
             "source_revision": data.dataset_revision,
-            "labels": ColormapCodec(labels).to_dict()["categories"],  # with the colors, where labels have none
+            "labels": self.codec.to_dict()["categories"],  # with the colors, where labels have none
             "label_names": list(labels.id2label.values()),
             "caption": captions[0]["caption"],
             "captioner": public_value(self.recipe.caption.captioner),
@@ -102,8 +103,7 @@ class RunCards:
         """The card of one training of one arm, with its scores if there are any."""
         folder = self.run / f"segmenter-{arm}" / f"seed-{seed}"
         facts = self._facts(f"segmenter-{arm}", pictures) | _training_facts(read_marker(folder))
-        path = folder / SCORES
-        splits = json.loads(path.read_text()) if path.is_file() else {}
+        splits = read_scores(folder)
         scores = [{"split": split} | entry["scores"] for split, entry in splits.items()]
         results = list_results(facts["dataset"], self.source_id, scores)
         dataset = self.repos.get("dataset") if facts["synthetic_records"] else None
@@ -156,17 +156,11 @@ class RunCards:
 
     def settings(self, name: str) -> dict:
         """What made the stage `name`, fit for publishing: settings, versions and command."""
-        marker = read_marker(self.run / name)
-        return {
-            "settings": public_settings(marker["settings"]),
-            "versions": marker["versions"],
-            "command": marker["command"],
-        }
+        return _made_by(read_marker(self.run / name))
 
     def eval_results(self, arm: str, seed: int) -> list[dict]:
         """Scores in the form of `.eval_results/*.yaml`, which names a data set of the Hub: none for other data."""
-        path = self.run / f"segmenter-{arm}" / f"seed-{seed}" / SCORES
-        splits = json.loads(path.read_text()) if path.is_file() and self.source_id else {}
+        splits = read_scores(self.run / f"segmenter-{arm}" / f"seed-{seed}") if self.source_id else {}
         entries = [
             EvalResultEntry(
                 dataset_id=self.source_id,
@@ -240,10 +234,13 @@ def _training_facts(marker: dict) -> dict:
         "synthetic_records": facts.get("synthetic_records", 0),
         "trained_parameters": facts["trained_parameters"],
         "seconds": marker["seconds"],
-        "settings": public_settings(marker["settings"]),
-        "versions": marker["versions"],
-        "command": marker["command"],
+        **_made_by(marker),
     }
+
+
+def _made_by(marker: dict) -> dict:
+    settings = public_settings(marker["settings"])
+    return {"settings": settings, "versions": marker["versions"], "command": marker["command"]}
 
 
 def write_base_card(folder: str | Path) -> Path:

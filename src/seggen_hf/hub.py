@@ -120,17 +120,20 @@ def push(
     where = {"repo_id": artifact.repo_id, "repo_type": artifact.repo_type}
     private = _prepare(api, artifact, revision, wait)
     target = where | {"revision": revision or "main"}
+    staged: dict[str, Path | bytes] = {
+        p.relative_to(artifact.folder).as_posix(): p for p in _files_of(artifact.folder)
+    }
+    hashed = {name: _hashes(content) for name, content in staged.items()}  # once: weights of gigabytes take a while
 
     def attempt() -> tuple[dict[str, tuple[str, int]], int]:
         # Anew each time: after 412 somebody else's commit, or a lost answer's own, has changed what is there.
         there = _list_files(api, target)
         head = api.repo_info(**target).sha
-        local = {p: p.relative_to(artifact.folder).as_posix() for p in _files_of(artifact.folder)}
-        contents: dict[str, Path | bytes] = {name: path for path, name in local.items()}
+        contents, wanted = dict(staged), dict(hashed)
         if artifact.merge_card and "README.md" in there:
             text = Path(api.hf_hub_download(filename="README.md", **where, revision=head)).read_text(encoding="utf-8")
             contents["README.md"] = artifact.merge_card(text).encode()
-        wanted = {name: _hashes(content) for name, content in contents.items()}
+            wanted["README.md"] = _hashes(contents["README.md"])
         for name in artifact.fixed:
             if name in there and there[name] not in wanted[name][0]:
                 raise HubError(

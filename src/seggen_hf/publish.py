@@ -5,21 +5,21 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import yaml
-from datasets import load_from_disk
+from datasets import Dataset
 from huggingface_hub import HfApi
 
 from . import metric_modules
 from .arms import ARMS
 from .card_pictures import draw_legend, draw_samples, spread
 from .cards import RunCards, is_hub_id, metric_card, write_card
-from .data.schema import labels_of, write_json
+from .data.schema import write_json
 from .hub import Artifact, Pushed, push
 from .markers import read_marker
-from .pipelines import ColormapCodec
-from .recipe import Recipe, load_recipe
+from .recipe import load_recipe
 from .staging import (
     save_color_map,
     stage_controlnet,
@@ -117,12 +117,11 @@ def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artif
         private (`bool`): every repository.
         public (`bool`): also a data set that was made from the user's own data, which is private otherwise.
     """
-    recipe = load_recipe(plan.run / "recipe.yaml")
     staged = Staged(plan, RunCards(plan.run, plan.repos), private)
     artifacts: list[Artifact] = []
     for kind in plan.kinds:
         if kind == "dataset":
-            artifacts.append(_stage_dataset(staged, recipe, public))
+            artifacts.append(_stage_dataset(staged, public))
         elif kind == "segmenter":
             artifacts.append(_stage_segmenter(staged))
         elif kind == "adapters":
@@ -140,8 +139,13 @@ class Staged:
     """What staging one run needs again and again."""
 
     def __init__(self, plan: Plan, cards: RunCards, private: bool):
-        self.plan, self.cards, self.private = plan, cards, private
-        self.codec = ColormapCodec(labels_of(load_from_disk(plan.run / "captions")))
+        self.plan, self.cards, self.private, self.codec = plan, cards, private, cards.codec
+
+    @cached_property
+    def synthetic(self) -> Dataset | None:
+        """The synthetic records, opened once for the pictures of all cards; None before the synthesis is finished."""
+        folder = self.plan.run / "synthetic"
+        return load_synthetic(folder) if read_marker(folder) else None
 
     def folder(self, key: str) -> Path:
         return self.plan.run / STAGED / self.plan.repos[key].partition("/")[2]
@@ -204,7 +208,7 @@ def push_all(api: HfApi, artifacts: Sequence[Artifact], revision: str | None = N
     return results
 
 
-def _stage_dataset(staged: Staged, recipe: Recipe, public: bool) -> Artifact:
+def _stage_dataset(staged: Staged, public: bool) -> Artifact:
     plan, cards, folder = staged.plan, staged.cards, staged.folder("dataset")
     source = plan.run / "synthetic"
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +221,8 @@ def _stage_dataset(staged: Staged, recipe: Recipe, public: bool) -> Artifact:
         (folder / name).write_text((source / name).read_text())
     kinds = sorted(json.loads((source / "summary.json").read_text())["kinds"])
     write_card(folder, cards.dataset(_draw(staged, folder, "dataset"), dataset_configs(plan.round, kinds)))
-    is_own = recipe.data.dataset_name != "scenes" and not is_hub_id(recipe.data.dataset_name)
+    dataset_name = cards.recipe.data.dataset_name
+    is_own = dataset_name != "scenes" and not is_hub_id(dataset_name)
     return Artifact(
         plan.repos["dataset"],
         "dataset",
@@ -232,9 +237,9 @@ def _stage_dataset(staged: Staged, recipe: Recipe, public: bool) -> Artifact:
 def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
     """The pictures that a card can show; generated samples only, never a real image."""
     drawn = [draw_legend(staged.codec, folder / "labels.png").name]
-    if not read_marker(staged.plan.run / "synthetic"):
+    records = staged.synthetic
+    if records is None:
         return drawn
-    records = load_synthetic(staged.plan.run / "synthetic")
     chosen = [i for i, k in enumerate(records["kind"]) if kind not in ("text2mask", "lora") or k == "masksyn"]
     rows = [records[chosen[i]] for i in spread(len(chosen))] if chosen else []
     if rows and kind == "segmenter":

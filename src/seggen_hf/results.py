@@ -73,10 +73,15 @@ def keep_test_pictures(records: Dataset, folder: Path) -> None:
     temporary.rename(folder)
 
 
+def read_scores(folder: Path) -> dict:
+    """`{test split: scores and what they were made of}` of the segmenter in `folder`; empty before it is scored."""
+    path = Path(folder) / SCORES
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def known_scores(segmenter: Segmenter, split: str, source: dict) -> dict | None:
     """The scores of this segmenter on this split of this source, if they were made before."""
-    path = segmenter.folder / SCORES
-    known = json.loads(path.read_text()).get(split) if path.is_file() else None
+    known = read_scores(segmenter.folder).get(split)
     made_of = {"fingerprint": segmenter.fingerprint, "source": source}
     return known["scores"] if known and known["made_of"] == made_of else None
 
@@ -93,10 +98,9 @@ def score_segmenter(
     pictures.mkdir(parents=True, exist_ok=True)
     for place, prediction in enumerate(predict_semantic(model, processor, images, batch_size)):
         (pictures / f"{place}.png").write_bytes(encode_map(prediction, labels.num_labels)["bytes"])
-    path = segmenter.folder / SCORES
-    known = json.loads(path.read_text()) if path.is_file() else {}
     entry = {"made_of": {"fingerprint": segmenter.fingerprint, "source": source}, "scores": scores}
-    write_json(path, known | {split: entry | {"versions": library_versions(), "command": command}})
+    entry |= {"versions": library_versions(), "command": command}
+    write_json(segmenter.folder / SCORES, read_scores(segmenter.folder) | {split: entry})
 
 
 def score_folder(folder: Path, records: Dataset, batch_size: int) -> dict:
@@ -162,7 +166,7 @@ def evaluate_arms(
     for segmenter in segmenters:
         markers.append(read_marker(segmenter.folder))
         made = markers[-1]["facts"]
-        scored = json.loads((segmenter.folder / SCORES).read_text())
+        scored = read_scores(segmenter.folder)
         entries += [scored[split] for split in tests]
         for split in tests:
             scores = known_scores(segmenter, split, sources[split])

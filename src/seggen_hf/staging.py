@@ -128,12 +128,12 @@ def published_features() -> Features:
     return Features(columns)
 
 
-def stage_shards(source: Path, target: Path) -> int:
+def stage_shards(source: Path, target: Path) -> None:
     """Write every shard of the synthesis in `source` to `target`/train-*.parquet, with a `color_map` column.
 
     A hundred rows are in memory at once. A shard that is staged already is kept: shards never change.
 
-    Returns: the number of records. Raises: `ValueError` for a synthesis that is not finished.
+    Raises: `ValueError` for a synthesis that is not finished.
     """
     manifest = source / "manifest.json"
     planned = json.loads(manifest.read_text())["shards"] if manifest.is_file() else []
@@ -147,20 +147,18 @@ def stage_shards(source: Path, target: Path) -> int:
     codec = ColormapCodec(LabelSet.from_file(source))
     target.mkdir(parents=True, exist_ok=True)
     schema = published_features().arrow_schema
-    records = 0
     for name in sorted(finished):
         path = target / f"{PREFIX}{name}.parquet"
-        if not path.is_file():
-            temporary = path.with_name(path.name + ".tmp")
-            with pq.ParquetWriter(temporary, schema) as writer:
-                for rows in _read_rows(source / "data" / path.name):
-                    for row in rows:
-                        rgb = codec.encode(read_map(row["segmentation_map"]))
-                        row["color_map"] = {"bytes": _png(rgb), "path": f"{row['image_id']}.png"}
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
-            os.replace(temporary, path)
-        records += pq.read_metadata(path).num_rows
-    return records
+        if path.is_file():
+            continue
+        temporary = path.with_name(path.name + ".tmp")
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for rows in _read_rows(source / "data" / path.name):
+                for row in rows:
+                    rgb = codec.encode(read_map(row["segmentation_map"]))
+                    row["color_map"] = {"bytes": _png(rgb), "path": f"{row['image_id']}.png"}
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
+        os.replace(temporary, path)
 
 
 def _read_rows(path: Path) -> Iterator[list[dict]]:

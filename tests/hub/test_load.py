@@ -23,6 +23,13 @@ DRAW = """
         pipe.set_progress_bar_config(disable=True)
         settings = {"generator": generator, "num_inference_steps": 2, "output_type": "np"}
         return pipe(["a car", "a house"], *args, **settings, **kwargs)
+    def check_refusal():
+        try:
+            DiffusionPipeline.from_pretrained("seggen/tiny-text2mask")
+        except ValueError as error:
+            assert "trust_remote_code=True" in str(error), error
+        else:
+            raise AssertionError("remote code ran without the flag")
     maps = np.zeros((2, 64, 64), dtype=np.int64)
     maps[:, 32:] = 2
 """
@@ -60,12 +67,7 @@ def test_pipelines_load_with_and_without_the_package(hub, run_client, pushed, tm
         drawn, images = draw(pipes["text2mask"]), draw(pipes["mask2img"], maps).images
         np.savez(sys.argv[1] + "/" + order[0], maps=drawn.segmentation_maps, colors=drawn.color_maps, images=images)
     assert drawn.segmentation_maps.shape == (2, 64, 64)
-    try:
-        DiffusionPipeline.from_pretrained("seggen/tiny-text2mask")
-    except ValueError as error:
-        assert "trust_remote_code=True" in str(error), error
-    else:
-        raise AssertionError("remote code ran without the flag")
+    check_refusal()
     try:
         import seggen_hf
     except ModuleNotFoundError:
@@ -78,12 +80,7 @@ def test_pipelines_load_with_and_without_the_package(hub, run_client, pushed, tm
     from seggen_hf import Mask2ImgPipeline, Text2MaskPipeline
     text2mask = Text2MaskPipeline.from_pretrained("seggen/tiny-text2mask", use_safetensors=True)
     mask2img = Mask2ImgPipeline.from_pretrained("seggen/tiny-mask2img", use_safetensors=True)
-    try:
-        DiffusionPipeline.from_pretrained("seggen/tiny-text2mask")
-    except ValueError as error:
-        assert "trust_remote_code=True" in str(error), error
-    else:
-        raise AssertionError("remote code ran without the flag")
+    check_refusal()
     seggen_hf.register_pipelines()
     seggen_hf.register_pipelines()
     for kind, ours in (("text2mask", Text2MaskPipeline), ("mask2img", Mask2ImgPipeline)):
