@@ -5,6 +5,7 @@ caption -> text2mask, mask2img -> synthesize -> segmenter (every arm and seed) -
 
 import dataclasses
 import gc
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,15 @@ from accelerate.state import AcceleratorState
 from .arms import ARMS, Arm, arm_config, render_records, save_dataset
 from .config import SynthesisConfig, TrainingConfig
 from .data.captions import add_captions
-from .data.schema import labels_of
+from .data.schema import labels_of, write_json
 from .data.sources import load_split
+from .digests import records_digest
 from .markers import DONE, HOW_ONLY, fingerprint
 from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from .recipe import Recipe
 from .results import Segmenter
 from .synthesis import load_synthetic, synthesize
+from .trainers.latents import digest_of
 from .trainers.loop import Run, train
 from .trainers.mask2img import Mask2ImgTask
 from .trainers.segmenter import SegmenterTask
@@ -210,5 +213,17 @@ def load_test_records(recipe: Recipe, split: str) -> datasets.Dataset:
 
 
 def data_digest(recipe: Recipe, records: datasets.Dataset) -> str:
-    """Of the files behind `records`: it changes with the path, size or time of change of any. Scenes have none."""
-    return "scenes" if recipe.data.dataset_name == "scenes" else records._fingerprint
+    """Of what `records` hold: ids, labels, captions, and parts of every picture's bytes. Scenes follow from the code.
+
+    Copies of a data set have the same digest whatever their times of change. Those (`_fingerprint`) only tell whether
+    the digest of an earlier call still holds: a data set is not read anew each time.
+    """
+    if recipe.data.dataset_name == "scenes":
+        return "scenes"
+    known = Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf" / f"{records._fingerprint}.digest.json"
+    if not known.is_file():
+        columns = ("image_id", "image", "segmentation_map", "caption")
+        contents = records_digest(records, [name for name in columns if name in records.column_names])
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_json(known, digest_of({"labels": labels_of(records).to_dict(), "records": contents}))
+    return json.loads(known.read_text())
