@@ -7,6 +7,7 @@
 An optional recipe comes first, then flags that override it; `--help` lists them. A killed run continues when called
 again. The batch is --train_batch_size times the processes; one process with their joint batch has the same loss.
 Scoring sees --train_batch_size images at once in each process. `--dry_run` prints sizes and memory; it loads nothing.
+`--streaming` reads data sets on the Hub as they are needed; no shard is downloaded whole.
 """
 
 import os
@@ -17,6 +18,7 @@ from seggen_hf.data.map_decoder import read_label_file
 from seggen_hf.data.scenes import scene_labels
 from seggen_hf.data.schema import labels_of, write_json
 from seggen_hf.data.sources import SCENES, load_split, open_source
+from seggen_hf.data.streamed import stream_records, stream_split
 from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.labels import LabelSet
 from seggen_hf.segmenters import load_segmenter
@@ -61,12 +63,16 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
     if warning := config.batch_warning(accelerator.num_processes):
         accelerator.print(f"warning: {warning}")
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
-        records = load_split(data, data.train_split, data.max_train_records)
-        tests = {split: load_split(data, split, data.max_test_records) for split in data.test_splits}
+        # A folder lies here already. `datasets` would download all splits to read one: the tests are streamed too.
+        is_streamed = config.streaming and data.dataset_name != SCENES and not os.path.isdir(data.dataset_name)
+        read = stream_split if is_streamed else load_split
+        records = read(data, data.train_split, data.max_train_records)
+        tests = {split: read(data, split, data.max_test_records) for split in data.test_splits}
     synthetic_records = None
     if config.synthetic_dataset:
         where = {"revision": config.synthetic_revision, "config_name": config.synthetic_config_name}
-        synthetic_records = load_synthetic(config.synthetic_dataset, **where)
+        is_streamed = config.streaming and not os.path.isdir(config.synthetic_dataset)
+        synthetic_records = (stream_records if is_streamed else load_synthetic)(config.synthetic_dataset, **where)
 
     task = SegmenterTask.from_config(config, records, synthetic_records=synthetic_records)
     run = train(task, config, accelerator)

@@ -65,6 +65,10 @@ def check_arms(recipe: Recipe) -> None:
         raise ValueError(
             "segmenter.synthetic_dataset is set; a run makes its own. Use training/train_seg.py for another data set."
         )
+    if recipe.segmenter.streaming:
+        raise ValueError(
+            "segmenter.streaming is set; a run reads its data several times. Use training/train_seg.py to stream it."
+        )
     if recipe.segmenter.style_augmentation:
         raise ValueError(
             "segmenter.style_augmentation is set, which would put the control into every arm. Name it as an arm: "

@@ -313,6 +313,12 @@ class SegmenterConfig(TrainingConfig):
     synthetic_revision: str | None = field(
         default=None, metadata=_help("Commit, tag or branch of a published synthetic_dataset.")
     )
+    streaming: bool = field(
+        default=False,
+        metadata=_help(
+            "Read training data on the Hub (real, synthetic) while training; no shard is downloaded whole."
+        ),
+    )
     synthetic_mode: str = field(default="replace", metadata=_help("One of: " + ", ".join(SYNTHETIC_MODES)))
     p_aug: float = field(
         default=0.6,

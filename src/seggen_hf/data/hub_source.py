@@ -9,6 +9,7 @@ from datasets import (
     ClassLabel,
     Dataset,
     DatasetDict,
+    Features,
     Image,
     Value,
     get_dataset_split_names,
@@ -97,21 +98,13 @@ def rows_of(
 ) -> Source:
     """The `Source` of an open dataset; see `read_dataset`."""
     where = f"{source} ({split})"
-    image_column = _pick(dataset, where, image_column, IMAGE_COLUMNS, "image_column")
-    mask_column = _pick(dataset, where, mask_column, MASK_COLUMNS, "mask_column")
+    columns = columns_of(dataset.features, where, image_column, mask_column)
     if labels is None:
         labels = (
             label_file_of(labels_of(dataset))
             if has_labels(dataset)
-            else _find_labels(dataset, source, revision, where)
+            else labels_for(dataset.features, source, revision, where)
         )
-    columns = {"image": image_column, "segmentation_map": mask_column}
-    caption_column = next((name for name in CAPTION_COLUMNS if name in dataset.column_names), None)
-    columns |= {"caption": caption_column} if caption_column else {}
-    own = ("image_id", "panoptic_map", "segments_info")
-    if set(SYNTHETIC_COLUMNS[:-1]) <= set(dataset.column_names):  # scores may lack; one `kind` alone is not ours
-        own += SYNTHETIC_COLUMNS
-    columns |= {name: name for name in own if name in dataset.column_names}
     rows = dataset.select_columns(list(columns.values()))
     rows = rows.rename_columns({old: new for new, old in columns.items() if old != new})
     for name in ("image", "segmentation_map", "panoptic_map"):
@@ -128,6 +121,20 @@ def rows_of(
     return Source("datasets", rows, labels.labels, labels.decoder, [], labels.collisions, rows._fingerprint)
 
 
+def columns_of(features: Features, where: str, image_column: str | None, mask_column: str | None) -> dict[str, str]:
+    """`{our name: the source's}` of the columns that are read; image and mask are guessed where they are not named."""
+    columns = {
+        "image": _pick(features, where, image_column, IMAGE_COLUMNS, "image_column"),
+        "segmentation_map": _pick(features, where, mask_column, MASK_COLUMNS, "mask_column"),
+    }
+    caption_column = next((name for name in CAPTION_COLUMNS if name in features), None)
+    columns |= {"caption": caption_column} if caption_column else {}
+    own = ("image_id", "panoptic_map", "segments_info")
+    if set(SYNTHETIC_COLUMNS[:-1]) <= set(features):  # scores may lack; one `kind` alone is not ours
+        own += SYNTHETIC_COLUMNS
+    return columns | {name: name for name in own if name in features}
+
+
 def _keep_ids(rows: Dataset, where: str) -> Dataset:
     """`rows`, without an image_id that does not tell them apart."""
     ids = rows["image_id"][:]
@@ -141,14 +148,14 @@ def _keep_ids(rows: Dataset, where: str) -> Dataset:
     return rows.remove_columns("image_id")
 
 
-def _pick(dataset: Dataset, where: str, column: str | None, guesses: tuple[str, ...], flag: str) -> str:
-    pictures = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+def _pick(features: Features, where: str, column: str | None, guesses: tuple[str, ...], flag: str) -> str:
+    pictures = [name for name, feature in features.items() if isinstance(feature, Image)]
     for name in [column] if column else guesses:
         if name in pictures:
             return name
     wanted = f"no image column {column!r}" if column else f"none of the columns {', '.join(guesses)}"
     raise ValueError(
-        f"{where} has {wanted}; its image columns are {pictures}, all columns {dataset.column_names}. "
+        f"{where} has {wanted}; its image columns are {pictures}, all columns {list(features)}. "
         f"Name the right one with --{flag}."
     )
 
@@ -161,7 +168,7 @@ def has_labels(dataset: Dataset) -> bool:
     return True
 
 
-def _find_labels(dataset: Dataset, source: str, revision: str | None, where: str) -> LabelFile:
+def labels_for(features: Features, source: str, revision: str | None, where: str) -> LabelFile:
     """From the folder or repository's label files, else from a column that lists classes by name."""
     for folder in (Path(source), Path(source).parent):
         for name in ("labels.json", "classes.json", "id2label.json"):
@@ -173,7 +180,7 @@ def _find_labels(dataset: Dataset, source: str, revision: str | None, where: str
                 return read_label_file(hf_hub_download(source, name, repo_type="dataset", revision=revision))
             except (EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError):
                 continue
-    for feature in dataset.features.values():
+    for feature in features.values():
         if isinstance(feature, List) and isinstance(feature.feature, ClassLabel):
             return read_label_file(dict(enumerate(feature.feature.names)))
     raise ValueError(

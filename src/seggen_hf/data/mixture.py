@@ -1,11 +1,14 @@
 """Which record a segmenter trains on next, real or synthetic, and its decoded pixels."""
 
+import functools
+
 import numpy as np
 
 from ..config import SegmenterConfig
 from .schema import read_image, read_map
 
 CACHE_BYTES = 1_000_000_000  # of decoded records, in each process that prepares samples
+STEPS_PER_WINDOW = 100  # that random draws stay in one window; not of samples, so that processes make no difference
 
 
 class DecodedRecords:
@@ -39,9 +42,19 @@ class RecordMixture:
     `pretrain`: synthetic records only, and after `synthetic_until` of the steps real ones only.
     `joint`: an epoch is all real and all synthetic records. `only`: an epoch is the synthetic records.
     In each mode no synthetic record is drawn after `synthetic_until` of the steps.
+
+    Where `windows` are given (`StreamedRecords.windows`), records that are read together are drawn near each other: an
+    epoch goes through the windows in random order, each shuffled, and random draws come from one window for a while.
     """
 
-    def __init__(self, num_real: int, num_synthetic: int, config: SegmenterConfig):
+    def __init__(
+        self,
+        num_real: int,
+        num_synthetic: int,
+        config: SegmenterConfig,
+        real_windows: list[range] | None = None,
+        synthetic_windows: list[range] | None = None,
+    ):
         if num_real + num_synthetic == 0:
             raise ValueError("There are no records to train on.")
         mode = config.synthetic_mode
@@ -53,6 +66,7 @@ class RecordMixture:
                 f"--synthetic_mode {mode} needs real records too; `only` with --synthetic_until 1 does not."
             )
         self.num_real, self.num_synthetic, self.mode, self.p_aug = num_real, num_synthetic, mode, config.p_aug
+        self.real_windows, self.synthetic_windows, self.seed = real_windows, synthetic_windows, config.seed
         self.last_step = config.synthetic_until * config.max_train_steps
         self.num_records = {
             "replace": num_real,
@@ -64,7 +78,8 @@ class RecordMixture:
     def pick(self, index: int, rng: np.random.Generator, step: int) -> tuple[bool, int]:
         """Whether the sample is synthetic, and its index in its data set. Three draws from `rng`, whatever comes."""
         chance, any_real, any_synthetic = rng.random(3)
-        any_real, any_synthetic = int(any_real * self.num_real), int(any_synthetic * self.num_synthetic)
+        any_real = self._place(any_real, self.num_real, self.real_windows, step)
+        any_synthetic = self._place(any_synthetic, self.num_synthetic, self.synthetic_windows, step)
         if self.num_synthetic == 0:
             return False, index
         if step >= self.last_step:
@@ -76,3 +91,37 @@ class RecordMixture:
         if self.mode == "joint" and index < self.num_real:
             return False, index
         return True, index - (self.num_real if self.mode == "joint" else 0)
+
+    def epoch_order(self, rng: np.random.Generator) -> np.ndarray:
+        """A permutation of the epoch's indices."""
+        if not self.real_windows and not self.synthetic_windows:
+            return rng.permutation(self.num_records)
+        if self.num_synthetic == 0 or self.mode in ("replace", "pretrain"):
+            return _shuffle(self.num_real, self.real_windows, rng)
+        synthetic = _shuffle(self.num_synthetic, self.synthetic_windows, rng)
+        if self.mode == "only":
+            return synthetic
+        order = np.empty(self.num_records, np.int64)
+        is_real = rng.permutation(self.num_records) < self.num_real
+        order[is_real] = _shuffle(self.num_real, self.real_windows, rng)
+        order[~is_real] = self.num_real + synthetic
+        return order
+
+    def _place(self, chance: float, num_records: int, windows: list[range] | None, step: int) -> int:
+        """A record by `chance` in [0, 1): any at all, or any of the window that `step` falls into."""
+        if not windows:
+            return int(chance * num_records)
+        cycle, place = divmod(step // STEPS_PER_WINDOW, len(windows))
+        window = windows[_permutation(self.seed, cycle, len(windows))[place]]
+        return window[int(chance * len(window))]
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(seed: int, cycle: int, length: int) -> np.ndarray:
+    return np.random.default_rng([seed, 2**33, cycle]).permutation(length)
+
+
+def _shuffle(num_records: int, windows: list[range] | None, rng: np.random.Generator) -> np.ndarray:
+    if not windows:
+        return rng.permutation(num_records)
+    return np.concatenate([rng.permutation(windows[place]) for place in rng.permutation(len(windows))])

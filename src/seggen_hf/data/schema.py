@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 from PIL import ImageOps
@@ -60,15 +60,21 @@ def attach_labels(dataset: Dataset, labels: LabelSet) -> Dataset:
     It survives select, map, concatenation with equal labels, save_to_disk and load_from_disk; Hub and Parquet folders
     carry labels.json instead.
     """
-    description = json.dumps({"labels": labels.to_dict()}, sort_keys=True)
-    fingerprint = Hasher.hash([dataset._fingerprint, description])
-    # select_columns is the public way to a shallow copy; info is copied before it is written.
+    info = with_labels(dataset.info, labels)
+    fingerprint = Hasher.hash([dataset._fingerprint, info.description])
+    # select_columns is the public way to a shallow copy.
     labelled = dataset.select_columns(dataset.column_names)
-    labelled._info = dataset.info.copy()
+    labelled._info = info
     labelled.info.features = dataset.features
-    labelled.info.description = description
     labelled._fingerprint = fingerprint
     return labelled
+
+
+def with_labels(info: DatasetInfo, labels: LabelSet) -> DatasetInfo:
+    """A copy of `info` whose description carries `labels`, where `labels_of` finds them."""
+    copy = info.copy()
+    copy.description = json.dumps({"labels": labels.to_dict()}, sort_keys=True)
+    return copy
 
 
 def labels_of(dataset: Dataset) -> LabelSet:

@@ -48,7 +48,10 @@ PROCESS_TIMEOUT = timedelta(days=1)
 
 
 class Task(Protocol):
-    """What is trained. The loop never asks which task it runs."""
+    """What is trained. The loop never asks which task it runs.
+
+    A task with a method `epoch_order(rng)` has its own permutation of `num_records`; others are shuffled.
+    """
 
     num_records: int
     trainable: torch.nn.Module
@@ -92,7 +95,9 @@ class SampleStream(Dataset):
         epoch, place = divmod(position, self.task.num_records)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._permutation = np.random.default_rng([self.seed, 2**32, epoch]).permutation(self.task.num_records)
+            rng = np.random.default_rng([self.seed, 2**32, epoch])
+            order = getattr(self.task, "epoch_order", None)
+            self._permutation = order(rng) if order else rng.permutation(self.task.num_records)
         return int(self._permutation[place])
 
     def __getitem__(self, position: int) -> dict:

@@ -12,6 +12,7 @@ from torch import nn
 from ..config import SegmenterConfig, save_config
 from ..data.mixture import DecodedRecords, RecordMixture
 from ..data.schema import labels_of, read_image, read_map
+from ..data.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
 from ..digests import records_digest
 from ..evaluation import evaluate_segmenter
@@ -84,7 +85,8 @@ class SegmenterTask:
 
     Args:
         model, processor: from `build_segmenter`.
-        records: labelled records, `image` and `segmentation_map`; None trains on synthetic ones alone.
+        records: labelled records (`StreamedRecords` too), `image` and `segmentation_map`; None trains on synthetic
+            ones alone.
         synthetic_records: the same columns and labels.
         validation_records: scored at each validation; none of the test splits.
     """
@@ -112,8 +114,9 @@ class SegmenterTask:
             synthetic_records if synthetic_records is not None else [], labels.ignore_index
         )
         self.validation_records = validation_records
-        self.mixture = RecordMixture(len(self.real), len(self.synthetic), config)
-        self.num_records = self.mixture.num_records
+        windows = [getattr(part.records, "windows", list)() for part in (self.real, self.synthetic)]
+        self.mixture = RecordMixture(len(self.real), len(self.synthetic), config, *windows)
+        self.num_records, self.epoch_order = self.mixture.num_records, self.mixture.epoch_order
         self.drop_paths = seed_drop_path(model)
         freeze_unused(model)
 
@@ -248,6 +251,8 @@ def _describe_records(records) -> str:
     """Their number, and a digest of their ids and of 64 of them: to read a million takes longer than it is worth."""
     if len(records) == 0:
         return "none"
+    if isinstance(records, StreamedRecords):
+        return f"{len(records)} ({digest_of({'streamed': records.facts})})"
     names = [name for name in ("image_id", "seed") if name in records.column_names]
     shown = records.select(np.unique(np.linspace(0, len(records) - 1, 64).astype(int)))
     pictures = records_digest(shown, ("image", "segmentation_map"))

@@ -1,0 +1,130 @@
+"""Records read by row groups: those on disk, in an order that keeps to what was read, in bounded memory."""
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from seggen_hf.config import SegmenterConfig
+from seggen_hf.data import streamed
+from seggen_hf.data.mixture import STEPS_PER_WINDOW, RecordMixture
+from seggen_hf.data.schema import encode_map, labels_of, read_image, read_map, record_features
+from seggen_hf.data.streamed import stream_records
+
+
+@pytest.fixture(scope="module")
+def shards(scene_records, tmp_path_factory):
+    """Two shards of 5 and 3 records, two records in a row group."""
+    folder = tmp_path_factory.mktemp("shards")
+    raw = scene_records.with_format("arrow")
+    for number, rows in enumerate((range(5), range(5, 8))):
+        table = raw.select(rows)[:]
+        table = table.replace_schema_metadata(scene_records.features.arrow_schema.metadata)
+        pq.write_table(table, folder / f"train-{number}.parquet", row_group_size=2)
+    labels_of(scene_records).save(folder)
+    return folder
+
+
+def test_streamed_records_are_those_on_disk(shards, scene_records):
+    records = stream_records(str(shards))
+    assert len(records) == len(scene_records)
+    assert labels_of(records).to_dict() == labels_of(scene_records).to_dict()
+    for index in np.random.default_rng(0).permutation(8).tolist():
+        found, known = records[index], scene_records[index]
+        assert found["image_id"] == known["image_id"] and found["caption"] == known["caption"]
+        assert np.array_equal(read_image(found["image"]), read_image(known["image"]))
+        assert np.array_equal(read_map(found["segmentation_map"]), read_map(known["segmentation_map"]))
+    with pytest.raises(IndexError, match="8 records"):
+        records[8]
+
+
+def test_only_the_row_groups_read_last_stay_in_memory(shards, monkeypatch):
+    records = stream_records(str(shards))
+    records[0]
+    one = sum(records._sizes.values())
+    monkeypatch.setattr(streamed, "CACHE_BYTES", 2.5 * one)
+    read = []
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", _spy(pq.ParquetFile.read_row_group, read))
+    for index in (1, 2, 3, 4, 6, 0):
+        records[index]
+        assert sum(records._sizes.values()) <= 2.5 * one and list(records._cache) == list(records._sizes)
+    assert read == [1, 2, 0, 0]  # 2, 4, then 6 of the second shard, and 0 again, which was let go
+
+
+def _spy(function, numbers):
+    def call(self, number, **kwargs):
+        numbers.append(number)
+        return function(self, number, **kwargs)
+
+    return call
+
+
+def test_workers_connect_themselves(shards):
+    records = stream_records(str(shards))
+    before = records[3]
+    copy = pickle.loads(pickle.dumps(records))
+    assert not copy._files and not copy._cache
+    assert np.array_equal(copy[3]["segmentation_map"], before["segmentation_map"])
+
+
+def test_a_map_with_other_ids_is_named_when_its_turn_comes(scene_records, tmp_path):
+    rows = [dict(scene_records[0], segmentation_map=encode_map(np.full((4, 4), 99, np.uint8)), image=None)]
+    features = record_features()
+    rows = [{name: row[name] for name in features} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema), tmp_path / "train.parquet")
+    labels_of(scene_records).save(tmp_path)
+    with pytest.raises(ValueError, match=r"record 0 of .*train\.parquet: label ids .*99"):
+        stream_records(str(tmp_path))[0]
+
+
+def test_what_cannot_be_streamed_is_refused(shards, tmp_path):
+    with pytest.raises(ValueError, match="has no split 'val'; it has train"):
+        stream_records(str(shards), "val")
+    (tmp_path / "train.csv").write_text("image,segmentation_map\na.png,b.png\n")
+    with pytest.raises(ValueError, match=r"lies in train\.csv, and only Parquet can be streamed"):
+        stream_records(str(tmp_path))
+
+
+def mixture(mode, real, synthetic, **windows):
+    config = SegmenterConfig(
+        synthetic_mode=mode, synthetic_dataset="x", synthetic_until=0.9, max_train_steps=1000, seed=3
+    )
+    return RecordMixture(real, synthetic, config, **windows)
+
+
+def test_windows_are_whole_row_groups(shards, monkeypatch):
+    records = stream_records(str(shards))
+    assert records.windows() == [range(8)]
+    monkeypatch.setattr(streamed, "WINDOW_ROWS", 3)
+    assert records.windows() == [range(0, 4), range(4, 7), range(7, 8)]
+
+
+@pytest.mark.parametrize("mode", ["replace", "pretrain", "joint", "only"])
+def test_an_epoch_has_every_record_once_and_goes_window_by_window(mode):
+    real, synthetic = [range(0, 4), range(4, 9), range(9, 10)], [range(0, 7), range(7, 12)]
+    mixed = mixture(mode, 10, 12, real_windows=real, synthetic_windows=synthetic)
+    orders = [mixed.epoch_order(np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert orders[0].tolist() == orders[1].tolist() != orders[2].tolist()
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(mixed.num_records))
+        parts = {"joint": [(0, real), (10, synthetic)], "only": [(0, synthetic)]}.get(mode, [(0, real)])
+        for offset, windows in parts:
+            length = windows[-1].stop
+            places = [index - offset for index in order.tolist() if offset <= index < offset + length]
+            visited = [next(i for i, window in enumerate(windows) if place in window) for place in places]
+            changes = sum(a != b for a, b in zip(visited, visited[1:], strict=False))
+            assert changes == len(windows) - 1
+
+
+def test_random_draws_stay_in_one_window_and_reach_all():
+    windows = [range(start, start + 10) for start in range(0, 40, 10)]
+    mixed = mixture("pretrain", 5, 40, synthetic_windows=windows)
+    rng = np.random.default_rng(0)
+    reached = set()
+    for turn in range(4):
+        drawn = {mixed.pick(0, rng, turn * STEPS_PER_WINDOW + step)[1] for step in range(STEPS_PER_WINDOW)}
+        assert any(drawn <= set(window) for window in windows)
+        reached |= drawn
+    assert reached == set(range(40))

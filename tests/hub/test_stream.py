@@ -1,0 +1,111 @@
+"""Training on data sets of the Hub by their ids: downloaded, and streamed by row groups."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hub_clients import Clients
+from hub_faults import Faults
+from hub_server import HubServer
+
+TRAIN = Path(__file__).parents[2] / "training" / "train_seg.py"
+SEGMENTER = ["--model", "unit", "--train_batch_size", "2", "--crop_height", "64", "--crop_width", "64"]
+REAL = """
+    import sys
+    import pyarrow.parquet as pq
+    from huggingface_hub import HfApi
+    from seggen_hf.data.schema import labels_of
+    from seggen_hf.data.scenes import scene_records
+    for split, number in (("train", 8), ("test", 4)):
+        records = scene_records(split, num_records=number)
+        table = records.with_format("arrow")[:]
+        table = table.replace_schema_metadata(records.features.arrow_schema.metadata)
+        pq.write_table(table, f"{split}.parquet", row_group_size=2)
+    labels_of(records).save(".")
+    api = HfApi()
+    api.create_repo("seggen/real", repo_type="dataset", private=True)
+    api.upload_folder(folder_path=".", repo_id="seggen/real", repo_type="dataset")
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+    assert not server.errors, "\n".join(server.errors)
+
+
+@pytest.fixture(scope="module")
+def run_client(hub, tmp_path_factory, tiny_run):
+    """Clients of a Hub that has `seggen/real`, which is private, and `seggen/tiny-synthetic`."""
+    clients = Clients(hub, tmp_path_factory.mktemp("clients"))
+    clients.run(REAL)
+    run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("pushed") / "run")
+    push = ["-m", "seggen_hf.cli", "push", str(run), "--namespace", "seggen", "--only", "dataset"]
+    clients.run(push)
+    yield clients.run
+    clients.stop()
+
+
+def train_command(out, *more, steps=4):
+    data = ["--dataset_name", "seggen/real", "--synthetic_dataset", "seggen/tiny-synthetic", "--p_aug", "0.5"]
+    settings = ["--max_train_steps", str(steps), "--logging_steps", "1", "--checkpointing_steps", "2"]
+    return [str(TRAIN), *data, *SEGMENTER, *settings, "--output_dir", str(out), *more]
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_a_segmenter_trains_by_hub_ids_alone(run_client, tmp_path):
+    run_client(train_command(tmp_path / "out", steps=2))
+    assert len(losses(tmp_path / "out")) == 2
+    assert 0 <= json.loads((tmp_path / "out" / "results.json").read_text())["test"]["mIoU"] <= 1
+
+
+def test_a_streamed_training_downloads_no_shard_and_survives_faults(hub, run_client, tmp_path):
+    start, home = len(hub.requests), tmp_path / "home"
+    run_client(train_command(tmp_path / "whole", "--streaming", "true"), home=home)
+    asked = [
+        r for r in hub.requests[start:] if "train" in r.path and r.path.endswith(".parquet") and r.method == "GET"
+    ]
+    whole = [r for r in asked if "range" not in r.headers]
+    assert asked and not whole, whole
+    assert not [file for file in home.rglob("*.parquet") if "train" in file.name]
+
+    shards = lambda method, path: ".parquet" in path and "train" in path  # noqa: E731
+    hub.faults = Faults(0.3, kinds=("500", "503", "cut", "cut_body"), only=shards)
+    try:
+        run_client(train_command(tmp_path / "faulty", "--streaming", "true"))
+        assert hub.faults.count > 0
+    finally:
+        hub.faults = None
+    assert losses(tmp_path / "faulty") == losses(tmp_path / "whole")
+
+
+def test_a_streamed_training_resumes_where_it_was(run_client, tmp_path):
+    run_client(train_command(tmp_path / "whole", "--streaming", "true"))
+    command = train_command(tmp_path / "parts", "--streaming", "true")
+    stop = """
+        import sys, runpy
+        from seggen_hf.trainers import loop
+        save = loop.save_checkpoint
+        def save_and_die(*args, **kwargs):
+            save(*args, **kwargs)
+            import os
+            os._exit(9)
+        loop.save_checkpoint = save_and_die
+        sys.argv = sys.argv[1:]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    """
+    assert run_client(stop, *command, check=False).returncode == 9
+    run_client(command)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_a_private_stream_needs_its_token(run_client, tmp_path):
+    result = run_client(train_command(tmp_path / "out", "--streaming", "true"), token=None, check=False)
+    assert result.returncode == 1 and "error: seggen/real is no folder here" in result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "out").exists()
