@@ -55,9 +55,12 @@ def describe_run(run: Path) -> str:
 
 
 def show_samples(run: Path, docs: Path) -> str:
-    """The synthesis' own contact sheet, copied into `docs`, as Markdown; nothing if the run made no samples."""
+    """The synthesis' own contact sheet, copied into `docs`, as Markdown; nothing if the run made no samples.
+
+    Nor of other data than the built-in scenes: its pictures are not ours to publish.
+    """
     preview = run / "synthetic" / "preview.png"
-    if not preview.is_file():
+    if not preview.is_file() or read_results(run)["dataset"] != "scenes":
         return ""
     docs.mkdir(exist_ok=True)
     name = f"{read_results(run)['recipe']}.png"

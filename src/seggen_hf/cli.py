@@ -418,7 +418,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")], debug: De
 
 @command
 def push(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or the folder of one artefact in it.")],
     namespace: Annotated[str, typer.Option("--namespace", help="User or organization on the Hub.")],
     only: Annotated[
         list[str] | None,

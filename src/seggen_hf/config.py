@@ -169,8 +169,15 @@ class GeneratorConfig(TrainingConfig):
     validation_inference_steps: int = field(default=20, metadata=_help("Denoising steps of validation images."))
     validation_guidance_scale: float = field(default=5.0, metadata=_help("Guidance scale of validation images."))
 
+    lora_rank: int = field(default=0, metadata=_help("0 trains all weights; otherwise the rank of a LoRA."))
+    lora_alpha: int | None = field(default=None, metadata=_help("LoRA alpha; the rank if not given."))
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"], metadata=_help("Layers that get a LoRA.")
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        _check(self.lora_rank >= 0, "lora_rank", self.lora_rank, "0 (all weights) or positive")
         _check(
             0 <= self.caption_dropout < 1,
             "caption_dropout",
@@ -194,16 +201,6 @@ class GeneratorConfig(TrainingConfig):
 class Text2MaskConfig(GeneratorConfig):
     """Caption -> color map: the base's U-Net, fully fine-tuned or through LoRA."""
 
-    lora_rank: int = field(default=0, metadata=_help("0 trains the whole U-Net; otherwise the rank of a LoRA."))
-    lora_alpha: int | None = field(default=None, metadata=_help("LoRA alpha; the rank if not given."))
-    lora_targets: list[str] = field(
-        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"], metadata=_help("Layers that get a LoRA.")
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check(self.lora_rank >= 0, "lora_rank", self.lora_rank, "0 (full fine-tune) or positive")
-
 
 @dataclass(kw_only=True)
 class Mask2ImgConfig(GeneratorConfig):
@@ -218,6 +215,13 @@ class Mask2ImgConfig(GeneratorConfig):
     validation_segmenter: str | None = field(
         default=None, metadata=_help("Segmenter that measures how well validation images follow their maps.")
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        # A new ControlNet ends in layers of zeros, which no LoRA on others can get past.
+        rule = "0, or with a trained --controlnet_model to adapt and without --train_base"
+        fits = not self.lora_rank or (self.controlnet_model is not None and not self.train_base)
+        _check(fits, "lora_rank", self.lora_rank, rule)
 
 
 @dataclass(kw_only=True)
@@ -315,9 +319,7 @@ class SegmenterConfig(TrainingConfig):
     )
     streaming: bool = field(
         default=False,
-        metadata=_help(
-            "Read training data on the Hub (real, synthetic) while training; no shard is downloaded whole."
-        ),
+        metadata=_help("Read data sets on the Hub (real, synthetic) as needed; no shard is downloaded whole."),
     )
     synthetic_mode: str = field(default="replace", metadata=_help("One of: " + ", ".join(SYNTHETIC_MODES)))
     p_aug: float = field(

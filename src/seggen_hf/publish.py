@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,9 +81,15 @@ def plan_push(
 ) -> Plan:
     """What of `run` can be pushed: everything that is finished, or what `only` names.
 
+    `run` may also be the folder of one artefact in a run, which alone is pushed then.
+
     Raises: `ValueError` for an unknown artefact, one that is named and not finished, and a run with nothing to push.
     """
-    run = Path(run)
+    run, only = Path(run), list(dict.fromkeys(only))
+    if found := _find_artifact(run):
+        if only or arm is not None or seed is not None:
+            raise ValueError(f"{run} is one artefact of a run; name the run's folder to choose with flags.")
+        run, only, arm, seed = found
     if not (run / "recipe.yaml").is_file():
         raise ValueError(f"{run} is no run folder: it has no recipe.yaml. Give the folder that `seggen run` filled.")
     recipe = load_recipe(run / "recipe.yaml")
@@ -108,6 +115,18 @@ def plan_push(
         raise ValueError(f"{run} holds nothing finished yet; `seggen run` makes what can be pushed.")
     round_name = f"round-{done['dataset']['fingerprint'][:8]}" if done["dataset"] else None
     return Plan(run, namespace, recipe.name if name is None else name, kinds, arm, seed, round_name)
+
+
+def _find_artifact(folder: Path) -> tuple[Path, list[str], str | None, int | None] | None:
+    """The run, artefact, arm and seed of a folder in a run; None for any other folder."""
+    kinds = {"text2mask": "text2mask", "mask2img": "mask2img", "synthetic": "dataset"}
+    segmenter = re.fullmatch(r"segmenter-([\w-]+)/seed-(\d+)", "/".join(folder.parts[-2:]))
+    run = folder.parent.parent if segmenter else folder.parent
+    if (folder / "recipe.yaml").is_file() or not (run / "recipe.yaml").is_file():
+        return None
+    if segmenter:
+        return run, ["segmenter"], segmenter[1], int(segmenter[2])
+    return (run, [kinds[folder.name]], None, None) if folder.name in kinds else None
 
 
 def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artifact]:

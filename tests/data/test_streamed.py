@@ -38,6 +38,10 @@ def test_streamed_records_are_those_on_disk(shards, scene_records):
         assert np.array_equal(read_map(found["segmentation_map"]), read_map(known["segmentation_map"]))
     with pytest.raises(IndexError, match="8 records"):
         records[8]
+    first = stream_records(str(shards), max_records=3)
+    assert len(first) == 3 and first.windows() == [range(3)] and first[2]["image_id"] == scene_records[2]["image_id"]
+    with pytest.raises(IndexError, match="3 records"):
+        first[3]
 
 
 def test_only_the_row_groups_read_last_stay_in_memory(shards, monkeypatch):

@@ -108,6 +108,39 @@ def test_pipelines_load_with_and_without_the_package(hub, run_client, pushed, tm
     assert len(hub.requests) == requests
 
 
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_loaded_pipeline_behaves_as_in_diffusers(run_client, pushed, bare):
+    load = "DiffusionPipeline" if bare else "Text2MaskPipeline"
+    flag = "trust_remote_code=True" if bare else "use_safetensors=True"
+    code = f"""{DRAW}
+    if {not bare}:
+        from seggen_hf import Text2MaskPipeline
+    pipe = {load}.from_pretrained("seggen/tiny-text2mask", {flag})
+    pipe.set_progress_bar_config(disable=True)
+    seen = []
+    def look(pipe, step, timestep, values):
+        seen.append((step, values["latents"].shape[0]))
+        return values
+    def call(pipe, **kwargs):
+        settings = {{"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0)}}
+        return pipe("a car", **settings, **kwargs)
+    several = call(pipe, num_images_per_prompt=3, callback_on_step_end=look)
+    assert seen == [(0, 3), (1, 3)], seen
+    assert len(several.segmentation_maps) == len(several.color_maps) == 3
+    whole = call(pipe)
+    assert type(whole.color_maps[0]).__name__ == "Image"
+    assert call(pipe, output_type="pt").color_maps.shape == (1, 3, 64, 64)
+    again = type(pipe).from_pipe(pipe)
+    assert again.unet is pipe.unet and np.array_equal(call(again).segmentation_maps, whole.segmentation_maps)
+    pipe.to(torch.float64).to(torch.float32)
+    assert np.array_equal(call(pipe).segmentation_maps, whole.segmentation_maps)
+    # Offloading by layers needs no accelerator: the CPU computes, and weights wait where they are told to.
+    pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    assert np.array_equal(call(pipe).segmentation_maps, whole.segmentation_maps)
+    """
+    run_client(code, bare=bare)
+
+
 def test_a_revision_can_be_pinned(hub, run_client, pushed, tmp_path):
     run = shutil.copytree(pushed, tmp_path / "run")
     command = [*SEGGEN, "push", str(run), "--namespace", "seggen", "--name", "pinned", "--only", "text2mask"]

@@ -231,3 +231,19 @@ def test_what_cannot_be_pushed_is_refused_here(run_copy, tmp_path):
     artifacts = stage(plan_push(run_copy, "seggen", ["segmenter"], name=""), private=True)
     assert [(a.repo_id, a.private) for a in artifacts] == [("seggen/segmenter", True)]
     assert all(isinstance(a, Artifact) for a in artifacts)
+
+
+def test_one_artefact_is_pushed_by_its_folder(tiny_run, tmp_path):
+    for folder, kinds, of in (
+        ("text2mask", ("text2mask",), None),
+        ("synthetic", ("dataset",), None),
+        ("segmenter-real/seed-0", ("segmenter",), ("real", 0)),
+    ):
+        plan = plan_push(tiny_run / folder, "seggen")
+        assert plan.run == tiny_run and plan.kinds == kinds
+        assert of is None or (plan.arm, plan.seed) == of
+    assert plan_push(tiny_run, "seggen", ["dataset", "dataset"]).kinds == ("dataset",)
+    with pytest.raises(ValueError, match="one artefact of a run"):
+        plan_push(tiny_run / "text2mask", "seggen", ["dataset"])
+    with pytest.raises(ValueError, match="is no run folder"):
+        plan_push(tiny_run / "captions", "seggen")

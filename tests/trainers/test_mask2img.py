@@ -1,10 +1,16 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
 from generators import build, weights
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 
+from seggen_hf.config import Mask2ImgConfig
 from seggen_hf.data.schema import labels_of, read_map
 from seggen_hf.labels import LabelSet
 from seggen_hf.pipelines import Mask2ImgPipeline, encode_condition
@@ -134,3 +140,52 @@ def test_the_conditions_reduction_is_the_autoencoders():
     assert [len(condition_channels(factor)) for factor in (2, 4, 8)] == [2, 3, 4]
     with pytest.raises(ValueError, match="factor 16"):
         condition_channels(16)
+
+
+def test_a_lora_of_a_controlnet_loads_and_equals_the_fused_artefact(miniature_dir, scene_records, tmp_path):
+    """In diffusers' way and in peft's own, to 1e-5 of the ControlNet's outputs."""
+    first, config = build("mask2img", miniature_dir, tmp_path / "first", scene_records)
+    train(first, config)
+    start = tmp_path / "first" / "controlnet"
+    lora = {"controlnet_model": str(start), "lora_rank": 2, "lora_alpha": 4, "learning_rate": 0.02}
+    task, config = build("mask2img", miniature_dir, tmp_path / "second", scene_records, **lora)
+    assert all("lora" in name for name, p in task.controlnet.named_parameters() if p.requires_grad)
+    train(task, config)
+
+    def residuals(controlnet):
+        width = controlnet.config
+        pooled = width.projection_class_embeddings_input_dim - 6 * width.addition_time_embed_dim
+        draw = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            return controlnet.eval()(
+                torch.randn(1, 4, 8, 8, generator=draw),
+                torch.tensor([400]),
+                encoder_hidden_states=torch.randn(1, 5, width.cross_attention_dim, generator=draw),
+                controlnet_cond=torch.rand(1, 3, *(8 * task.base.vae_scale_factor,) * 2, generator=draw),
+                added_cond_kwargs={"text_embeds": torch.zeros(1, pooled), "time_ids": torch.zeros(1, 6)},
+            )
+
+    def difference(controlnet, other):
+        pairs = [(controlnet.mid_block_res_sample, other.mid_block_res_sample)]
+        pairs += zip(controlnet.down_block_res_samples, other.down_block_res_samples, strict=True)
+        return max((a - b).abs().max().item() for a, b in pairs)
+
+    folder = tmp_path / "second" / "lora"
+    fused = residuals(Mask2ImgPipeline.from_pretrained(tmp_path / "second").controlnet)
+    assert difference(residuals(ControlNetModel.from_pretrained(start)), fused) > 1e-4
+    loaded = ControlNetModel.from_pretrained(start)
+    loaded.load_lora_adapter(folder, prefix=None, weight_name="pytorch_lora_weights.safetensors")
+    assert difference(residuals(loaded), fused) < 1e-5
+    file = folder / "pytorch_lora_weights.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        settings = json.loads(opened.metadata()["lora_adapter_metadata"])
+    assert (settings["r"], settings["lora_alpha"]) == (2, 4)
+    theirs = inject_adapter_in_model(LoraConfig(**settings), ControlNetModel.from_pretrained(start))
+    assert not set_peft_model_state_dict(theirs, load_file(file)).unexpected_keys
+    assert difference(residuals(theirs), fused) < 1e-5
+
+
+@pytest.mark.parametrize("changes", [{}, {"controlnet_model": "x", "train_base": True}])
+def test_a_lora_needs_a_trained_controlnet_and_a_frozen_base(changes):
+    with pytest.raises(ValueError, match="--lora_rank is 2.*trained --controlnet_model"):
+        Mask2ImgConfig(lora_rank=2, **changes)

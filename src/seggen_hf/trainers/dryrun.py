@@ -25,9 +25,9 @@ from ..sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS
 from ..segmenter_configs import hub_config
 from ..segmenters import SIZE_DIVISOR, find_config
 from .generator import cast_weights
+from .lora import add_lora
 from .mask2img import ControlledUNet, _denoise, check_controlnet, condition_channels
 from .objective import DenoisingObjective
-from .text2mask import add_lora
 
 _GIB = 2**30
 _BYTES = {"no": 4, "fp16": 2, "bf16": 2}
@@ -327,10 +327,15 @@ def plan_mask2img(
                 load_weights_from_unet=False,
             )
     controlnet.train()
+    adapter = {}
+    if config.lora_rank:
+        with torch.device("meta"):
+            add_lora(controlnet.requires_grad_(False), config)
+        adapter = {"lora": count(controlnet, trained=True)}
     unet = base.unet.requires_grad_(config.train_base).train()
     trainable = ControlledUNet(controlnet, unet) if config.train_base else controlnet
     trained = count(trainable, trained=True)
-    parameters = base.parameters() | {"controlnet": count(controlnet)}
+    parameters = base.parameters() | {"controlnet": count(controlnet)} | adapter
     for module in (controlnet, unet):
         cast_weights(module, dtype)
     condition = torch.empty(config.train_batch_size, 3, config.height, config.width, dtype=dtype, device="meta")

@@ -16,6 +16,7 @@ from ..metrics import MeanIoU
 from ..pipelines import Mask2ImgPipeline, encode_condition
 from ..segmenters import load_segmenter, predict_semantic
 from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
+from .lora import add_lora, fuse_lora, replace_folder
 
 _CONDITION_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
 
@@ -116,7 +117,9 @@ class Mask2ImgTask(GeneratorTask):
                 controlnet = ControlNetModel.from_unet(
                     unet, conditioning_embedding_out_channels=condition_channels(factor)
                 )
-        self.controlnet = controlnet.requires_grad_(True)
+        self.controlnet = controlnet.requires_grad_(not self.config.lora_rank)
+        if self.config.lora_rank:
+            add_lora(controlnet, self.config)
         unet.requires_grad_(self.config.train_base)
         if self.config.gradient_checkpointing:
             controlnet.enable_gradient_checkpointing()
@@ -140,12 +143,14 @@ class Mask2ImgTask(GeneratorTask):
         inputs = (noisy, batch["timestep"], batch["prompt_embeds"], added, batch["condition"])
         return module(*inputs) if self.config.train_base else _denoise(module, self.base.unet, *inputs)
 
-    def to_pipeline(self, unet: UNet2DConditionModel | None = None) -> Mask2ImgPipeline:
-        """The pipeline of the current weights (with `unet` in the base's place); its modules are the task's own."""
+    def to_pipeline(
+        self, unet: UNet2DConditionModel | None = None, controlnet: ControlNetModel | None = None
+    ) -> Mask2ImgPipeline:
+        """The pipeline of the current weights (with these networks in their places); its modules are the task's."""
         components = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
         return Mask2ImgPipeline(
             **components,
-            controlnet=self.controlnet,
+            controlnet=controlnet or self.controlnet,
             force_zeros_for_empty_prompt=self.base.config.force_zeros_for_empty_prompt,
             colormap=self.colormap,
         )
@@ -202,6 +207,15 @@ class Mask2ImgTask(GeneratorTask):
         return {f"{name}_pixel_accuracy": found["pixel_accuracy"], f"{name}_mIoU": found["mIoU"]}
 
     def save(self, folder: Path) -> None:
-        """Write the `Mask2ImgPipeline` into `folder`, safetensors; a frozen U-Net as the base has it, in float32."""
+        """Write the `Mask2ImgPipeline` into `folder`, safetensors; a frozen U-Net as the base has it, in float32.
+
+        Of a LoRA also the adapter, in `folder/lora`, for the ControlNet that the training began with:
+        `load_lora_adapter(folder, prefix=None, weight_name="pytorch_lora_weights.safetensors")`. The pipeline's own
+        ControlNet has it added to its weights.
+        """
         rounded = not self.config.train_base and self.weight_dtype != torch.float32
-        save_pipeline(self.to_pipeline(load_unet(self.config) if rounded else None), folder)
+        controlnet = None
+        if self.config.lora_rank:
+            replace_folder(folder / "lora", self.controlnet.save_lora_adapter)
+            controlnet = fuse_lora(self.controlnet)
+        save_pipeline(self.to_pipeline(load_unet(self.config) if rounded else None, controlnet), folder)

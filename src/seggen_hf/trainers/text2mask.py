@@ -1,9 +1,6 @@
 """Text2Mask's training: caption -> color map, the base's whole U-Net or a LoRA of it (SegGen, arXiv:2311.03355)."""
 
-import copy
-import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,44 +8,16 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from ..pipelines import Text2MaskPipeline
-from ..settings import nearest_name
 from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
+from .lora import add_lora, fuse_lora, replace_folder
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
 _CONFIDENT_DISTANCE = SynthesisConfig().max_color_distance
-
-
-def check_lora_targets(unet: torch.nn.Module, targets: list[str]) -> None:
-    """Raise `ValueError`, with the nearest name, if one of `targets` names no linear or convolution layer."""
-    layers = [name for name, m in unet.named_modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in layers):
-            endings = {re.sub(r"^.*\.(?=[a-z_])", "", name) for name in layers}
-            raise ValueError(
-                f"--lora_targets has {target!r}, which names no layer of the U-Net. {nearest_name(target, endings)}"
-            )
-
-
-def add_lora(unet: UNet2DConditionModel, config: Text2MaskConfig) -> None:
-    """Put a LoRA of `config` on `unet`, in place; its weights follow from `config.seed`."""
-    check_lora_targets(unet, config.lora_targets)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        alpha = config.lora_alpha if config.lora_alpha is not None else config.lora_rank
-        unet.add_adapter(
-            LoraConfig(
-                r=config.lora_rank,
-                lora_alpha=alpha,
-                target_modules=list(config.lora_targets),
-                init_lora_weights="gaussian",
-            )
-        )
 
 
 def map_validity(segmentation_map: np.ndarray, caption: str, id2label: dict[int, str], ignore_index: int) -> dict:
@@ -157,32 +126,18 @@ class Text2MaskTask(GeneratorTask):
         """
         unet = None
         if self.config.lora_rank:
-            self._save_lora(folder / "lora")
+            replace_folder(folder / "lora", self._save_lora)
             unet = self._fused_unet()
         save_pipeline(self.to_pipeline(unet), folder)
 
     def _save_lora(self, folder: Path) -> None:
-        temporary = folder.with_name(".lora.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
         StableDiffusionXLPipeline.save_lora_weights(
-            temporary,
+            folder,
             unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(self.base.unet)),
             safe_serialization=True,
             unet_lora_adapter_metadata=self.base.unet.peft_config["default"].to_dict(),
         )
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
 
     def _fused_unet(self) -> UNet2DConditionModel:
-        unet = copy.deepcopy(self.base.unet).to("cpu")
-        cast_weights(unet, torch.float32)
-        if self.weight_dtype != torch.float32:
-            # The frozen weights were rounded for the training; the artefact gets the base's own.
-            exact = load_unet(self.config)
-            names = dict(exact.named_parameters())
-            for name, parameter in unet.named_parameters():
-                if (original := names.get(name.replace(".base_layer", ""))) is not None:
-                    parameter.data.copy_(original)
-        unet.fuse_lora(safe_fusing=True)
-        unet.unload_lora()
-        return unet
+        # Frozen weights that were rounded for the training: the artefact gets the base's own.
+        return fuse_lora(self.base.unet, load_unet(self.config) if self.weight_dtype != torch.float32 else None)

@@ -1,0 +1,69 @@
+"""LoRA on a generator's network: put on, and added to the weights once it is trained."""
+
+import copy
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from peft import LoraConfig
+
+from ..config import GeneratorConfig
+from ..settings import nearest_name
+from .generator import cast_weights
+
+Network = TypeVar("Network", bound=torch.nn.Module)  # UNet2DConditionModel or ControlNetModel
+
+
+def check_lora_targets(network: torch.nn.Module, targets: list[str]) -> None:
+    """Raise `ValueError`, with the nearest name, if one of `targets` names no linear or convolution layer."""
+    layers = [name for name, m in network.named_modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            endings = {re.sub(r"^.*\.(?=[a-z_])", "", name) for name in layers}
+            kind = "ControlNet" if hasattr(network, "controlnet_cond_embedding") else "U-Net"
+            raise ValueError(
+                f"--lora_targets has {target!r}, which names no layer of the {kind}. {nearest_name(target, endings)}"
+            )
+
+
+def add_lora(network: torch.nn.Module, config: GeneratorConfig) -> None:
+    """Put a LoRA of `config` on `network`, in place; its weights follow from `config.seed`."""
+    check_lora_targets(network, config.lora_targets)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        alpha = config.lora_alpha if config.lora_alpha is not None else config.lora_rank
+        network.add_adapter(
+            LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=alpha,
+                target_modules=list(config.lora_targets),
+                init_lora_weights="gaussian",
+            )
+        )
+
+
+def fuse_lora(network: Network, exact: Network | None = None) -> Network:
+    """A float32 copy of `network` on the CPU with its LoRA added to its weights, or to those of `exact`."""
+    fused = copy.deepcopy(network).to("cpu")
+    cast_weights(fused, torch.float32)
+    if exact is not None:
+        names = dict(exact.named_parameters())
+        for name, parameter in fused.named_parameters():
+            if (original := names.get(name.replace(".base_layer", ""))) is not None:
+                parameter.data.copy_(original)
+    fused.fuse_lora(safe_fusing=True)
+    fused.unload_lora()
+    return fused
+
+
+def replace_folder(folder: Path, save: Callable[[Path], None]) -> None:
+    """Fill `folder` by `save`, which gets another name to write to: a folder under this name is whole."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
