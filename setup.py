@@ -11,7 +11,7 @@ install_requires = [
     "jinja2>=3.1",
     "numpy>=2.4",
     "peft>=0.21",
-    "pillow>=13.0",
+    "pillow>=12.3",
     "pyarrow>=26.0",
     "pyyaml>=6.0",
     "safetensors>=0.8",
@@ -24,19 +24,23 @@ install_requires = [
 
 trackers = ["tensorboard>=2.21"]
 metrics = ["evaluate>=0.4.6"]
+# The Hub's own choice for Spaces. It holds Pillow under 13.
+demo = ["gradio>=6.31.0"]
 
 extras_require = {
     "test": [
         "build>=1.6",
         "hypothesis>=6.170",
+        "playwright>=1.65",  # the demo in a real browser
         "pytest>=9.2",
         "pytest-xdist>=3.8",
         "ruff>=0.17",
         "setuptools>=84.2",
         *trackers,  # the tests write with one
         *metrics,
+        *demo,
     ],
-    "demo": ["gradio"],
+    "demo": demo,
     "trackers": trackers,
     "metrics": metrics,  # for evaluate.load of metrics/; training and scoring use seggen_hf.metrics alone
     # The template and BLIP-2 need nothing more; current vision-language models want torchvision.

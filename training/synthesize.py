@@ -20,8 +20,8 @@ from seggen_hf.data.captions import add_captions
 from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources import load_split
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
-from seggen_hf.stages import open_pipeline
 from seggen_hf.synthesis import synthesize
+from seggen_hf.synthesis.generators import open_pipeline
 from seggen_hf.trainers.loop import PROCESS_TIMEOUT
 
 

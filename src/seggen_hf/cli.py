@@ -334,8 +334,8 @@ def synthesize(
     _quiet_libraries()
     from .data.sources import load_records
     from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
-    from .stages import open_pipeline
     from .synthesis import synthesize as make_records
+    from .synthesis.generators import open_pipeline
 
     made = make_records(
         load_records(source, split, **reading),

@@ -15,7 +15,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from .arms import ARMS, Arm, arm_config, render_records, save_dataset
-from .config import SynthesisConfig, TrainingConfig
+from .config import TrainingConfig
 from .data.captions import add_captions
 from .data.schema import labels_of, write_json
 from .data.sources import load_split
@@ -25,6 +25,7 @@ from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from .recipe import Recipe
 from .results import Segmenter
 from .synthesis import load_synthetic, synthesize
+from .synthesis.generators import open_pipeline
 from .trainers.latents import digest_of
 from .trainers.loop import Run, train
 from .trainers.mask2img import Mask2ImgTask
@@ -143,15 +144,6 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
         for seed in recipe.evaluation.seeds:
             stages.append(_segmenter_stage(recipe, out, arm, seed, captions, made_by.get(arm.reads), real))
     return stages
-
-
-def open_pipeline(pipeline_class, name_or_path: str, config: SynthesisConfig):
-    """One of our pipelines from a folder or Hub id, safetensors only, in the precision that `config` names."""
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision, torch.float32)
-    try:
-        return pipeline_class.from_pretrained(name_or_path, use_safetensors=True, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name_or_path} cannot be read as a {pipeline_class.__name__}: {error}") from error
 
 
 def _segmenter_stage(

@@ -8,10 +8,20 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from seggen_hf.config import SynthesisConfig
 from seggen_hf.digests import weights_digest
 from seggen_hf.labels import LabelSet
 
 CACHED_CAPTIONS = 256  # SDXL: 0.3 MB each in fp16
+
+
+def open_pipeline(pipeline_class, name_or_path: str, config: SynthesisConfig):
+    """One of our pipelines from a folder or Hub id, safetensors only, in the precision that `config` names."""
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision, torch.float32)
+    try:
+        return pipeline_class.from_pretrained(name_or_path, use_safetensors=True, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name_or_path} cannot be read as a {pipeline_class.__name__}: {error}") from error
 
 
 def check_labels(name: str, codec, labels: LabelSet) -> None:
