@@ -60,6 +60,7 @@ FOLDER_FLOORS = {
     "data": 2,
     "trainers": 3,
     "synthesis": 3,
+    "demo": 4,
 }
 SCRIPTS_FLOOR = 6
 

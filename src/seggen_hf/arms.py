@@ -47,6 +47,11 @@ ARMS = {
 }
 
 
+def shown_arm(recipe: Recipe) -> str | None:
+    """The arm whose segmenter is published and shown if none is named: one with synthetic records, if it was run."""
+    return next((name for name in ("synthetic", "imgsyn", "masksyn", "real") if name in recipe.evaluation.arms), None)
+
+
 def check_arms(recipe: Recipe) -> None:
     """Raises `ValueError` for an arm that the recipe's data or its synthesis cannot serve."""
     variants = {"imgsyn": recipe.synthesis.imgsyn_variants, "masksyn": recipe.synthesis.masksyn_variants}

@@ -14,7 +14,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from . import metric_modules
-from .arms import ARMS
+from .arms import ARMS, shown_arm
 from .card_pictures import draw_legend, draw_samples, spread
 from .cards import RunCards, is_hub_id, metric_card, write_card
 from .data.schema import write_json
@@ -96,7 +96,7 @@ def plan_push(
     unknown = [kind for kind in only if kind not in KINDS + NAMED]
     if unknown:
         raise ValueError(f"There is no artefact {unknown[0]!r}; there are {', '.join(KINDS + NAMED)}.")
-    arm = arm or next((a for a in ("synthetic", "imgsyn", "masksyn", "real") if a in recipe.evaluation.arms), None)
+    arm = arm or shown_arm(recipe)
     if arm is not None and arm not in ARMS:
         raise ValueError(f"There is no arm {arm!r}; there are {', '.join(ARMS)}.")
     seed = recipe.evaluation.seeds[0] if seed is None else seed

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
 from huggingface_hub import hf_hub_download
 
 from seggen_hf.data.schema import attach_labels, record_features, write_json
@@ -24,11 +24,17 @@ from seggen_hf.synthesis.manifest import KINDS, MANIFEST, Plan, Shard
 PREFIX = "train-"
 ROWS_PER_GROUP = 100  # read into memory at once; what `datasets` writes for images
 SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels")
+DECISION, KEEP, REJECT = "decision", "keep", "reject"  # a column of samples that a person looked at
 
 
 def shard_features() -> Features:
     """Columns of a shard: those of a record, synthetic ones included. Scores that were not measured are null."""
     return record_features(synthetic=True, scores=SCORES)
+
+
+def reviewed_features() -> Features:
+    """Columns of a sample that a person decided on: `decision`, and whether they repainted its map."""
+    return Features({**shard_features(), DECISION: Value("string"), "repainted": Value("bool")})
 
 
 def data_path(folder: Path, name: str) -> Path:
@@ -75,6 +81,8 @@ def load_synthetic(
     config_name: str | None = None,
 ) -> Dataset:
     """Read what `synthesize` made: records in the order of the plan, memory-mapped, with their labels attached.
+
+    Of samples that people decided on (`seggen demo`), those that they rejected are left out.
 
     Args:
         path_or_paths: folder of a synthesis (whole or not: what is finished is read), Hub id of a published one, or
@@ -133,7 +141,16 @@ def _load_folder(folder: Path, kinds: Sequence[str] | None) -> Dataset:
         if not any(chosen):
             raise ValueError(f"{folder} has no samples of the kinds {', '.join(kinds)}.")
         rows = rows.select(list(itertools.chain(*chosen)))
-    return attach_labels(rows, LabelSet.from_file(folder))
+    return attach_labels(_leave_out_rejected(rows, folder), LabelSet.from_file(folder))
+
+
+def _leave_out_rejected(rows: Dataset, source: str | Path) -> Dataset:
+    if DECISION in rows.column_names:
+        kept = [index for index, decision in enumerate(rows[DECISION]) if decision != REJECT]
+        if not kept:
+            raise ValueError(f"{source} has no samples: all {len(rows)} were rejected.")
+        rows = rows.select(kept)
+    return rows.select_columns([name for name in rows.column_names if name in shard_features()])  # no color_map
 
 
 def _load_published(
@@ -145,7 +162,7 @@ def _load_published(
         raise ValueError(f"{path} does not exist; give the folder of a synthesis, or a Hub id (owner/name).")
     repo_id = str(path)
     rows = load_dataset(repo_id, config_name, split=split, revision=revision)
-    rows = rows.select_columns([name for name in rows.column_names if name in shard_features()])  # no color_map
+    rows = _leave_out_rejected(rows, repo_id)
     labels = LabelSet.from_file(hf_hub_download(repo_id, "labels.json", repo_type="dataset", revision=revision))
     if kinds is not None:
         rows = rows.select([index for index, kind in enumerate(rows["kind"]) if kind in kinds])

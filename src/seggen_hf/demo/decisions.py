@@ -1,0 +1,89 @@
+"""The data set of what people kept and rejected: one shard a sample, written when they decide."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seggen_hf.data.schema import encode_image, encode_map
+from seggen_hf.labels import LabelSet
+from seggen_hf.synthesis.shards import DECISION, KEEP, REJECT, SCORES, data_path, reviewed_features
+
+
+class Decisions:
+    """A folder that `datasets.load_dataset` reads, and `load_synthetic` too, which leaves out what was rejected.
+
+    Args:
+        folder: made if absent; samples of earlier days stay.
+    Raises: `ValueError` if samples of other labels lie there.
+    """
+
+    def __init__(self, folder: str | Path, labels: LabelSet):
+        self.folder, self.labels = Path(folder), labels
+        if (self.folder / "labels.json").is_file():
+            there = LabelSet.from_file(self.folder)
+            if there.id2label != labels.id2label or there.ignore_index != labels.ignore_index:
+                raise ValueError(f"{self.folder} holds samples with other labels; give another --out.")
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            labels.save(self.folder)
+
+    @staticmethod
+    def new_id() -> str:
+        """A name for a sample, later ones behind earlier ones."""
+        return f"demo-{time.time_ns():020d}"
+
+    def save(
+        self,
+        sample_id: str,
+        decision: str,
+        image: PIL.Image.Image,
+        segmentation_map: np.ndarray,
+        caption: str,
+        seed: int,
+        scores: Mapping[str, float],
+        repainted: bool,
+    ) -> Path:
+        """Write one sample; deciding on it again replaces the decision.
+
+        Args:
+            sample_id: of `new_id`.
+            decision: `keep` or `reject`.
+            segmentation_map: `(H, W)` label ids.
+            scores: those that are known of `SCORES`; the others are null.
+            repainted (`bool`): whether a person changed the map, which caption and seed do not make again then.
+        """
+        if decision not in (KEEP, REJECT):
+            raise ValueError(f"A decision is {KEEP} or {REJECT}, not {decision!r}.")
+        row = {
+            "image": encode_image(image, sample_id),
+            "segmentation_map": encode_map(segmentation_map, self.labels.num_labels, sample_id),
+            "caption": caption,
+            "image_id": sample_id,
+            "kind": "masksyn",
+            "source_id": None,  # the caption is no real record's
+            "variant": 0,
+            "seed": seed,
+            "scores": {name: scores.get(name) for name in SCORES},
+            DECISION: decision,
+            "repainted": repainted,
+        }
+        path = data_path(self.folder, f"masksyn-{sample_id.removeprefix('demo-')}")
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        pq.write_table(pa.Table.from_pylist([row], schema=reviewed_features().arrow_schema), temporary)
+        os.replace(temporary, path)
+        return path
+
+    def counts(self) -> dict[str, int]:
+        """How many samples were kept and rejected, by all who decided in this folder."""
+        counts = {KEEP: 0, REJECT: 0}
+        for file in sorted((self.folder / "data").glob("*.parquet")):
+            for decision in pq.read_table(file, columns=[DECISION])[DECISION].to_pylist():
+                counts[decision] += 1
+        return counts

@@ -1,0 +1,142 @@
+"""The generators and the segmenter behind the page, checked against each other once."""
+
+import contextlib
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from datasets import load_from_disk
+
+from seggen_hf.arms import shown_arm
+from seggen_hf.config import SynthesisConfig
+from seggen_hf.labels import LabelSet
+from seggen_hf.markers import read_marker
+from seggen_hf.pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+from seggen_hf.recipe import load_recipe
+from seggen_hf.segmenters import load_segmenter, predict_semantic
+from seggen_hf.synthesis.filtering import decode_scores, map_scores
+from seggen_hf.synthesis.generators import check_labels, open_pipeline
+
+
+@dataclass(frozen=True, eq=False)
+class DemoModels:
+    """One visitor is served at a time.
+
+    Args:
+        config (`SynthesisConfig`): steps, guidance and decoding of both pipelines.
+        segmenter: a Mask2Former and its processor, or None for a page without an answer.
+    """
+
+    text2mask: Text2MaskPipeline
+    mask2img: Mask2ImgPipeline
+    segmenter: tuple | None
+    config: SynthesisConfig
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closing: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def codec(self) -> ColormapCodec:
+        return self.text2mask.codec
+
+    @property
+    def labels(self) -> LabelSet:
+        return LabelSet.from_dict(self.codec.to_dict())
+
+    def draw_map(self, caption: str, seed: int, steps: int) -> tuple[np.ndarray, dict[str, float]]:
+        """Label ids `(H, W)` that Text2Mask draws for `caption`, and how clean they are (`decode_scores`)."""
+        config = self.config
+        with self._turn():
+            output = self.text2mask(
+                caption,
+                num_inference_steps=steps,
+                guidance_scale=config.text2mask_guidance,
+                max_color_distance=config.max_color_distance,
+                min_region_area=config.min_region_area,
+                generator=torch.Generator().manual_seed(seed),
+                output_type="np",
+                callback_on_step_end=self._stop_early,
+            )
+        drawn, distance = output.segmentation_maps[0], output.distances[0]
+        ignore_index = self.codec.ignore_index
+        return drawn, decode_scores(drawn, distance, config.max_color_distance, ignore_index)
+
+    def draw_image(self, segmentation_map: np.ndarray, caption: str, seed: int, steps: int) -> PIL.Image.Image:
+        """The image that Mask2Img draws for a map and its caption, of the map's size."""
+        with self._turn():
+            return self.mask2img(
+                caption,
+                segmentation_map,
+                num_inference_steps=steps,
+                guidance_scale=self.config.mask2img_guidance,
+                controlnet_conditioning_scale=self.config.conditioning_scale,
+                generator=torch.Generator().manual_seed(seed),
+                callback_on_step_end=self._stop_early,
+            ).images[0]
+
+    def answer(self, image: PIL.Image.Image) -> np.ndarray | None:
+        """Label ids `(H, W)` that the segmenter sees in `image`; None without one."""
+        if self.segmenter is None:
+            return None
+        with self._turn():
+            return predict_semantic(*self.segmenter, [image])[0]
+
+    def scores(self, segmentation_map: np.ndarray) -> dict[str, float]:
+        return map_scores(segmentation_map, self.codec.ignore_index)
+
+    def close(self) -> None:
+        """Stop after the denoising step that runs, and let nothing new begin: Python must not end under PyTorch."""
+        self._closing.set()
+        self._lock.acquire()
+
+    @contextlib.contextmanager
+    def _turn(self):
+        with self._lock:
+            if self._closing.is_set():
+                raise RuntimeError("The demo is being stopped.")
+            yield
+
+    def _stop_early(self, pipeline, step, timestep, tensors: dict) -> dict:
+        pipeline._interrupt = self._closing.is_set()
+        return tensors
+
+
+def models_of_run(run: str | Path) -> tuple[SynthesisConfig, str | None, str]:
+    """The generators of a run with its recipe's sampling settings, its segmenter if there is one, and a caption.
+
+    Generators that are not finished are None. Raises: `ValueError` for a folder that is no run.
+    """
+    run = Path(run)
+    if not (run / "recipe.yaml").is_file():
+        raise ValueError(f"{run} is no run folder: it has no recipe.yaml. Give the folder that `seggen run` filled.")
+    recipe = load_recipe(run / "recipe.yaml")
+    config = recipe.synthesis
+    trained = {}
+    for name in ("text2mask", "mask2img"):
+        own = str(run / name) if read_marker(run / name) else None
+        trained[f"{name}_model"] = getattr(config, f"{name}_model") or own
+    segmenter = run / f"segmenter-{shown_arm(recipe)}" / f"seed-{recipe.evaluation.seeds[0]}"
+    caption = load_from_disk(run / "captions")[0]["caption"] if read_marker(run / "captions") else ""
+    return replace(config, **trained), str(segmenter) if read_marker(segmenter) else None, caption
+
+
+def load_models(config: SynthesisConfig, segmenter: str | None = None) -> DemoModels:
+    """Load what `config.text2mask_model`, `config.mask2img_model` and `segmenter` name: folders or Hub ids.
+
+    They go to the GPU if there is one. Raises: `ValueError` for one that cannot be read, and for other labels in
+    Mask2Img or the segmenter than in Text2Mask.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    text2mask = open_pipeline(Text2MaskPipeline, config.text2mask_model, config)
+    mask2img = open_pipeline(Mask2ImgPipeline, config.mask2img_model, config)
+    for pipeline in (text2mask, mask2img):
+        pipeline.set_progress_bar_config(disable=True)  # the page has its own
+    labels = LabelSet.from_dict(text2mask.codec.to_dict())
+    check_labels(config.mask2img_model, mask2img.codec, labels)
+    loaded = None
+    if segmenter is not None:
+        model, processor = load_segmenter(segmenter, labels)
+        loaded = (model.to(device).eval(), processor)
+    return DemoModels(text2mask.to(device), mask2img.to(device), loaded, config)

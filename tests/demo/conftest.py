@@ -1,0 +1,86 @@
+"""`seggen demo` as users start it: a process of its own, reached over HTTP and with a real browser."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FORMER = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+
+
+class Demo:
+    """A running `seggen demo`; `url` ends without a slash."""
+
+    def __init__(self, arguments: list, log: Path, cwd: Path):
+        self.log = log
+        with open(log, "w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *map(str, arguments)], stdout=file, stderr=subprocess.STDOUT, env=os.environ | FORMER,
+                cwd=cwd, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        self.url = self._wait()
+
+    def _wait(self) -> str:
+        for _ in range(1200):
+            if found := re.search(r"The demo is at (http://[^/]+)/", self.log.read_text()):
+                return found[1]
+            try:
+                self.process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+        self.stop()
+        raise AssertionError(self.log.read_text())
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+
+
+@pytest.fixture(scope="session")
+def demo(tiny_run, tmp_path_factory):
+    """The demo of `tiny_run`; its decisions are in `demo.out`."""
+    folder = tmp_path_factory.mktemp("demo")
+    out = folder / "decisions"
+    (folder / "secret.txt").write_text("secret")
+    running = Demo(["-m", "seggen_hf.cli", "demo", tiny_run, "--out", out], folder / "log", folder)
+    running.out, running.cwd = out, folder
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium; installed with apt where that is allowed."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+            subprocess.run(["apt-get", "--quiet", *command], capture_output=True, timeout=300)
+        found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("no Chromium here, and apt cannot install one")
+    return found
+
+
+@pytest.fixture
+def page(chromium):
+    """A tab of a headless Chromium; what scripts or requests to other machines it saw is checked at the end."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1400, "height": 1150})
+        foreign = []
+        tab.on("request", lambda request: foreign.append(request.url) if "127.0.0.1" not in request.url else None)
+        yield tab
+        browser.close()
+    assert not [url for url in foreign if not url.startswith(("data:", "blob:"))]
