@@ -40,6 +40,7 @@ FILE_FLOORS = {
     "arms": 3,
     "card_pictures": 4,
     "cards": 4,
+    "space": 5,
     "staging": 4,
     "publish": 5,
     "report": 4,

@@ -424,8 +424,8 @@ def push(
         list[str] | None,
         typer.Option(
             "--only",
-            help="text2mask, mask2img, segmenter, dataset (what is finished of these if absent), adapters, metrics; "
-            "several with commas.",
+            help="text2mask, mask2img, segmenter, dataset (what is finished of these if absent), adapters, metrics, "
+            "space; several with commas.",
         ),
     ] = None,
     name: Annotated[

@@ -43,6 +43,7 @@ class Artifact:
         merge_card: called with the text of the README.md in the repository, returns the one to write; for data sets
             whose card lists what earlier pushes left there.
         sdk (`str`): of a space.
+        needs: ids of models that must be on the Hub before, since the artifact loads them from there.
     """
 
     repo_id: str
@@ -53,6 +54,7 @@ class Artifact:
     fixed: Sequence[str] = ()
     merge_card: Callable[[str], str] | None = None
     sdk: str | None = None
+    needs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,9 @@ def repeat(call: Callable, what: str, first_wait: float = FIRST_WAIT):
 def _prepare(api: HfApi, artifact: Artifact, revision: str | None, wait: float) -> bool:
     """Make repository and branch where they are missing; whether the repository is private."""
     where = {"repo_id": artifact.repo_id, "repo_type": artifact.repo_type}
+    for model in artifact.needs:
+        if not repeat(lambda model=model: api.repo_exists(model), f"look for {model}", wait):
+            raise HubError(f"{artifact.repo_id} loads {model}, which is not on the Hub; push that first.")
     try:
         info = repeat(lambda: api.repo_info(**where), f"look for {artifact.repo_id}", wait)
     except RepositoryNotFoundError:

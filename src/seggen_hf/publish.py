@@ -18,9 +18,11 @@ from .arms import ARMS, shown_arm
 from .card_pictures import draw_legend, draw_samples, spread
 from .cards import RunCards, is_hub_id, metric_card, write_card
 from .data.schema import write_json
+from .demo.models import models_of_run
 from .hub import Artifact, Pushed, push
 from .markers import read_marker
 from .recipe import load_recipe
+from .space import stage_space
 from .staging import (
     save_color_map,
     stage_controlnet,
@@ -35,7 +37,7 @@ from .synthesis.shards import dataset_configs
 
 # What a run makes; and what is pushed only where it is named.
 KINDS = ("text2mask", "mask2img", "segmenter", "dataset")
-NAMED = ("adapters", "metrics")
+NAMED = ("adapters", "metrics", "space")
 STAGED = "hub"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.py")
 ROUND_MARK, ROUND_END = "<!-- round {} -->", "<!-- end of round {} -->"
@@ -59,16 +61,23 @@ class Plan:
     @property
     def repos(self) -> dict[str, str]:
         """{artefact: Hub id}, the segmenter under `segmenter-ARM`."""
-        prefix = f"{self.namespace}/{self.name}-" if self.name else f"{self.namespace}/"
-        names = {
-            "text2mask": {"text2mask": "text2mask"},
-            "mask2img": {"mask2img": "mask2img"},
-            "segmenter": {f"segmenter-{self.arm}": "segmenter"},
-            "dataset": {"dataset": "synthetic"},
-            "adapters": {"lora": "text2mask-lora", "controlnet": "controlnet"},
-            "metrics": {},  # of no run
+        keys = {
+            "text2mask": ("text2mask",),
+            "mask2img": ("mask2img",),
+            "segmenter": (f"segmenter-{self.arm}",),
+            "dataset": ("dataset",),
+            "adapters": ("lora", "controlnet"),
+            "metrics": (),  # of no run
+            "space": ("space",),
         }
-        return {key: prefix + name for kind in self.kinds for key, name in names[kind].items()}
+        return {key: self.repo(key) for kind in self.kinds for key in keys[kind]}
+
+    def repo(self, key: str) -> str:
+        """Hub id of an artefact, whether or not it is pushed now."""
+        names = {"dataset": "synthetic", "lora": "text2mask-lora", "space": "demo"}
+        names[f"segmenter-{self.arm}"] = "segmenter"
+        prefix = f"{self.namespace}/{self.name}-" if self.name else f"{self.namespace}/"
+        return prefix + names.get(key, key)
 
 
 def plan_push(
@@ -147,6 +156,8 @@ def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artif
             artifacts += _stage_adapters(staged)
         elif kind == "metrics":
             artifacts += _stage_metrics(staged)
+        elif kind == "space":
+            artifacts.append(_stage_space(staged))
         else:
             folder = stage_pipeline(plan.run / kind, staged.folder(kind))
             write_card(folder, staged.cards.pipeline(kind, _draw(staged, folder, kind)))
@@ -212,6 +223,26 @@ def _stage_metrics(staged: Staged) -> list[Artifact]:
         write_card(folder, metric_card(name, description, repo_id))
         artifacts.append(Artifact(repo_id, "space", folder, staged.private, WEIGHTS, sdk="static"))
     return artifacts
+
+
+def _stage_space(staged: Staged) -> Artifact:
+    """The demo, which takes its models from where they are published. Raises: `ValueError` if one is not finished."""
+    plan = staged.plan
+    config, _, caption = models_of_run(plan.run)
+    models = {}
+    for name in ("text2mask", "mask2img"):
+        model = getattr(config, f"{name}_model")
+        if model is None:
+            raise ValueError(f"{plan.run / name} is not finished; the demo needs it.")
+        models[name] = model if is_hub_id(model) else plan.repo(name)
+    if read_marker(plan.run / f"segmenter-{plan.arm}" / f"seed-{plan.seed}"):
+        models["segmenter"] = plan.repo(f"segmenter-{plan.arm}")
+    repo = plan.repo("space")
+    facts = staged.cards.shared | {"repo": repo, "caption": caption}
+    folder = stage_space(staged.folder("space"), config, models, facts)
+    return Artifact(
+        repo, "space", folder, staged.private, (*WEIGHTS, "*.dist-info/*"), sdk="gradio", needs=tuple(models.values())
+    )
 
 
 def push_all(api: HfApi, artifacts: Sequence[Artifact], revision: str | None = None, say=print) -> list[Pushed]:

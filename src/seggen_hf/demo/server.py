@@ -54,6 +54,10 @@ async def _refuse(send, status: int) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)  # at once in a log too
+
+
 def serve(
     models: DemoModels,
     out: str | Path,
@@ -61,7 +65,7 @@ def serve(
     port: int | None = None,
     caption: str = "",
     open_browser: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _say,
 ) -> None:
     """Serve the page until SIGINT or SIGTERM.
 
