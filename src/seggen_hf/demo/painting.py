@@ -45,5 +45,7 @@ def legend(segmentation_map: np.ndarray, codec: ColormapCodec) -> str:
         color = "#{:02x}{:02x}{:02x}".format(*codec.encode(np.array([[label]]))[0, 0])
         name = html.escape(codec.id2label.get(label, "void"))
         swatch = f'<span class="seggen-swatch" style="background:{color}"></span>'
-        lines.append(f"<li>{swatch}{name} <small>{count / segmentation_map.size:.0%}</small></li>")
+        share = count / segmentation_map.size
+        told = f"{share:.0%}" if share >= 0.01 else "&lt;1%"
+        lines.append(f"<li>{swatch}{name} <small>{told}</small></li>")
     return f'<ul class="seggen-legend">{"".join(lines)}</ul>'
