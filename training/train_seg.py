@@ -17,12 +17,12 @@ from seggen_hf.config import DataConfig, SegmenterConfig, parse_or_exit
 from seggen_hf.data.map_decoder import read_label_file
 from seggen_hf.data.scenes import scene_labels
 from seggen_hf.data.schema import labels_of, write_json
-from seggen_hf.data.sources import SCENES, load_split, open_source
-from seggen_hf.data.streamed import stream_records, stream_split
+from seggen_hf.data.sources import SCENES, open_source
+from seggen_hf.data.streamed import read_split
 from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.labels import LabelSet
 from seggen_hf.segmenters import load_segmenter
-from seggen_hf.synthesis import load_synthetic
+from seggen_hf.synthesis import load_synthetic, stream_synthetic
 from seggen_hf.trainers.dryrun import plan_segmenter
 from seggen_hf.trainers.loop import build_accelerator, train
 from seggen_hf.trainers.segmenter import SegmenterTask
@@ -63,16 +63,14 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
     if warning := config.batch_warning(accelerator.num_processes):
         accelerator.print(f"warning: {warning}")
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
-        # A folder lies here already. `datasets` would download all splits to read one: the tests are streamed too.
-        is_streamed = config.streaming and data.dataset_name != SCENES and not os.path.isdir(data.dataset_name)
-        read = stream_split if is_streamed else load_split
-        records = read(data, data.train_split, data.max_train_records)
-        tests = {split: read(data, split, data.max_test_records) for split in data.test_splits}
+        records = read_split(data, data.train_split, data.max_train_records)
+        tests = {split: read_split(data, split, data.max_test_records) for split in data.test_splits}
     synthetic_records = None
     if config.synthetic_dataset:
         where = {"revision": config.synthetic_revision, "config_name": config.synthetic_config_name}
-        is_streamed = config.streaming and not os.path.isdir(config.synthetic_dataset)
-        synthetic_records = (stream_records if is_streamed else load_synthetic)(config.synthetic_dataset, **where)
+        names = config.synthetic_dataset.split(",")
+        is_streamed = data.streaming and not any(os.path.isdir(name.strip()) for name in names)
+        synthetic_records = (stream_synthetic if is_streamed else load_synthetic)(config.synthetic_dataset, **where)
 
     task = SegmenterTask.from_config(config, records, synthetic_records=synthetic_records)
     run = train(task, config, accelerator)

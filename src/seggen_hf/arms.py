@@ -70,9 +70,9 @@ def check_arms(recipe: Recipe) -> None:
         raise ValueError(
             "segmenter.synthetic_dataset is set; a run makes its own. Use training/train_seg.py for another data set."
         )
-    if recipe.segmenter.streaming:
+    if recipe.data.streaming:
         raise ValueError(
-            "segmenter.streaming is set; a run reads its data several times. Use training/train_seg.py to stream it."
+            "data.streaming is set; a run reads its data several times. The scripts in training/ can stream it."
         )
     if recipe.segmenter.style_augmentation:
         raise ValueError(

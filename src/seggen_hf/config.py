@@ -51,6 +51,10 @@ class DataConfig:
     )
     dataset_config_name: str | None = field(default=None, metadata=_help("Config of a Hub data set with several."))
     dataset_revision: str | None = field(default=None, metadata=_help("Commit, tag or branch of a Hub data set."))
+    streaming: bool = field(
+        default=False,
+        metadata=_help("Read data sets on the Hub (real, synthetic) as needed; no shard is downloaded whole."),
+    )
     max_train_records: int | None = field(default=None, metadata=_help("Use only the first records (lack of labels)."))
     max_test_records: int | None = field(default=None, metadata=_help("Score only the first records of a test split."))
     height: int = field(default=64, metadata=_help("Height in pixels at which the generators work."))
@@ -316,10 +320,6 @@ class SegmenterConfig(TrainingConfig):
     )
     synthetic_revision: str | None = field(
         default=None, metadata=_help("Commit, tag or branch of a published synthetic_dataset.")
-    )
-    streaming: bool = field(
-        default=False,
-        metadata=_help("Read data sets on the Hub (real, synthetic) as needed; no shard is downloaded whole."),
     )
     synthetic_mode: str = field(default="replace", metadata=_help("One of: " + ", ".join(SYNTHETIC_MODES)))
     p_aug: float = field(

@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seggen_hf.config import SegmenterConfig
+from seggen_hf.config import CaptionConfig, SegmenterConfig
 from seggen_hf.data import streamed
+from seggen_hf.data.captions import add_captions
 from seggen_hf.data.mixture import STEPS_PER_WINDOW, RecordMixture
 from seggen_hf.data.schema import encode_map, labels_of, read_image, read_map, record_features
-from seggen_hf.data.streamed import stream_records
+from seggen_hf.data.streamed import join_streams, stream_records
+from seggen_hf.labels import LabelSet
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +134,54 @@ def test_random_draws_stay_in_one_window_and_reach_all():
         assert any(drawn <= set(window) for window in windows)
         reached |= drawn
     assert reached == set(range(40))
+
+
+def test_columns_are_chosen_and_captions_replaced(shards, scene_records, monkeypatch):
+    records = stream_records(str(shards))
+    asked = []
+    read = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda self, i, columns: asked.extend(columns) or read(self, i, columns)
+    )
+    assert records["caption"] == scene_records["caption"][:] and set(asked) == {"caption"}
+    asked.clear()
+    maps = records.select_columns("segmentation_map")
+    assert maps.column_names == ["segmentation_map"] and list(maps[7]) == ["segmentation_map"]
+    assert np.array_equal(read_map(maps[7]["segmentation_map"]), read_map(scene_records[7]["segmentation_map"]))
+    assert set(asked) == {"segmentation_map"}
+    captioned = records.with_captions([f"caption {i}" for i in range(8)])
+    assert captioned[5]["caption"] == "caption 5" and captioned["caption"][6] == "caption 6"
+    assert captioned[5]["image_id"] == records[5]["image_id"] and records[5]["caption"] != "caption 5"
+    assert "caption" not in captioned.select_columns(["image"]).column_names
+    assert pickle.loads(pickle.dumps(captioned))[4]["caption"] == "caption 4"
+    with pytest.raises(ValueError, match="1 captions for 8 records"):
+        records.with_captions(["one"])
+
+
+def test_a_stream_without_captions_gets_those_of_the_template(shards, scene_records, tmp_path):
+    table = pq.read_table(shards / "train-0.parquet").drop_columns(["caption", "image_id"])
+    pq.write_table(table, tmp_path / "train.parquet", row_group_size=2)
+    labels = labels_of(scene_records)
+    labels.save(tmp_path)
+    stream = add_captions(stream_records(str(tmp_path)), labels, CaptionConfig())
+    known = add_captions(scene_records.select(range(5)), labels, CaptionConfig(recaption=True))
+    assert stream["caption"] == known["caption"][:] and stream[3]["caption"] == known[3]["caption"]
+
+
+def test_several_streams_become_one(shards, scene_records, tmp_path):
+    parts = [stream_records(str(shards)), stream_records(str(shards), max_records=3), stream_records(str(shards))]
+    joined = join_streams(parts, ["a", "b", "c"])
+    known = [*range(8), *range(3), *range(8)]
+    assert len(joined) == len(known) and len(joined.facts) == 7
+    for index in np.random.default_rng(0).permutation(len(known)).tolist():
+        assert joined[index]["image_id"] == scene_records["image_id"][known[index]]
+    assert [i for window in joined.windows() for i in window] == list(range(19))
+    assert joined["image_id"] == [scene_records["image_id"][i] for i in known]
+    table = pq.read_table(shards / "train-0.parquet")
+    pq.write_table(table.drop_columns(["image_id"]), tmp_path / "train.parquet")
+    labels_of(scene_records).save(tmp_path)
+    with pytest.raises(ValueError, match="a and b have different columns"):
+        join_streams([parts[0], stream_records(str(tmp_path))], ["a", "b"])
+    LabelSet.from_id2label({i: f"other {i}" for i in range(15)}).save(tmp_path)
+    with pytest.raises(ValueError, match="a and b have different labels"):
+        join_streams([parts[0], stream_records(str(tmp_path))], ["a", "b"])

@@ -9,7 +9,8 @@ from hub_clients import Clients
 from hub_faults import Faults
 from hub_server import HubServer
 
-TRAIN = Path(__file__).parents[2] / "training" / "train_seg.py"
+TRAINING = Path(__file__).parents[2] / "training"
+TRAIN = TRAINING / "train_seg.py"
 SEGMENTER = ["--model", "unit", "--train_batch_size", "2", "--crop_height", "64", "--crop_width", "64"]
 REAL = """
     import sys
@@ -100,6 +101,29 @@ def test_a_streamed_training_resumes_where_it_was(run_client, tmp_path):
     assert run_client(stop, *command, check=False).returncode == 9
     run_client(command)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["text2mask", "mask2img"])
+def test_a_generator_trains_from_a_stream_as_from_a_copy(hub, run_client, miniature_dir, tmp_path, name):
+    settings = ["--base_model", str(miniature_dir), "--max_train_steps", "2", "--train_batch_size", "2"]
+    settings += ["--num_validation_images", "1", "--validation_inference_steps", "1", "--logging_steps", "1"]
+    command = [str(TRAINING / f"train_{name}.py"), "--dataset_name", "seggen/real", *settings, "--output_dir"]
+    run_client([*command, str(tmp_path / "copy")])
+    start, home = len(hub.requests), tmp_path / "home"
+    run_client([*command, str(tmp_path / "stream"), "--streaming", "true"], home=home)
+    asked = [r for r in hub.requests[start:] if r.path.endswith(".parquet") and r.method == "GET"]
+    assert asked and all("range" in r.headers for r in asked) and not list(home.rglob("*.parquet"))
+    assert len(losses(tmp_path / "copy")) == 2 and losses(tmp_path / "stream") == losses(tmp_path / "copy")
+    if name == "mask2img":  # without a cache each step fetches what it needs
+        run_client([*command, str(tmp_path / "direct"), "--streaming", "true", "--no_cache_latents"])
+        assert len(losses(tmp_path / "direct")) == 2
+
+
+def test_several_data_sets_are_streamed_as_one(run_client, tmp_path):
+    twice = "seggen/tiny-synthetic, seggen/tiny-synthetic"
+    only = ["--synthetic_dataset", twice, "--synthetic_mode", "only", "--streaming", "true"]
+    run_client(train_command(tmp_path / "out", *only, steps=2))
+    assert len(losses(tmp_path / "out")) == 2
 
 
 def test_a_private_stream_needs_its_token(run_client, tmp_path):

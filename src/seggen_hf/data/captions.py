@@ -11,7 +11,7 @@ from datasets import Dataset, Value
 from tqdm.auto import tqdm
 
 from seggen_hf.config import CaptionConfig
-from seggen_hf.data.schema import read_map
+from seggen_hf.data.schema import open_image, read_map
 from seggen_hf.labels import LabelSet
 
 TEMPLATE = "template"
@@ -57,7 +57,7 @@ def add_captions(
     """Fill the `caption` column; a caption that is there stays unless `config.recaption`.
 
     Args:
-        records (`datasets.Dataset`): with image, segmentation_map, image_id and perhaps caption.
+        records (`datasets.Dataset` or `StreamedRecords`): with image, segmentation_map, image_id and perhaps caption.
         config (`CaptionConfig`): `captioner` is `template`, or the id or folder of a captioning model. BLIP-2 and BLIP
             caption as they are; chat-style models are asked `caption_prompt`. Decoding is greedy, hence deterministic.
             Where a model says nothing the template speaks.
@@ -101,7 +101,7 @@ def _caption_batches(records: Dataset, indices: list[int], labels: LabelSet, con
     captioner = Captioner(config.captioner, config.caption_prompt, config.max_new_tokens, device)
     images = records.select_columns("image")
     for batch in batches:
-        texts = captioner([images[index]["image"].convert("RGB") for index in batch])
+        texts = captioner([open_image(images[index]["image"]).convert("RGB") for index in batch])
         yield batch, [text or from_template(index) for index, text in zip(batch, texts, strict=True)]
 
 
@@ -172,6 +172,8 @@ class Captioner:
 
 
 def _set_captions(records: Dataset, captions: list[str]) -> Dataset:
+    if hasattr(records, "with_captions"):  # a stream
+        return records.with_captions(captions)
     order = records.column_names
     rest = records.remove_columns("caption") if "caption" in order else records
     filled = rest.add_column("caption", captions, feature=Value("string"))

@@ -97,13 +97,13 @@ class RecordMixture:
         if not self.real_windows and not self.synthetic_windows:
             return rng.permutation(self.num_records)
         if self.num_synthetic == 0 or self.mode in ("replace", "pretrain"):
-            return _shuffle(self.num_real, self.real_windows, rng)
-        synthetic = _shuffle(self.num_synthetic, self.synthetic_windows, rng)
+            return shuffle_windows(self.num_real, self.real_windows, rng)
+        synthetic = shuffle_windows(self.num_synthetic, self.synthetic_windows, rng)
         if self.mode == "only":
             return synthetic
         order = np.empty(self.num_records, np.int64)
         is_real = rng.permutation(self.num_records) < self.num_real
-        order[is_real] = _shuffle(self.num_real, self.real_windows, rng)
+        order[is_real] = shuffle_windows(self.num_real, self.real_windows, rng)
         order[~is_real] = self.num_real + synthetic
         return order
 
@@ -121,7 +121,8 @@ def _permutation(seed: int, cycle: int, length: int) -> np.ndarray:
     return np.random.default_rng([seed, 2**33, cycle]).permutation(length)
 
 
-def _shuffle(num_records: int, windows: list[range] | None, rng: np.random.Generator) -> np.ndarray:
+def shuffle_windows(num_records: int, windows: list[range] | None, rng: np.random.Generator) -> np.ndarray:
+    """A permutation of the records: without windows any, with them window by window in random order."""
     if not windows:
         return rng.permutation(num_records)
     return np.concatenate([rng.permutation(windows[place]) for place in rng.permutation(len(windows))])

@@ -4,8 +4,11 @@
 record has a number, as in a data set on disk, so that the stream of samples stays a function of the seed alone.
 """
 
+import copy
 import logging
+import os
 import re
+import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -13,14 +16,15 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pyarrow.parquet as pq
-from datasets import DatasetInfo, Features, Image, load_dataset_builder
+from datasets import Dataset, DatasetInfo, Features, Image, load_dataset_builder
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
 from seggen_hf.config import DataConfig
 from seggen_hf.data.hub_source import columns_of, labels_for
 from seggen_hf.data.map_decoder import LabelFile, MapDecoder, read_label_file
-from seggen_hf.data.schema import open_image, with_labels
+from seggen_hf.data.schema import labels_of, open_image, with_labels
+from seggen_hf.data.sources import SCENES, load_split
 from seggen_hf.labels import LabelSet
 
 logger = logging.getLogger(__name__)
@@ -53,11 +57,11 @@ class StreamedRecords:
         max_records: int | None = None,
     ):
         self.addresses, self.columns, self.decoder = addresses, columns, decoder
+        self._there = frozenset(features)
         self.features = Features({name: features[theirs] for name, theirs in columns.items()})
         self.info = with_labels(DatasetInfo(features=self.features), labels)
-        self._files: dict[int, pq.ParquetFile] = {}
-        self._cache: OrderedDict[int, list[dict]] = OrderedDict()
-        self._sizes: dict[int, int] = {}
+        self._captions: list[str] | None = None
+        self._forget()
         footers = [_retry(lambda shard=shard: self._file(shard).metadata) for shard in range(len(addresses))]
         self._groups = [(shard, i) for shard, footer in enumerate(footers) for i in range(footer.num_row_groups)]
         counts = [footers[shard].row_group(i).num_rows for shard, i in self._groups]
@@ -70,23 +74,53 @@ class StreamedRecords:
 
     @property
     def column_names(self) -> list[str]:
-        return list(self.columns)
+        return [*self.columns, *(["caption"] if self._captions is not None else [])]
+
+    def has_column(self, name: str) -> bool:
+        """Whether the files have a column of that name, read or not."""
+        return name in self._there
+
+    def select_columns(self, names: str | list[str]) -> "StreamedRecords":
+        """The same records with fewer columns: the others are not fetched."""
+        names = [names] if isinstance(names, str) else list(names)
+        chosen = copy.copy(self)
+        chosen.columns = {name: self.columns[name] for name in names if name in self.columns}
+        chosen.features = Features({name: self.features[name] for name in names if name in self.features})
+        chosen._captions = self._captions if "caption" in names else None
+        chosen._forget()
+        return chosen
+
+    def with_captions(self, captions: list[str]) -> "StreamedRecords":
+        """The same records with these captions, one each, in the place of any that they have."""
+        if len(captions) != len(self):
+            raise ValueError(f"There are {len(captions)} captions for {len(self)} records.")
+        captioned = self.select_columns([name for name in self.columns if name != "caption"])
+        captioned._captions = list(captions)
+        return captioned
 
     @property
     def facts(self) -> list:
         """What tells these records from others: an address names a commit, and a commit never changes."""
         return [*self.addresses, len(self)]
 
-    def __getitem__(self, index: int) -> dict:
-        """The record: `image` as `{"bytes", "path"}`, `segmentation_map` as int32 `(height, width)`.
+    def __getitem__(self, index: int | str) -> dict | list:
+        """The record of a number, or a column as a list, of which nothing else is fetched.
+
+        A record has `image` as `{"bytes", "path"}`, `segmentation_map` as int32 `(height, width)`.
 
         Raises: `IndexError`; `ValueError` for a map that holds other ids than the labels have; `OSError` where the
             Hub stays away.
         """
+        if isinstance(index, str):
+            return self._column(index)
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} records, numbered from 0; {index} is none of them.")
         group = int(np.searchsorted(self._starts, index, "right")) - 1
         record = dict(self._read(group)[index - int(self._starts[group])])
+        if self._captions is not None:
+            record["caption"] = self._captions[index]
+        if "segmentation_map" not in record:
+            return record
         try:
             with open_image(record["segmentation_map"]) as mask:
                 record["segmentation_map"] = self.decoder.decode(mask, record.get("segments_info"))
@@ -103,7 +137,20 @@ class StreamedRecords:
                 start = stop
         return found + ([range(start, len(self))] if start < len(self) else [])
 
+    def _column(self, name: str) -> list:
+        if name == "caption" and self._captions is not None:
+            return list(self._captions)
+        if name == "image_id" and name not in self.columns:
+            return [f"{index:08d}" for index in range(len(self))]
+        alone = self.select_columns(name)
+        counts = np.diff(self._starts).tolist()  # the last group may be cut by max_records
+        return [row[name] for group, count in enumerate(counts) for row in alone._read(group)[:count]]
+
     def _read(self, group: int) -> list[dict]:
+        with self._lock:  # captions are made by several threads
+            return self._read_locked(group)
+
+    def _read_locked(self, group: int) -> list[dict]:
         if group in self._cache:
             self._cache.move_to_end(group)
             return self._cache[group]
@@ -126,8 +173,19 @@ class StreamedRecords:
             self._files[shard] = _open(self.addresses[shard])
         return self._files[shard]
 
+    def _forget(self) -> None:
+        """Begin without connections and without anything in memory."""
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._cache: OrderedDict[int, list[dict]] = OrderedDict()
+        self._sizes: dict[int, int] = {}
+        self._lock = threading.Lock()
+
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_files": {}, "_cache": OrderedDict(), "_sizes": {}}  # workers connect themselves
+        return {name: v for name, v in self.__dict__.items() if name not in ("_files", "_cache", "_sizes", "_lock")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._forget()  # workers connect themselves
 
 
 def _open(address: str) -> pq.ParquetFile:
@@ -146,6 +204,40 @@ def _retry(call, before_again=lambda: None):
             logger.warning("Reading from the Hub failed (%s); again in %d s.", type(error).__name__, wait)
             time.sleep(wait)
             before_again()
+
+
+def read_split(data: DataConfig, split: str, max_records: int | None) -> Dataset | StreamedRecords:
+    """The records of one split as `data` describes their source: streamed if it says so and they lie on the Hub."""
+    # `datasets` would download all splits of a repository to read one. What lies here needs no stream.
+    is_streamed = data.streaming and data.dataset_name != SCENES and not os.path.isdir(data.dataset_name)
+    return (stream_split if is_streamed else load_split)(data, split, max_records)
+
+
+def join_streams(parts: list[StreamedRecords], names: list[str]) -> StreamedRecords:
+    """The records of several streams, one after the other.
+
+    Args:
+        names: of the parts, for errors.
+    Raises: `ValueError` for parts with other labels or columns than the first.
+    """
+    first = parts[0]
+    labels = labels_of(first)
+    for name, part in zip(names, parts, strict=True):
+        other = labels_of(part)
+        if other.id2label != labels.id2label or other.ignore_index != labels.ignore_index:
+            raise ValueError(f"{names[0]} and {name} have different labels; they cannot be used together.")
+        if part.columns != first.columns:
+            raise ValueError(f"{names[0]} and {name} have different columns; they cannot be streamed together.")
+    joined = copy.copy(first)
+    joined.addresses, groups, starts = [], [], [np.zeros(1, np.int64)]
+    for part in parts:
+        used = part._groups[: len(part._starts) - 1]  # fewer than it has after max_records
+        groups += [(len(joined.addresses) + shard, number) for shard, number in used]
+        joined.addresses += part.addresses
+        starts.append(starts[-1][-1] + part._starts[1:])
+    joined._groups, joined._starts = groups, np.concatenate(starts)
+    joined._forget()
+    return joined
 
 
 def stream_split(data: DataConfig, split: str, max_records: int | None) -> StreamedRecords:

@@ -1,6 +1,6 @@
 """Synthetic records from the trained generators."""
 
 from .engine import synthesize
-from .shards import load_synthetic
+from .shards import load_synthetic, stream_synthetic
 
-__all__ = ["load_synthetic", "synthesize"]
+__all__ = ["load_synthetic", "stream_synthetic", "synthesize"]

@@ -18,6 +18,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets, load_datase
 from huggingface_hub import hf_hub_download
 
 from seggen_hf.data.schema import attach_labels, record_features, write_json
+from seggen_hf.data.streamed import StreamedRecords, join_streams, stream_records
 from seggen_hf.labels import LabelSet
 from seggen_hf.synthesis.manifest import KINDS, MANIFEST, Plan, Shard
 
@@ -110,6 +111,25 @@ def load_synthetic(
         if other.id2label != labels[0].id2label or other.ignore_index != labels[0].ignore_index:
             raise ValueError(f"{paths[0]} and {path} have different labels; they cannot be used together.")
     return parts[0] if len(parts) == 1 else attach_labels(concatenate_datasets(parts), labels[0])
+
+
+def stream_synthetic(
+    path_or_paths: str | Sequence[str], revision: str | None = None, config_name: str | None = None
+) -> StreamedRecords:
+    """Published synthetic records as a stream, of one Hub id or several; `config_name` chooses a round or a kind.
+
+    Raises: `ValueError` as `stream_records` and `join_streams` do, and for samples that people decided on, which are
+        chosen from before a training.
+    """
+    given = path_or_paths.split(",") if isinstance(path_or_paths, str) else path_or_paths
+    paths = [path.strip() for path in given if path.strip()]
+    parts = []
+    for path in paths:
+        part = stream_records(path, revision=revision, config_name=config_name)
+        if part.has_column(DECISION):
+            raise ValueError(f"{path} has a column {DECISION!r}, which a stream does not read; drop --streaming.")
+        parts.append(part)
+    return join_streams(parts, paths)
 
 
 def _load_folder(folder: Path, kinds: Sequence[str] | None) -> Dataset:

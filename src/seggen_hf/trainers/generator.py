@@ -16,7 +16,9 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DCondit
 from PIL import Image as PILImage
 
 from ..config import GeneratorConfig
+from ..data.mixture import shuffle_windows
 from ..data.schema import read_image, read_map
+from ..data.streamed import StreamedRecords
 from ..data.transforms import cover_crop_map, flip_pair, random_zoom_crop
 from ..digests import records_digest, weights_digest
 from ..miniature import resolve_base
@@ -90,7 +92,7 @@ class GeneratorTask:
 
     Args:
         base (`StableDiffusionXLPipeline`): float32 on the CPU; the task owns its modules from here on.
-        records (`Dataset`): image, segmentation_map and caption columns.
+        records (`Dataset` or `StreamedRecords`): image, segmentation_map and caption columns.
         labels (`LabelSet`): the labels of the maps.
     """
 
@@ -146,8 +148,9 @@ class GeneratorTask:
         self._columns = columns
         self._records = records.select_columns([name for name in columns if name != "caption"])
         for name in self._records.column_names:
-            if isinstance(self._records.features[name], Image):
+            if isinstance(self._records.features[name], Image) and self._records.features[name].decode:
                 self._records = self._records.cast_column(name, Image(decode=False))
+        self._maps = self._records.select_columns(["segmentation_map"])  # of a stream, images are not fetched with it
 
     @property
     def colormap(self) -> dict:
@@ -182,13 +185,16 @@ class GeneratorTask:
         }
 
     def _survey(self) -> list[int]:
-        """Up to 32 records, evenly spread: what sizes are judged by before all of them are read."""
+        """Up to 32 records, evenly spread: what sizes are judged by before all of them are read. Of a stream the first
+        ones: the others lie in as many row groups."""
+        if isinstance(self._original, StreamedRecords):
+            return list(range(min(32, self.num_records)))
         return np.unique(np.linspace(0, self.num_records - 1, 32).astype(int)).tolist()
 
     def _count_variants(self) -> int:
         """Views cached of each record: as many as asked for, but no more than can differ."""
         ratio = self.size[0] / self.size[1]
-        shapes = (read_map(self._records[i]["segmentation_map"]).shape for i in self._survey())
+        shapes = (read_map(self._maps[i]["segmentation_map"]).shape for i in self._survey())
         if self.config.max_crop_zoom > 1 or any(h / w != ratio for h, w in shapes):
             return self.config.cache_variants
         return min(self.config.cache_variants, 2 if self.config.random_flip else 1)
@@ -266,10 +272,15 @@ class GeneratorTask:
         encoders = {name: getattr(self.base, name) for name in ("vae", "text_encoder", "text_encoder_2")}
         vocabulary = [sorted(t.get_vocab().items()) for t in (self.base.tokenizer, self.base.tokenizer_2)]
         return {
-            "records": records_digest(self._original, self._columns),
+            "records": self._digest_records(),
             "encoders": weights_digest(encoders),
             "vocabulary": hashlib.blake2b(json.dumps(vocabulary).encode(), digest_size=16).hexdigest(),
         }
+
+    def _digest_records(self) -> str:
+        if isinstance(self._original, StreamedRecords):
+            return digest_of({"streamed": self._original.facts, "captions": self.captions})
+        return records_digest(self._original, self._columns)
 
     def facts(self) -> dict:
         """Digests of records, labels with their colors, and the base."""
@@ -317,7 +328,7 @@ class GeneratorTask:
     def _check_maps(self) -> None:
         """Refuse maps that the codec cannot paint before anything is encoded; a survey, not all of them."""
         for index in self._survey():
-            self.codec.encode(read_map(self._records[index]["segmentation_map"]))
+            self.codec.encode(read_map(self._maps[index]["segmentation_map"]))
 
     def _move_frozen(self) -> None:
         """Move what else is frozen to `self.device` and `self.weight_dtype`."""
@@ -325,6 +336,11 @@ class GeneratorTask:
     def _move_encoders(self, device: torch.device) -> None:
         for module in (self.base.vae, self.base.text_encoder, self.base.text_encoder_2):
             module.to(device)
+
+    def epoch_order(self, rng: np.random.Generator) -> np.ndarray:
+        """A permutation of the records; of a stream without a cache one that keeps to what was fetched."""
+        is_fetched_again = isinstance(self._original, StreamedRecords) and not self.config.cache_latents
+        return shuffle_windows(self.num_records, self._original.windows() if is_fetched_again else None, rng)
 
     def parameter_groups(self) -> list[dict]:
         return [{"params": [p for p in self.trainable.parameters() if p.requires_grad]}]
@@ -392,7 +408,7 @@ class GeneratorTask:
 
     def resized_map(self, index: int) -> np.ndarray:
         """A record's map as training sees it without zoom: the middle window of the training size, int32."""
-        return cover_crop_map(read_map(self._records[index]["segmentation_map"]), self.size)
+        return cover_crop_map(read_map(self._maps[index]["segmentation_map"]), self.size)
 
     @contextlib.contextmanager
     def sampling(self):

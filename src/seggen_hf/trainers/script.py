@@ -9,7 +9,7 @@ from datasets import Dataset
 from ..config import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
 from ..data.captions import TEMPLATE, add_captions
 from ..data.schema import labels_of
-from ..data.sources import load_split
+from ..data.streamed import read_split
 from .loop import Run, build_accelerator, train
 
 
@@ -37,7 +37,7 @@ def train_generator(task_class, config: GeneratorConfig, data: DataConfig, capti
     """Load the training records, caption those that have no caption, and train. Collective."""
     accelerator = build_accelerator(config)
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
-        records = load_split(data, data.train_split, data.max_train_records)
+        records = read_split(data, data.train_split, data.max_train_records)
         records = _captioned(records, config, caption)
     run = train(task_class.from_config(config, records, labels_of(records)), config, accelerator)
     accelerator.end_training()
