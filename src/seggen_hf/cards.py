@@ -49,7 +49,8 @@ class RunCards:
     """The cards of what a run made, from its recipe and the markers, scores and counts in its folder.
 
     Args:
-        repos: Hub ids of what is or will be published, under `text2mask`, `mask2img`, `lora`, `controlnet`, `dataset`
+        repos: Hub ids of what is or will be published, under `text2mask`, `mask2img`, `lora`, `controlnet`,
+            `controlnet-lora`, `dataset`
             and `segmenter-ARM`; a card without its own id says PATH_OR_ID, and others are not linked.
     """
 
@@ -77,17 +78,19 @@ class RunCards:
         }
 
     def pipeline(self, name: str, pictures: Sequence[str] = (), adapter: str | None = None) -> str:
-        """The card of `text2mask` or `mask2img`, or of what was trained of it alone: the `lora`, the `controlnet`.
+        """The card of `text2mask` or `mask2img`, or of what was trained of it alone: the `lora`, `controlnet` or
+        `controlnet-lora`.
 
         `pictures`: of `labels.png`, `samples.png`, those that lie beside it.
         """
         section = getattr(self.recipe, name)
-        base = section.base_model if is_hub_id(section.base_model) else None
+        base = self._public_model(section.base_model)
         facts = self._facts(adapter or name, pictures) | _training_facts(read_marker(self.run / name))
         facts |= {
             "inference_steps": getattr(self.recipe.synthesis, f"{name}_steps"),
             "guidance": getattr(self.recipe.synthesis, f"{name}_guidance"),
             "conditioning_scale": self.recipe.synthesis.conditioning_scale,
+            "controlnet": self._public_model(getattr(section, "controlnet_model", None)),
             "base": "miniature" if section.base_model == "miniature" else base,  # a folder says nothing to others
         }
         data = ModelCardData(
@@ -98,6 +101,10 @@ class RunCards:
             pipeline_tag="text-to-image",
         )
         return fill_card(adapter or name, facts, data.to_yaml())
+
+    @staticmethod
+    def _public_model(name: str | None) -> str | None:
+        return name if name and is_hub_id(name) else None
 
     def segmenter(self, arm: str, seed: int, pictures: Sequence[str] = ()) -> str:
         """The card of one training of one arm, with its scores if there are any."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import yaml
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 from huggingface_hub import HfApi
 
 from . import metric_modules
@@ -39,6 +39,11 @@ from .synthesis.shards import dataset_configs
 KINDS = ("text2mask", "mask2img", "segmenter", "dataset")
 NAMED = ("adapters", "metrics", "space")
 STAGED = "hub"
+ADAPTERS = (
+    ("lora", "text2mask", stage_lora),
+    ("controlnet", "mask2img", stage_controlnet),
+    ("controlnet-lora", "mask2img", stage_lora),
+)
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.py")
 ROUND_MARK, ROUND_END = "<!-- round {} -->", "<!-- end of round {} -->"
 
@@ -66,7 +71,7 @@ class Plan:
             "mask2img": ("mask2img",),
             "segmenter": (f"segmenter-{self.arm}",),
             "dataset": ("dataset",),
-            "adapters": ("lora", "controlnet"),
+            "adapters": ("lora", "controlnet", "controlnet-lora"),
             "metrics": (),  # of no run
             "space": ("space",),
         }
@@ -177,6 +182,11 @@ class Staged:
         folder = self.plan.run / "synthetic"
         return load_synthetic(folder) if read_marker(folder) else None
 
+    @cached_property
+    def real(self) -> Dataset:
+        """The run's real records with their captions."""
+        return load_from_disk(self.plan.run / "captions")
+
     def folder(self, key: str) -> Path:
         return self.plan.run / STAGED / self.plan.repos[key].partition("/")[2]
 
@@ -193,9 +203,9 @@ def _stage_segmenter(staged: Staged) -> Artifact:
 
 
 def _stage_adapters(staged: Staged) -> list[Artifact]:
-    """What was trained of a pipeline alone. Raises: `ValueError` if neither can stand alone, with both reasons."""
+    """What was trained of a pipeline alone. Raises: `ValueError` if nothing can stand alone, with the reasons."""
     artifacts, reasons = [], []
-    for key, kind, stage_one in (("lora", "text2mask", stage_lora), ("controlnet", "mask2img", stage_controlnet)):
+    for key, kind, stage_one in ADAPTERS:
         folder = staged.folder(key)
         if not read_marker(staged.plan.run / kind):
             reasons.append(f"{staged.plan.run / kind} is not finished.")
@@ -288,6 +298,9 @@ def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
     """The pictures that a card can show; generated samples only, never a real image."""
     drawn = [draw_legend(staged.codec, folder / "labels.png").name]
     records = staged.synthetic
+    if kind in ("controlnet", "controlnet-lora"):  # the snippet of its card shows it
+        row = staged.real[0] if records is None else records[spread(len(records))[-1]]
+        save_color_map(row["segmentation_map"], staged.codec, folder / "color_map.png")
     if records is None:
         return drawn
     chosen = [i for i, k in enumerate(records["kind"]) if kind not in ("text2mask", "lora") or k == "masksyn"]
@@ -297,8 +310,6 @@ def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
         drawn.append("example.png")
     elif rows:
         drawn.append(draw_samples(rows, staged.codec, folder / "samples.png").name)
-    if rows and kind == "controlnet":
-        save_color_map(rows[-1]["segmentation_map"], staged.codec, folder / "color_map.png")
     return drawn
 
 

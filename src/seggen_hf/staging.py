@@ -84,13 +84,13 @@ def stage_segmenter(source: Path, target: Path) -> Path:
 
 
 def stage_lora(source: Path, target: Path) -> Path:
-    """What `load_lora_weights` takes: the adapter that a LoRA training left in `source`/lora.
+    """What `load_lora_weights` (Text2Mask) or `load_lora_adapter` (a ControlNet) takes, from `source`/lora.
 
     Raises: `ValueError` if the training was no LoRA.
     """
     name = "pytorch_lora_weights.safetensors"
     if not (source / "lora" / name).is_file():
-        raise ValueError(f"{source} was trained whole; with text2mask.lora_rank above 0 there is an adapter to push.")
+        raise ValueError(f"{source} was trained whole; with {source.name}.lora_rank above 0 there is a LoRA to push.")
     _clear(target)
     _link(source / "lora" / name, target / name)
     return target

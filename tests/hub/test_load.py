@@ -13,6 +13,7 @@ from hub_server import HubServer
 from PIL import Image
 
 SEGGEN = ["-m", "seggen_hf.cli"]
+KINDS = ("text2mask", "mask2img")
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
 DRAW = """
     import sys
@@ -224,18 +225,27 @@ def test_the_snippets_of_the_cards_run_as_printed(hub, run_client, pushed, name)
 def test_adapters_load_on_the_base_that_they_were_trained_from(
     hub, run_client, pushed, tiny_recipe, miniature_dir, tmp_path
 ):
-    """The LoRA and the ControlNet alone, as their cards print it, draw what the whole pipelines draw."""
+    """LoRA, ControlNet and a ControlNet's LoRA alone, as their cards print it, draw what the whole pipelines draw."""
     run_client([*SEGGEN, "push", str(pushed), "--namespace", "seggen", "--only", "adapters"])
     with_lora = tmp_path / "lora"
-    settings = ["--set", "text2mask.lora_rank=2", "--set", "text2mask.learning_rate=0.02", "--set", "name=adapted"]
-    run_client([*SEGGEN, "run", str(tiny_recipe), "--out", str(with_lora), "--until", "text2mask", *settings])
-    run_client([*SEGGEN, "push", str(with_lora), "--namespace", "seggen", "--only", "text2mask,adapters"])
+    start = pushed / "mask2img" / "controlnet"
+    settings = ["name=adapted", f"mask2img.controlnet_model={start}"]
+    settings += [f"{kind}.{value}" for kind in KINDS for value in ("lora_rank=2", "learning_rate=0.02")]
+    settings = [word for setting in settings for word in ("--set", setting)]
+    run_client([*SEGGEN, "run", str(tiny_recipe), "--out", str(with_lora), "--until", "mask2img", *settings])
+    run_client([*SEGGEN, "push", str(with_lora), "--namespace", "seggen", "--only", "text2mask,mask2img,adapters"])
     drawn = {}
-    for repo_id, whole in (("adapted-text2mask-lora", "adapted-text2mask"), ("tiny-controlnet", "tiny-mask2img")):
+    alone = {
+        "adapted-text2mask-lora": "adapted-text2mask",
+        "adapted-controlnet-lora": "adapted-mask2img",
+        "tiny-controlnet": "tiny-mask2img",
+    }
+    for repo_id, whole in alone.items():
         card = hub.store.repo("models", f"seggen/{repo_id}").read("README.md").decode()
         (snippet,) = SNIPPET.findall(card)
         (tmp_path / repo_id).mkdir()
         snippet = snippet.replace("FOLDER_OF_THE_BASE", str(miniature_dir))
+        snippet = snippet.replace("FOLDER_OF_THE_CONTROLNET", str(start))
         run_client(["-c", snippet], bare=True, cwd=tmp_path / repo_id)
         (picture,) = (tmp_path / repo_id).glob("*.png")
         drawn[whole] = np.array(Image.open(picture)).astype(int)
@@ -249,13 +259,14 @@ def test_adapters_load_on_the_base_that_they_were_trained_from(
     generator = lambda: torch.Generator().manual_seed(0)
     pipe = Text2MaskPipeline.from_pretrained("seggen/adapted-text2mask", use_safetensors=True)
     pipe(caption, generator=generator(), **settings).color_maps[0].save(sys.argv[1] + "/adapted-text2mask.png")
-    pipe = Mask2ImgPipeline.from_pretrained("seggen/tiny-mask2img", use_safetensors=True)
-    color_map = Image.open(hf_hub_download("seggen/tiny-controlnet", "color_map.png")).convert("RGB")
-    segmentation_map = pipe.codec.decode(np.array(color_map)).segmentation_map
-    image = pipe(caption, segmentation_map=segmentation_map, generator=generator(), **settings).images[0]
-    image.save(sys.argv[1] + "/tiny-mask2img.png")
+    for whole, repo in (("tiny-mask2img", "tiny-controlnet"), ("adapted-mask2img", "adapted-controlnet-lora")):
+        pipe = Mask2ImgPipeline.from_pretrained("seggen/" + whole, use_safetensors=True)
+        color_map = Image.open(hf_hub_download("seggen/" + repo, "color_map.png")).convert("RGB")
+        segmentation_map = pipe.codec.decode(np.array(color_map)).segmentation_map
+        image = pipe(caption, segmentation_map=segmentation_map, generator=generator(), **settings).images[0]
+        image.save(sys.argv[1] + "/" + whole + ".png")
     """
-    caption = re.search(r'pipe\(\n    "(.*)",\n', card)[1]
+    caption = re.search(r'pipe\(\n    "(.*)",\n', card)[1]  # the same in all
     run_client(code, tmp_path, caption)
     for whole, alone in drawn.items():
         assert np.abs(np.array(Image.open(tmp_path / f"{whole}.png")).astype(int) - alone).max() <= 1

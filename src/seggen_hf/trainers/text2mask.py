@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 
 from ..config import SynthesisConfig, Text2MaskConfig
@@ -133,7 +132,7 @@ class Text2MaskTask(GeneratorTask):
     def _save_lora(self, folder: Path) -> None:
         StableDiffusionXLPipeline.save_lora_weights(
             folder,
-            unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(self.base.unet)),
+            unet_lora_layers=get_peft_model_state_dict(self.base.unet),  # peft's names, which diffusers reads too
             safe_serialization=True,
             unet_lora_adapter_metadata=self.base.unet.peft_config["default"].to_dict(),
         )
