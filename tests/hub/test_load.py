@@ -259,6 +259,13 @@ def test_adapters_load_on_the_base_that_they_were_trained_from(
     generator = lambda: torch.Generator().manual_seed(0)
     pipe = Text2MaskPipeline.from_pretrained("seggen/adapted-text2mask", use_safetensors=True)
     pipe(caption, generator=generator(), **settings).color_maps[0].save(sys.argv[1] + "/adapted-text2mask.png")
+    whole = Text2MaskPipeline.from_pretrained("seggen/tiny-text2mask", use_safetensors=True)
+    colors = lambda: draw(whole, height=64, width=64).color_maps
+    before = colors()
+    whole.load_lora_weights("seggen/adapted-text2mask-lora")  # on a pipeline of ours, as on any of diffusers
+    assert np.abs(colors() - before).max() > 1e-3
+    whole.unload_lora_weights()
+    assert np.array_equal(colors(), before)
     for whole, repo in (("tiny-mask2img", "tiny-controlnet"), ("adapted-mask2img", "adapted-controlnet-lora")):
         pipe = Mask2ImgPipeline.from_pretrained("seggen/" + whole, use_safetensors=True)
         color_map = Image.open(hf_hub_download("seggen/" + repo, "color_map.png")).convert("RGB")

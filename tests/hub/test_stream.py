@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from hub_clients import Clients
 from hub_faults import Faults
 from hub_server import HubServer
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 TRAINING = Path(__file__).parents[2] / "training"
 TRAIN = TRAINING / "train_seg.py"
@@ -130,3 +132,19 @@ def test_a_private_stream_needs_its_token(run_client, tmp_path):
     result = run_client(train_command(tmp_path / "out", "--streaming", "true"), token=None, check=False)
     assert result.returncode == 1 and "error: seggen/real is no folder here" in result.stderr
     assert "Traceback" not in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_run_on_a_data_set_of_the_hub_publishes_its_scores_in_both_forms(hub, run_client, tiny_recipe, tmp_path):
+    run = tmp_path / "run"
+    changes = ["name=onhub", "data.dataset_name=seggen/real", "data.test_splits=[test]", "evaluation.arms=[real]"]
+    settings = [word for change in changes for word in ("--set", change)]
+    run_client(["-m", "seggen_hf.cli", "run", str(tiny_recipe), "--out", str(run), *settings])
+    run_client(["-m", "seggen_hf.cli", "push", str(run), "--namespace", "seggen", "--only", "segmenter"])
+    score = json.loads((run / "results.json").read_text())["scores"][0]["mIoU"]
+    repo = hub.store.repo("models", "seggen/onhub-segmenter")
+    (entry,) = parse_eval_result_entries(yaml.safe_load(repo.read(".eval_results/mean_iou.yaml")))
+    assert (entry.dataset_id, entry.value) == ("seggen/real", round(score, 4))
+    assert entry.task_id == "test-mean_iou" and "real arm, seed 0" in entry.notes
+    (result,) = ModelCard(repo.read("README.md").decode()).data.eval_results
+    assert (result.dataset_type, result.dataset_split) == ("seggen/real", "test")
+    assert (result.metric_type, result.metric_value) == ("mean_iou", round(score, 4))
