@@ -507,11 +507,12 @@ def demo(
         raise WrongArguments(str(error)) from error
     _quiet_libraries()
     try:
-        from .demo.server import serve
+        from .demo.server import check_address, serve
     except ModuleNotFoundError as error:
         raise ValueError(f"The demo needs {error.name}: pip install 'seggen_hf[demo]'") from error
     from .demo.models import load_models
 
+    check_address(host, port)
     out = out or (run or Path("runs")) / "demo"
     serve(load_models(config, segmenter), out, host, port, caption, open_browser, _say)
 

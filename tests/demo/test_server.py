@@ -77,6 +77,25 @@ def test_files_outside_its_own_folder_are_not_served(demo, tiny_run):
     assert httpx.get(picture["url"]).content.startswith(b"\x89PNG")  # what it drew, it serves
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Host": "127.0.0.1.evil.example"},
+    ],
+)
+def test_pages_of_other_sites_cannot_use_it(demo, headers):
+    address = f"{demo.url}/gradio_api/queue/join"
+    body = json.dumps({"data": draw(), "fn_index": DRAW, "session_hash": "x"})
+    for kind in ("application/json", "text/plain"):
+        assert httpx.post(address, content=body, headers=headers | {"Content-Type": kind}).status_code == 403
+    assert httpx.get(demo.url, headers=headers).status_code == 403
+    own = demo.url.rsplit(":", 1)[1]
+    assert httpx.get(demo.url, headers={"Origin": demo.url, "Host": f"localhost:{own}"}).status_code == 200
+
+
 def test_uploads_and_long_requests_are_refused(demo):
     for address in ("/gradio_api/upload", "/upload", "/gradio_api/upload/", "/gradio_api/upload?upload_id=x"):
         assert httpx.post(demo.url + address, files={"files": ("x.png", b"x")}).status_code in (403, 404)
@@ -135,6 +154,13 @@ def test_who_comes_when_the_queue_is_full_is_told(demo):
     for visitor in visitors:
         visitor.join()
     assert answers.count(200) >= QUEUED and 503 in answers
+
+
+def test_a_taken_port_is_told_in_one_line(demo, tiny_run, tmp_path):
+    port = demo.url.rsplit(":", 1)[1]
+    command = [sys.executable, "-m", "seggen_hf.cli", "demo", str(tiny_run), "--port", port, "--out", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and result.stderr.splitlines() == [f"error: {port} is taken; give another --port."]
 
 
 def test_the_models_are_named_before_anything_is_loaded(tiny_run, tmp_path):

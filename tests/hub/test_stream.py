@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets import load_from_disk
 from hub_clients import Clients
 from hub_faults import Faults
 from hub_server import HubServer
 from huggingface_hub import ModelCard, parse_eval_result_entries
+
+from seggen_hf import load_synthetic
 
 TRAINING = Path(__file__).parents[2] / "training"
 TRAIN = TRAINING / "train_seg.py"
@@ -148,3 +151,18 @@ def test_a_run_on_a_data_set_of_the_hub_publishes_its_scores_in_both_forms(hub, 
     (result,) = ModelCard(repo.read("README.md").decode()).data.eval_results
     assert (result.dataset_type, result.dataset_split) == ("seggen/real", "test")
     assert (result.metric_type, result.metric_value) == ("mean_iou", round(score, 4))
+
+
+def test_every_command_that_reads_data_takes_an_id(run_client, tiny_run, tmp_path):
+    seggen = ["-m", "seggen_hf.cli"]
+    found = run_client([*seggen, "doctor", "seggen/real", "--split", "train", "--json"])
+    assert json.loads(found.stdout)["problems"] == []
+    run_client([*seggen, "caption", "seggen/real", str(tmp_path / "captions"), "--recaption"])
+    assert all(load_from_disk(tmp_path / "captions")["caption"])
+    models = ["--mask2img", str(tiny_run / "mask2img"), "--set", "mask2img_steps=1"]
+    run_client([*seggen, "synthesize", "seggen/real", str(tmp_path / "synthetic"), *models])
+    assert len(load_synthetic(tmp_path / "synthetic")) == 8
+    segmenter = tiny_run / "segmenter-real" / "seed-0"
+    scored = run_client([*seggen, "evaluate", str(segmenter), "seggen/real", "--split", "test", "--json"])
+    (row,) = json.loads(scored.stdout)
+    assert row["num_images"] == 4 and 0 <= row["mIoU"] <= 1

@@ -1,13 +1,16 @@
 """Serving the page: on this machine only unless told otherwise, without uploads, with a bounded queue."""
 
+import errno
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -47,6 +50,23 @@ class Limits:
             return message
 
         return await self.app(scope, counted, send)
+
+
+class LocalOnly:
+    """ASGI middleware for a page that listens on this machine: pages of other sites, open in the same browser, cannot
+    use it, neither by their own name for this machine's address nor by requests across sites."""
+
+    def __init__(self, app: Callable):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            addresses = [b"http://" + headers.get(b"host", b""), headers.get(b"origin", b"http://localhost")]
+            names = {urlsplit(address.decode("latin-1")).hostname for address in addresses}
+            if names - {"127.0.0.1", "localhost"}:
+                return await _refuse(send, 403)
+        return await self.app(scope, receive, send)
 
 
 async def _refuse(send, status: int) -> None:
@@ -102,7 +122,7 @@ def serve(
             footer_links=[],
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from elsewhere
             css=CSS,
-            app_kwargs={"middleware": [Middleware(Limits)]},
+            app_kwargs={"middleware": [Middleware(Limits), *([Middleware(LocalOnly)] if host == LOCAL else [])]},
         )
         say(f"The demo is at {page.local_url}; what you keep and reject goes to {out}. Ctrl-C stops it.")
         _wait_for_the_end()
@@ -110,6 +130,17 @@ def serve(
         page.close(verbose=False)
         models.close()
         shutil.rmtree(pictures, ignore_errors=True)
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raise `OSError` if this machine cannot listen there; before models are loaded for it."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port or 0))
+        except OSError as error:
+            told = f"{port} is taken; give another --port" if error.errno == errno.EADDRINUSE else str(error)
+            raise OSError(f"{told}.") from error
 
 
 def _wait_for_the_end() -> None:
