@@ -457,17 +457,24 @@ def _to_uint8(rgb):
     return np.ascontiguousarray(np.clip(np.rint(rgb * 255), 0, 255).astype(np.uint8))
 
 
-def _join_small_regions(segmentation_map, min_region_area):
-    """Give each pixel of a region under `min_region_area` the label of the nearest pixel of a larger one, in place."""
+def connected_regions(values: np.ndarray) -> np.ndarray:
+    """The connected regions (4-neighbours) of equal values of (H, W), numbered from 0."""
     from scipy import ndimage  # here, so that the pipelines load where scipy is absent
 
-    height, width = segmentation_map.shape
-    # All labels' regions at once: pixels on the even places of a doubled grid, bridges between equal neighbours.
+    height, width = values.shape
+    # All values' regions at once: pixels on the even places of a doubled grid, bridges between equal neighbours.
     bridges = np.zeros((2 * height - 1, 2 * width - 1), dtype=np.uint8)
     bridges[::2, ::2] = 1
-    bridges[1::2, ::2] = segmentation_map[1:] == segmentation_map[:-1]
-    bridges[::2, 1::2] = segmentation_map[:, 1:] == segmentation_map[:, :-1]
-    regions = ndimage.label(bridges)[0][::2, ::2]
+    bridges[1::2, ::2] = values[1:] == values[:-1]
+    bridges[::2, 1::2] = values[:, 1:] == values[:, :-1]
+    return ndimage.label(bridges)[0][::2, ::2] - 1
+
+
+def _join_small_regions(segmentation_map, min_region_area):
+    """Give each pixel of a region under `min_region_area` the label of the nearest pixel of a larger one, in place."""
+    from scipy import ndimage
+
+    regions = connected_regions(segmentation_map)
     small = (np.bincount(regions.reshape(-1)) < min_region_area)[regions]
     if small.any() and not small.all():
         nearest = ndimage.distance_transform_edt(small, return_distances=False, return_indices=True)
