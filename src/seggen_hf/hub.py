@@ -1,8 +1,9 @@
 """The only place that writes to the Hub: one commit a repository, retried, and compared file by file afterwards.
 
-`huggingface_hub` retries its uploads of large files and nothing else: at a bad connection nearly every push raises
-somewhere. All calls here are repeated on what passes by itself (connections, 408, 409, 412, 425, 429, 5xx); repeating
-is harmless, since large files that arrived are not sent again and a commit without a change is none.
+`huggingface_hub` retries its uploads of large files and its lists of files, and not what makes repositories, branches
+and commits or asks about them: at a bad connection nearly every push raises somewhere. All calls here are repeated on
+what passes by itself (connections, 408, 409, 412, 425, 429, 5xx); repeating is harmless, since large files that
+arrived are not sent again and a commit without a change is none.
 """
 
 import hashlib

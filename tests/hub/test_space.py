@@ -86,3 +86,11 @@ def test_a_space_is_pushed_after_its_models_and_runs_by_itself(hub, clients, tin
     assert (folder / "decisions" / "labels.json").is_file()
     app.terminate()
     assert app.wait(30) == 0
+
+    # The same page on a machine that has seggen_hf, as the card prints it.
+    (line,) = re.findall(r"^seggen (demo .*)$", repo.read("README.md", "main").decode(), re.MULTILINE)
+    app = clients.start([*SEGGEN, *line.split()])
+    while "The demo is at" not in (told := app.stderr.readline()):
+        assert told, app.stdout.read()
+    app.terminate()
+    assert app.wait(30) == 0
