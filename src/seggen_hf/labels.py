@@ -192,6 +192,10 @@ class LabelSet:
 
     # Writing
 
+    def fits(self, other: "LabelSet") -> bool:
+        """Whether maps of both sets can be used together: the same names under the same ids, the same void."""
+        return self.id2label == other.id2label and self.ignore_index == other.ignore_index
+
     def to_dict(self) -> dict:
         """What labels.json holds: plain lists, numbers and strings."""
         categories = []

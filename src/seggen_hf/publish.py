@@ -238,7 +238,7 @@ def _stage_metrics(staged: Staged) -> list[Artifact]:
 def _stage_space(staged: Staged) -> Artifact:
     """The demo, which takes its models from where they are published. Raises: `ValueError` if one is not finished."""
     plan = staged.plan
-    config, _, caption = models_of_run(plan.run)
+    config = models_of_run(plan.run)[0]
     models = {}
     for name in ("text2mask", "mask2img"):
         model = getattr(config, f"{name}_model")
@@ -248,8 +248,7 @@ def _stage_space(staged: Staged) -> Artifact:
     if read_marker(plan.run / f"segmenter-{plan.arm}" / f"seed-{plan.seed}"):
         models["segmenter"] = plan.repo(f"segmenter-{plan.arm}")
     repo = plan.repo("space")
-    facts = staged.cards.shared | {"repo": repo, "caption": caption}
-    folder = stage_space(staged.folder("space"), config, models, facts)
+    folder = stage_space(staged.folder("space"), config, models, staged.cards.shared)
     return Artifact(
         repo, "space", folder, staged.private, (*WEIGHTS, "*.dist-info/*"), sdk="gradio", needs=tuple(models.values())
     )

@@ -40,7 +40,7 @@ def stage_space(target: Path, config: SynthesisConfig, models: Mapping[str, str]
     Args:
         config: sampling settings of the generators.
         models: Hub ids under `text2mask`, `mask2img` and, if there is one, `segmenter`.
-        facts: of the card: run, repo, dataset, caption, label_names.
+        facts: of the card: run, caption, label_names.
     """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

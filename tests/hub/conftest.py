@@ -16,6 +16,14 @@ def hub(tmp_path):
     assert not server.errors, "\n".join(server.errors)
 
 
+@pytest.fixture(scope="module")
+def module_hub(tmp_path_factory):
+    """The same for all tests of a file, which read what was pushed once."""
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+    assert not server.errors, "\n".join(server.errors)
+
+
 @pytest.fixture
 def clients(hub, tmp_path):
     (tmp_path / "clients").mkdir()

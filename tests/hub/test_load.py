@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_clients import Clients
-from hub_server import HubServer
 from PIL import Image
 
 SEGGEN = ["-m", "seggen_hf.cli"]
@@ -37,11 +36,8 @@ DRAW = """
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """One Hub for all tests of this file: they read what was pushed once."""
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
-        yield server
-    assert not server.errors, "\n".join(server.errors)
+def hub(module_hub):
+    return module_hub
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import yaml
 from datasets import load_from_disk
 from hub_clients import Clients
 from hub_faults import Faults
-from hub_server import HubServer
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from seggen_hf import load_synthetic
@@ -36,10 +35,8 @@ REAL = """
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
-        yield server
-    assert not server.errors, "\n".join(server.errors)
+def hub(module_hub):
+    return module_hub
 
 
 @pytest.fixture(scope="module")

@@ -36,18 +36,25 @@ SCENES = "scenes"
 FORMAT = 2  # raised when conversion changes, so that older caches are left alone
 
 
+def reading_of(data: DataConfig) -> dict:
+    """What `data` says about how its source is read, under the names that `load_records` has."""
+    return {
+        "image_column": data.image_column,
+        "mask_column": data.mask_column,
+        "zero_is_void": data.zero_is_void,
+        "config_name": data.dataset_config_name,
+        "revision": data.dataset_revision,
+    }
+
+
 def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset:
     """The records of one split as `data` describes their source; scenes are drawn at its height and width."""
     return load_records(
         data.dataset_name,
         split,
-        image_column=data.image_column,
-        mask_column=data.mask_column,
         labels=data.labels,
         max_records=max_records,
-        zero_is_void=data.zero_is_void,
-        config_name=data.dataset_config_name,
-        revision=data.dataset_revision,
+        **reading_of(data),
         size=(data.height, data.width) if data.dataset_name == "scenes" else None,
     )
 

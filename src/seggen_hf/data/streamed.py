@@ -24,7 +24,7 @@ from seggen_hf.config import DataConfig
 from seggen_hf.data.hub_source import columns_of, labels_for
 from seggen_hf.data.map_decoder import LabelFile, MapDecoder, read_label_file
 from seggen_hf.data.schema import labels_of, open_image, with_labels
-from seggen_hf.data.sources import SCENES, load_split
+from seggen_hf.data.sources import SCENES, load_split, reading_of
 from seggen_hf.labels import LabelSet
 
 logger = logging.getLogger(__name__)
@@ -223,8 +223,7 @@ def join_streams(parts: list[StreamedRecords], names: list[str]) -> StreamedReco
     first = parts[0]
     labels = labels_of(first)
     for name, part in zip(names, parts, strict=True):
-        other = labels_of(part)
-        if other.id2label != labels.id2label or other.ignore_index != labels.ignore_index:
+        if not labels.fits(labels_of(part)):
             raise ValueError(f"{names[0]} and {name} have different labels; they cannot be used together.")
         if part.columns != first.columns:
             raise ValueError(f"{names[0]} and {name} have different columns; they cannot be streamed together.")
@@ -245,13 +244,9 @@ def stream_split(data: DataConfig, split: str, max_records: int | None) -> Strea
     return stream_records(
         data.dataset_name,
         split,
-        image_column=data.image_column,
-        mask_column=data.mask_column,
         labels=read_label_file(data.labels) if data.labels else None,
         max_records=max_records,
-        zero_is_void=data.zero_is_void,
-        config_name=data.dataset_config_name,
-        revision=data.dataset_revision,
+        **reading_of(data),
     )
 
 

@@ -26,8 +26,7 @@ class Decisions:
     def __init__(self, folder: str | Path, labels: LabelSet):
         self.folder, self.labels = Path(folder), labels
         if (self.folder / "labels.json").is_file():
-            there = LabelSet.from_file(self.folder)
-            if there.id2label != labels.id2label or there.ignore_index != labels.ignore_index:
+            if not labels.fits(LabelSet.from_file(self.folder)):
                 raise ValueError(f"{self.folder} holds samples with other labels; give another --out.")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)

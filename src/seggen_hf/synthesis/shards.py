@@ -108,7 +108,7 @@ def load_synthetic(
     ]
     labels = [LabelSet.from_records(part) for part in parts]
     for path, other in zip(paths, labels, strict=True):
-        if other.id2label != labels[0].id2label or other.ignore_index != labels[0].ignore_index:
+        if not labels[0].fits(other):
             raise ValueError(f"{paths[0]} and {path} have different labels; they cannot be used together.")
     return parts[0] if len(parts) == 1 else attach_labels(concatenate_datasets(parts), labels[0])
 

@@ -103,7 +103,7 @@ class SegmenterTask:
     ):
         if synthetic_records is not None and len(synthetic_records):
             found = labels_of(synthetic_records)
-            if (found.id2label, found.ignore_index) != (labels.id2label, labels.ignore_index):
+            if not labels.fits(found):
                 raise ValueError(
                     f"--synthetic_dataset {config.synthetic_dataset} has the labels {list(found.label2id)[:8]}, the "
                     f"real records {list(labels.label2id)[:8]}; synthesize from the same data set."
