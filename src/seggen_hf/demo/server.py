@@ -124,8 +124,10 @@ def serve(
             css=CSS,
             app_kwargs={"middleware": [Middleware(Limits), *([Middleware(LocalOnly)] if host == LOCAL else [])]},
         )
+        ended = _await_signals()  # before anybody is told that they may stop it
         say(f"The demo is at {page.local_url}; what you keep and reject goes to {out}. Ctrl-C stops it.")
-        _wait_for_the_end()
+        while not ended.wait(1.0 if sys.platform == "win32" else None):
+            pass
     finally:
         page.close(verbose=False)
         models.close()
@@ -143,9 +145,9 @@ def check_address(host: str, port: int | None) -> None:
             raise OSError(f"{told}.") from error
 
 
-def _wait_for_the_end() -> None:
+def _await_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set, from now on."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    while not ended.wait(1.0 if sys.platform == "win32" else None):
-        pass
+    return ended
