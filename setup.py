@@ -13,6 +13,7 @@ install_requires = [
     "peft>=0.21",
     "pillow>=12.3",
     "pyarrow>=26.0",
+    "pycocotools>=2.0.11",
     "pyyaml>=6.0",
     "safetensors>=0.8",
     "scipy>=1.17",

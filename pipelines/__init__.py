@@ -4,12 +4,14 @@ import importlib
 
 _MODULE_OF = {
     "ColormapCodec": "seggen_colormap",
-    "ColormapPipelineMixin": "seggen_colormap",
+    "ColormapPipelineMixin": "seggen_pipeline",
     "DecodedMaps": "seggen_colormap",
-    "encode_condition": "seggen_colormap",
+    "encode_condition": "seggen_pipeline",
     "generate_palette": "seggen_colormap",
     "packing_bound": "seggen_colormap",
-    "resize_nearest": "seggen_colormap",
+    "resize_nearest": "seggen_pipeline",
+    "DecodedPanoptic": "seggen_panoptic",
+    "PanopticCodec": "seggen_panoptic",
     "Mask2ImgOutput": "pipeline_mask2img",
     "Mask2ImgPipeline": "pipeline_mask2img",
     "Text2MaskOutput": "pipeline_text2mask",

@@ -16,7 +16,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from .seggen_colormap import ColormapPipelineMixin, encode_condition
+from .seggen_pipeline import ColormapPipelineMixin, encode_condition
 
 
 @dataclass
@@ -34,8 +34,8 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
     """A ControlNet on SDXL, conditioned on color maps, with the codec that paints them.
 
     Args: those of `StableDiffusionXLControlNetPipeline`, with one ControlNet and without watermarker, and
-        colormap (`dict`): `ColormapCodec.to_dict()` of the codec that painted the training maps, and the height and
-            width of the training, if known.
+        colormap (`dict`): `to_dict()` of the `ColormapCodec` or `PanopticCodec` that painted the training maps, and
+            the height and width of the training, if known.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
         *,
         height: int | None = None,
         width: int | None = None,
+        segments_info: list | None = None,
         max_color_distance: float = 0.0,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -92,6 +93,9 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
                 - color maps in this pipeline's colors: PIL RGB or RGBA (without its alpha), uint8 arrays
                   `(H, W, 3)` or `(B, H, W, 3)`, tensors `(3, H, W)` or `(B, 3, H, W)`, uint8 (what `codec.encode`
                   makes of a tensor) or floats in [0, 1].
+            segments_info (list, optional): of a panoptic pipeline: then `segmentation_map` holds segment ids (integers
+                `(H, W)`, 0 for void), and this `id` and `category_id` of each segment; a list of such lists for
+                several maps. Label ids without segments have the first color of their label.
             height, width (`int`, optional): of the images, multiples of the VAE's factor. Those of the first map,
                 rounded down, if not given, so that images fit their maps, which are resized by nearest neighbour.
             max_color_distance (`float`): how far (0-255 RGB units) the pixels of color maps may lie from the palette.
@@ -107,7 +111,7 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
         """
         # 1. Refuse what is no map of this pipeline's labels before a denoising step is paid for.
         self.check_call_arguments(StableDiffusionXLControlNetPipeline, kwargs, taken=("image",))
-        maps = self.read_segmentation_maps(segmentation_map, max_color_distance)
+        maps = self.read_conditions(segmentation_map, segments_info, max_color_distance)
         self._check_count(maps, prompt, kwargs.get("prompt_embeds"))
         if (height is None or width is None) and len({m.shape for m in maps}) > 1:
             raise ValueError(
@@ -119,7 +123,7 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
         self.check_size(height, width)
 
         # 2. The condition, painted as in training.
-        condition = encode_condition(self.codec, maps, height, width)  # (B, 3, H, W) in [0, 1]
+        condition = encode_condition(self.color_codec, maps, height, width)  # (B, 3, H, W) in [0, 1]
 
         # 3. The stock loop.
         images = super().__call__(
@@ -133,8 +137,20 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
         )[0]
         return Mask2ImgOutput(images=images) if return_dict else (images,)
 
+    def read_conditions(self, segmentation_map, segments_info=None, max_color_distance=0.0) -> list[np.ndarray]:
+        """What `color_codec` paints, `(H, W)` each: label ids, or color indices of a panoptic pipeline."""
+        if segments_info is None:
+            return self.read_segmentation_maps(segmentation_map, max_color_distance)
+        if self.panoptic_codec is None:
+            raise ValueError("segments_info is given, but this pipeline was trained without segments; leave it out.")
+        maps = [m for item in _as_list(segmentation_map) for m in _as_list(_read_values(item)[0], rank=2)]
+        infos = [segments_info] if segments_info and isinstance(segments_info[0], dict) else list(segments_info)
+        if len(maps) != len(infos):
+            raise ValueError(f"There are {len(maps)} maps and {len(infos)} lists of segments; give one for each map.")
+        return [self.panoptic_codec.index(m, info) for m, info in zip(maps, infos, strict=True)]
+
     def read_segmentation_maps(self, segmentation_map, max_color_distance: float = 0.0) -> list[np.ndarray]:
-        """Label ids `(H, W)` of each given map, whichever form it has; see `__call__`."""
+        """Ids `(H, W)` of each given map, whichever form it has, as `color_codec` paints them; see `__call__`."""
         if segmentation_map is None:
             raise ValueError("Mask2ImgPipeline needs segmentation_map: label ids or color maps, one for each caption.")
         if isinstance(segmentation_map, (list, tuple)):
@@ -149,9 +165,10 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
                     f"A segmentation_map of shape {values.shape} and type {values.dtype} is neither label ids, "
                     f"integers (H, W) or (B, H, W), nor an RGB color map."
                 )
-            return list(values) if values.ndim == 3 else [values]
+            maps = list(values) if values.ndim == 3 else [values]
+            return [self.panoptic_codec.index_labels(m) for m in maps] if self.panoptic_codec else maps
 
-        maps, distances = self.codec.decode(values, max_distance=max_color_distance or None)
+        maps, distances = self.color_codec.decode(values, max_distance=max_color_distance or None)
         if not max_color_distance and distances.max() > 0:
             share = float((distances > 0).mean())
             raise ValueError(
@@ -169,6 +186,13 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
         captions = [prompt] if isinstance(prompt, str) else prompt if prompt is not None else prompt_embeds
         if len(maps) not in (1, len(captions)):
             raise ValueError(f"There are {len(maps)} maps for {len(captions)} captions; give one, or one for each.")
+
+
+def _as_list(given, rank: int | None = None) -> list:
+    """A list of maps as it is, a batch taken apart, one map alone."""
+    if isinstance(given, (list, tuple)):
+        return list(given)
+    return list(given) if rank is not None and given.ndim == rank + 1 else [given]
 
 
 def _read_values(given) -> tuple[np.ndarray, bool]:

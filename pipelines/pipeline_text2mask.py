@@ -16,7 +16,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from .seggen_colormap import ColormapPipelineMixin
+from .seggen_pipeline import ColormapPipelineMixin
 
 
 @dataclass
@@ -27,19 +27,23 @@ class Text2MaskOutput(BaseOutput):
             as `output_type` asks; the latents for `output_type="latent"`.
         segmentation_maps: label ids (int64) and `ignore_index`: list of `(H, W)` arrays, `(B, H, W)` array or tensor.
         distances: of each pixel to its label's color (float32, 0-255 RGB units), in the same form.
+        panoptic_maps: of a panoptic pipeline: list of `(H, W)` int32 arrays of segment ids, 0 for void.
+        segments_infos: of a panoptic pipeline: for each map a list of dicts, see `DecodedPanoptic`.
     """
 
     color_maps: list[PIL.Image.Image] | np.ndarray | torch.Tensor
     segmentation_maps: list[np.ndarray] | np.ndarray | torch.Tensor | None
     distances: list[np.ndarray] | np.ndarray | torch.Tensor | None
+    panoptic_maps: list[np.ndarray] | None = None
+    segments_infos: list[list[dict]] | None = None
 
 
 class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
     """SDXL fine-tuned on (caption, color map) pairs, with the codec that reads its color maps.
 
     Args: those of `StableDiffusionXLPipeline`, without watermarker, and
-        colormap (`dict`): `ColormapCodec.to_dict()` of the codec that painted the training maps, and the height and
-            width of the training, if known.
+        colormap (`dict`): `to_dict()` of the `ColormapCodec` or `PanopticCodec` that painted the training maps, and
+            the height and width of the training, if known.
     """
 
     def __init__(
@@ -91,12 +95,13 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
             height, width (`int`, optional): of the maps, multiples of 8; those of the training if not given.
             max_color_distance (`float`, optional): pixels further than this from every label's color become
                 `ignore_index`; 0-255 RGB units; `None` always takes the nearest.
-            min_region_area (`int`): smaller regions join their surroundings; 0 keeps all.
+            min_region_area (`int`): smaller regions join their surroundings; 0 keeps all (of a panoptic pipeline all
+                from 2 pixels at 64 x 64, and in proportion to the sides above).
             output_type (`str`): `"pil"`, `"np"`, `"pt"`, or `"latent"`, which is not decoded.
             kwargs: every other argument of `StableDiffusionXLPipeline.__call__`: num_inference_steps, guidance_scale,
                 guidance_rescale, generator, num_images_per_prompt, latents, callback_on_step_end, ...
-        Returns: `Text2MaskOutput`, or the tuple of its fields. Pixels that are no numbers (the VAE overflowed in half
-            precision) are `ignore_index`, at distance infinity, and black.
+        Returns: `Text2MaskOutput`, or the tuple of those of its fields that are not None. Pixels that are no numbers
+            (the VAE overflowed in half precision) are `ignore_index`, at distance infinity, and black.
         Raises: `ValueError` for a pipeline without codec; `TypeError` for an argument that SDXL's pipeline lacks.
         """
         # 1. Refuse what cannot be decoded before a denoising step is paid for.
@@ -121,7 +126,17 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
         # 3. Nearest palette color of each pixel, ignore_index where none is near.
         broken = ~rgb.isfinite().all(dim=1)  # (B, H, W)
         rgb = rgb.nan_to_num(0.0)
-        maps, distances = self.codec.decode(rgb, max_color_distance, min_region_area)  # (B, H, W) each
+        panoptic_maps = segments_infos = None
+        if self.panoptic_codec:
+            pixels = rgb.float().movedim(1, -1).cpu().numpy()
+            read = [self.panoptic_codec.decode(p, max_color_distance, min_region_area or None) for p in pixels]
+            panoptic_maps, segments_infos = [r.panoptic_map for r in read], [r.segments_info for r in read]
+            maps, distances = (
+                torch.from_numpy(np.stack(part)).to(rgb.device)
+                for part in ([r.segmentation_map for r in read], [r.distance for r in read])
+            )
+        else:
+            maps, distances = self.codec.decode(rgb, max_color_distance, min_region_area)  # (B, H, W) each
         maps[broken], distances[broken] = self.codec.ignore_index, torch.inf
 
         # 4. The form that was asked for.
@@ -130,9 +145,8 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
             maps, distances = maps.cpu().numpy(), distances.cpu().numpy()
         if output_type == "pil":
             rgb, maps, distances = self.image_processor.numpy_to_pil(rgb), list(maps), list(distances)
-        if not return_dict:
-            return (rgb, maps, distances)
-        return Text2MaskOutput(color_maps=rgb, segmentation_maps=maps, distances=distances)
+        output = Text2MaskOutput(rgb, maps, distances, panoptic_maps, segments_infos)
+        return output if return_dict else output.to_tuple()
 
     def check_decoding(self, max_color_distance, min_region_area, output_type) -> None:
         """Refuse a call whose result could not be read. `check_inputs` is the name of the stock loop's own check."""

@@ -5,7 +5,6 @@ palette is not published; the one here keeps colors nearly as far apart as a sph
 """
 
 import functools
-import inspect
 import itertools
 import math
 from collections.abc import Mapping
@@ -479,89 +478,3 @@ def _join_small_regions(segmentation_map, min_region_area):
     if small.any() and not small.all():
         nearest = ndimage.distance_transform_edt(small, return_distances=False, return_indices=True)
         segmentation_map[...] = segmentation_map[tuple(nearest)]
-
-
-# Pipelines
-
-
-def resize_nearest(segmentation_map, height: int, width: int):
-    """Resize label ids `(..., H, W)` to the ids of the nearest pixel centers (as PIL's NEAREST); never mixes ids."""
-    rows = (np.arange(height) * 2 + 1) * segmentation_map.shape[-2] // (2 * height)
-    columns = (np.arange(width) * 2 + 1) * segmentation_map.shape[-1] // (2 * width)
-    return segmentation_map[..., rows[:, None], columns]
-
-
-def encode_condition(codec: ColormapCodec, segmentation_maps, height: int, width: int) -> torch.Tensor:
-    """The condition of Mask2Img, in training and inference alike.
-
-    Args:
-        segmentation_maps: label ids, `(H, W)`, `(B, H, W)` or a list of `(H, W)` of any sizes; numpy, torch or PIL.
-    Returns: `torch.Tensor` `(B, 3, height, width)`, float32 in [0, 1], on the CPU.
-    """
-    if isinstance(segmentation_maps, (list, tuple)):
-        maps = list(segmentation_maps)
-    else:
-        maps = [segmentation_maps] if len(np.shape(segmentation_maps)) == 2 else list(segmentation_maps)
-    maps = [m.cpu().numpy() if isinstance(m, torch.Tensor) else np.asarray(m) for m in maps]
-    rgb = codec.encode(np.stack([resize_nearest(m, height, width) for m in maps]))
-    return torch.from_numpy(rgb).movedim(-1, 1).float() / 255  # (B, 3, height, width)
-
-
-class ColormapPipelineMixin:
-    """What both pipelines share: a codec that lives in the config (`colormap`), and loading our own repositories."""
-
-    @property
-    def codec(self) -> ColormapCodec:
-        """The codec described by the pipeline's `colormap` config."""
-        colormap = self.config.colormap
-        if not colormap:
-            raise ValueError(
-                f"This {type(self).__name__} has no color map description. Pass colormap=codec.to_dict(), of the "
-                f"codec that it was trained with, to {type(self).__name__}(...) or to from_pretrained."
-            )
-        cached = self.__dict__.get("_codec")
-        if cached is None or cached[0] is not colormap:
-            cached = (colormap, ColormapCodec.from_dict(colormap))
-            self.__dict__["_codec"] = cached  # diffusers' __setattr__ looks every name up in the config
-        return cached[1]
-
-    @property
-    def trained_size(self) -> tuple[int, int]:
-        """Height and width that the training had; the U-Net's own where `colormap` does not tell."""
-        colormap, stock = self.config.colormap or {}, self.unet.config.sample_size * self.vae_scale_factor
-        return colormap.get("height") or stock, colormap.get("width") or stock
-
-    def check_size(self, height: int, width: int) -> None:
-        """Refuse sizes that the VAE cannot make: images and maps would differ in size."""
-        factor = self.vae_scale_factor
-        if height < 1 or width < 1 or height % factor or width % factor:
-            raise ValueError(
-                f"height and width are {height} and {width}; {type(self).__name__} makes multiples of {factor}."
-            )
-
-    @staticmethod
-    def check_call_arguments(stock_class, arguments, taken=()) -> None:
-        """Refuse arguments that the stock `__call__` lacks: it would swallow a misspelt one without a word."""
-        known = set(inspect.signature(stock_class.__call__).parameters) - {"self", "kwargs", *taken}
-        unknown = sorted(set(arguments) - known)
-        if unknown:
-            raise TypeError(f"There is no argument {', '.join(unknown)}; {stock_class.__name__} has {sorted(known)}.")
-
-    @classmethod
-    def _dict_from_json_file(cls, json_file, **kwargs):
-        """Our repositories name their class as [file, class], for `trust_remote_code`; an installed class needs none.
-
-        diffusers reads model_index.json here, and would else ask even this class to run the repository's code.
-        """
-        config = super()._dict_from_json_file(json_file, **kwargs)
-        name = config.get("_class_name")
-        if isinstance(name, list) and name[-1] == cls.__name__:
-            config["_class_name"] = cls.__name__
-        return config
-
-    @classmethod
-    def from_pipe(cls, pipeline, **kwargs):
-        """As in diffusers, but keeps the components' dtype: its default casts those of `pipeline` to float32 too."""
-        if "torch_dtype" not in kwargs:
-            kwargs.setdefault("dtype", pipeline.dtype)
-        return super().from_pipe(pipeline, **kwargs)

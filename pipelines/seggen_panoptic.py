@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .seggen_colormap import ColormapCodec, connected_regions, generate_palette
+from .seggen_colormap import ColormapCodec, _read_labels, connected_regions, generate_palette
 
 CODINGS = ("shades", "edges")
 REACH = 2  # pixels: instances of one class no further apart than this get different shades
@@ -23,48 +23,85 @@ class DecodedPanoptic(NamedTuple):
         panoptic_map: (H, W) int32 segment ids from 1, 0 for void.
         segments_info: a dict each with id, category_id, isthing, iscrowd, area (pixels), bbox (x, y, width, height).
         distance: (H, W) float32, of each pixel to the nearest color that a map may hold, 0-255 RGB units.
+        segmentation_map: (H, W) int64 label ids, ignore_index for void.
     """
 
     panoptic_map: np.ndarray
     segments_info: list[dict]
     distance: np.ndarray
+    segmentation_map: np.ndarray
 
 
 class PanopticCodec:
-    """Paints panoptic maps and reads them back.
+    """Paints panoptic maps and reads them back, by way of color indices: one integer for each color of the maps.
 
     Args:
         labels (`LabelSet`, or a dict as in labels.json): ids 0..C-1, things marked.
         coding: `shades` or `edges`.
         num_shades (`int`): colors of each thing class under `shades`; four suffice for any planar map.
+        palette (array, optional): RGB of each color index; generated if not given.
+        void_color (RGB triple, optional): stands for void; generated if not given.
+
+    Attributes:
+        colors (`ColormapCodec`): paints color indices.
+        plain (`ColormapCodec`): paints label ids with the first color of each, for maps without segments.
+        label_of_color (int64 array): the label of each color index, `-1` for that of outlines.
     """
 
-    def __init__(self, labels, coding: str = "shades", num_shades: int = 4):
+    def __init__(self, labels, coding: str = "shades", num_shades: int = 4, palette=None, void_color=None):
         if coding not in CODINGS:
             raise ValueError(f"There is no coding {coding!r}; there are {', '.join(CODINGS)}.")
         if num_shades < 2:
             raise ValueError(f"num_shades is {num_shades}; touching instances need at least 2.")
         self.coding, self.num_shades = coding, num_shades if coding == "shades" else 1
-        plain = ColormapCodec(labels)
-        self.id2label, self.things, self.num_labels = plain.id2label, plain.things, plain.num_labels
-        counts = [self.num_shades if label in plain.things else 1 for label in range(plain.num_labels)]
-        self.label_of_color = np.repeat(np.arange(plain.num_labels), counts)
-        self._first_color = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        if coding == "edges":
-            self.colors = plain
-        else:
-            palette, _, void_color = _shaded_palette(tuple(counts))
-            names = {color: f"{plain.id2label[label]} {color}" for color, label in enumerate(self.label_of_color)}
-            self.colors = ColormapCodec(names, palette=palette, void_color=void_color)
+        entries, ignore_index, _ = _read_labels(labels)
+        self.things = [label for label, _, is_thing, _ in entries if is_thing]
+        counts = tuple(self.num_shades if is_thing else 1 for _, _, is_thing, _ in entries)
+        outlines = [-1] if coding == "edges" else []
+        self.label_of_color = np.concatenate([np.repeat(np.arange(len(counts)), counts), outlines]).astype(np.int64)
+        self._first_color = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+        if palette is None:
+            palette, void_color = _shaded_palette(counts) if coding == "shades" else _outlined_palette(len(counts))
+        colored = enumerate(self.label_of_color.tolist())
+        names = {c: "(edges)" if label < 0 else f"{entries[label][1]} {c}" for c, label in colored}
+        self.colors = ColormapCodec(names, palette=palette, void_color=void_color)
+        categories = [{"id": label, "name": name, "isthing": is_thing} for label, name, is_thing, _ in entries]
+        self.plain = ColormapCodec(
+            {"categories": categories, "ignore_index": ignore_index},
+            palette=self.colors.palette[self._first_color],
+            void_color=self.colors.void_color,
+        )
+        self.id2label, self.num_labels, self.ignore_index = self.plain.id2label, len(counts), ignore_index
+
+    def to_dict(self) -> dict:
+        """Plain JSON: that of `plain`, and under `panoptic` the coding and all colors; `from_dict` restores it."""
+        coding = {"coding": self.coding, "num_shades": self.num_shades, "colors": self.colors.palette.tolist()}
+        return self.plain.to_dict() | {"panoptic": coding}
+
+    @classmethod
+    def from_dict(cls, d: Mapping) -> "PanopticCodec":
+        coding = d["panoptic"]
+        num_shades = max(2, coding["num_shades"])
+        return cls(d, coding["coding"], num_shades, palette=coding["colors"], void_color=d["void_color"])
+
+    def __eq__(self, other):
+        return isinstance(other, PanopticCodec) and self.to_dict() == other.to_dict()
+
+    __hash__ = None
 
     def encode(self, panoptic_map: np.ndarray, segments_info: Sequence[Mapping]) -> np.ndarray:
-        """Paint segments.
+        """Paint segments: uint8 (H, W, 3). Arguments and errors as in `index`."""
+        return self.colors.encode(self.index(panoptic_map, segments_info))
+
+    def index(self, panoptic_map: np.ndarray, segments_info: Sequence[Mapping]) -> np.ndarray:
+        """The color index of each pixel.
 
         Args:
             panoptic_map: (H, W) integers, 0 for void.
             segments_info: `id` and `category_id` of each segment; those with `iscrowd` are painted void, since nobody
                 knows their instances.
-        Returns: uint8 (H, W, 3). Raises: `ValueError` for an id without an entry, and a category that is no label.
+        Returns: int64 (H, W), void is `colors.ignore_index`. Raises: `ValueError` for an id without an entry, and a
+            category that is no label.
         """
         ids, index = np.unique(panoptic_map, return_inverse=True)
         index = index.reshape(np.shape(panoptic_map))
@@ -75,13 +112,13 @@ class PanopticCodec:
         void = self.colors.ignore_index
         label = np.array([_label(known.get(i), void, self.num_labels) for i in ids.tolist()])
         if self.coding == "edges":
-            rgb = self.colors.encode(label[index])
-            rgb[outline(np.where(label == void, 0, np.arange(1, len(ids) + 1))[index])] = self.colors.edge_color
-            return rgb
+            found = label[index]
+            found[outline(np.where(label == void, 0, np.arange(1, len(ids) + 1))[index])] = self.num_labels
+            return found
         color = np.where(label == void, void, self._first_color[np.where(label == void, 0, label)])
         is_thing = np.isin(label, self.things)
         color[is_thing] += _choose_shades(index, label, is_thing, self.num_shades)[is_thing]
-        return self.colors.encode(color[index])
+        return color[index]
 
     def decode(self, rgb, max_distance: float | None = None, min_region_area: int | None = None) -> DecodedPanoptic:
         """Read segments: nearest color, connected regions of thing classes, all regions of a stuff class as one.
@@ -98,18 +135,11 @@ class PanopticCodec:
         if min_region_area is None:
             min_region_area = max(2, round(np.sqrt(rgb.shape[0] * rgb.shape[1]) / 32))
         void = self.colors.ignore_index
-        if self.coding == "edges":
-            decoded = self.colors.decode(rgb)
-            label, distance = decoded.segmentation_map, decoded.distance
-            off = np.square(_as_bytes(rgb).astype(np.int32) - self.colors.edge_color).sum(-1)
-            is_edge = (label == void) & (np.sqrt(off) <= distance + 0.01)
-            region = connected_regions(np.where(is_edge, -1, label))
-        else:
-            decoded = self.colors.decode(rgb, min_region_area=min_region_area)
-            color, distance = decoded.segmentation_map, decoded.distance
-            label = np.where(color == void, void, self.label_of_color[np.where(color == void, 0, color)])
-            is_edge = np.zeros(color.shape, bool)
-            region = connected_regions(color)
+        # Outlines are thinner than any region: fragments are joined before only where there are none.
+        decoded = self.colors.decode(rgb, min_region_area=min_region_area if self.coding == "shades" else 0)
+        color, distance = decoded.segmentation_map, decoded.distance
+        label = np.where(color == void, void, self.label_of_color[np.where(color == void, 0, color)])
+        is_edge, region = label < 0, connected_regions(color)
         far = np.zeros_like(is_edge) if max_distance is None else distance > max_distance
         small = is_edge | (np.bincount(region.reshape(-1)) < min_region_area)[region]
         if small.any() and not small.all():
@@ -120,7 +150,15 @@ class PanopticCodec:
         elif small.all():
             label = np.full(label.shape, void)
         label = np.where(far, void, label)
-        return DecodedPanoptic(*self._segments(label, region), distance)
+        segments = self._segments(label, region)
+        return DecodedPanoptic(*segments, distance, np.where(label == void, self.ignore_index, label))
+
+    def index_labels(self, segmentation_map: np.ndarray) -> np.ndarray:
+        """Color indices of label ids, where nothing is known of segments: the first color of each label."""
+        segmentation_map = np.asarray(segmentation_map)
+        self.plain.encode(segmentation_map)  # refuses ids that are no labels
+        is_void = segmentation_map == self.ignore_index
+        return np.where(is_void, self.colors.ignore_index, self._first_color[np.where(is_void, 0, segmentation_map)])
 
     def _segments(self, label: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, list[dict]]:
         """Ids from 1 in the order of the labels: a thing's region is a segment, a stuff class is one."""
@@ -208,15 +246,11 @@ def _near_pairs(index: np.ndarray, label: np.ndarray, is_thing: np.ndarray) -> l
     return [divmod(pair, count) for pair in sorted(found)]
 
 
-def _as_bytes(rgb: np.ndarray) -> np.ndarray:
-    return rgb if rgb.dtype == np.uint8 else np.clip(np.rint(rgb * 255), 0, 255).astype(np.uint8)
-
-
 @functools.lru_cache(maxsize=8)
 def _shaded_palette(counts: tuple[int, ...]):
     """Colors of all classes, `counts[label]` each: as far from each other as a palette of so many has them, and those
     of a class near each other, so that a color misread is likelier another instance than another class."""
-    palette, edge_color, void_color = generate_palette(sum(counts))
+    palette, _, void_color = generate_palette(sum(counts))
     free = list(map(tuple, palette.tolist()))
     chosen: list[list[tuple]] = [[] for _ in counts]
     for label in sorted(range(len(counts)), key=lambda i: (-counts[i], i)):  # balls first, while there is room
@@ -224,4 +258,10 @@ def _shaded_palette(counts: tuple[int, ...]):
         near = sorted(free, key=lambda color: (int(np.square(np.array(color) - center).sum()), color))
         chosen[label] = near[: counts[label]]
         free = [color for color in free if color not in chosen[label]]
-    return np.array([color for group in chosen for color in group], np.uint8), edge_color, void_color
+    return np.array([color for group in chosen for color in group], np.uint8), void_color
+
+
+def _outlined_palette(num_labels: int):
+    """One color a class, and last that of outlines."""
+    palette, edge_color, void_color = generate_palette(num_labels)
+    return np.concatenate([palette, [edge_color]]).astype(np.uint8), void_color

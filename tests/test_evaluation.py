@@ -3,9 +3,10 @@ import pytest
 
 from seggen_hf.data.schema import labels_of, read_image, read_map
 from seggen_hf.evaluation import evaluate_segmenter
+from seggen_hf.inference import predict_semantic
 from seggen_hf.labels import LabelSet
 from seggen_hf.metrics import MeanIoU
-from seggen_hf.segmenters import build_segmenter, predict_semantic
+from seggen_hf.segmenters import build_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,10 @@ def test_wrong_input_is_named(segmenter, scene_records):
     swapped = names | {0: names[1], 1: names[0]}
     with pytest.raises(ValueError, match=f"0: {names[0]} / {names[1]}, 1: {names[1]} / {names[0]}"):
         evaluate_segmenter(*segmenter, scene_records, labels=LabelSet.from_id2label(swapped))
-    with pytest.raises(ValueError, match="only semantic"):
-        evaluate_segmenter(*segmenter, scene_records, task="panoptic")
+    with pytest.raises(ValueError, match="one of semantic, panoptic, instance"):
+        evaluate_segmenter(*segmenter, scene_records, task="depth")
+    with pytest.raises(ValueError, match="the records have no panoptic_map"):
+        evaluate_segmenter(*segmenter, scene_records.remove_columns("panoptic_map"), task="panoptic")
     row = scene_records[0]
     broken = [{"image": row["image"], "segmentation_map": np.zeros((8, 8), np.uint8), "image_id": "x"}]
     with pytest.raises(ValueError, match="'x'.*64 x 64.*8 x 8"):

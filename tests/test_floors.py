@@ -29,6 +29,11 @@ FILE_FLOORS = {
     "hub": 1,
     "registration": 1,
     "evaluation": 2,
+    "inference": 2,
+    "segment_painting": 2,
+    "segments": 1,
+    "tasks": 1,
+    "segment_rules": 2,
     "markers": 2,
     "miniature": 2,
     "patch_code": 2,
@@ -155,8 +160,10 @@ def test_the_root_imports_nothing_and_only_the_top_imports_it():
     ("name", "allowed"),
     [
         ("seggen_colormap", {"numpy", "torch"}),
-        ("pipeline_text2mask", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_colormap"}),
-        ("pipeline_mask2img", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_colormap"}),
+        ("seggen_panoptic", {"numpy", ".seggen_colormap"}),
+        ("seggen_pipeline", {"numpy", "torch", ".seggen_colormap", ".seggen_panoptic"}),
+        ("pipeline_text2mask", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_pipeline"}),
+        ("pipeline_mask2img", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_pipeline"}),
     ],
 )
 def test_what_travels_to_the_hub_stands_alone(name, allowed):

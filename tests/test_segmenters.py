@@ -14,17 +14,10 @@ from transformers import (
     pipeline,
 )
 
+from seggen_hf.inference import describe_inference, inference_size, normalize, predict_semantic
 from seggen_hf.labels import LabelSet
 from seggen_hf.segmenter_configs import MINIATURES, named_config
-from seggen_hf.segmenters import (
-    build_segmenter,
-    describe_inference,
-    inference_size,
-    load_segmenter,
-    normalize,
-    predict_semantic,
-    semantic_scores,
-)
+from seggen_hf.segmenters import build_segmenter, load_segmenter
 
 LABELS = LabelSet.from_id2label({0: "sky", 1: "road", 2: "car"})
 
@@ -157,20 +150,6 @@ def test_to_score_with_other_labels_is_refused(folder, tmp_path):
     named_config("unit").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no weights"):
         load_segmenter(tmp_path, LABELS)
-
-
-@pytest.mark.parametrize("original", [(90, 131), (23, 40), (60, 90)])
-def test_strips_of_rows_give_the_scores_of_the_whole_image(original):
-    generator = torch.Generator().manual_seed(0)
-    classes = torch.randn(7, 5, generator=generator) * 2
-    masks = torch.randn(7, 16, 24, generator=generator) * 4
-    sizes, max_bytes = ((64, 96), (60, 90), original), 100_000
-    (whole,) = semantic_scores(classes, masks, *sizes)
-    strips = list(semantic_scores(classes, masks, *sizes, max_bytes=max_bytes))
-    assert len(strips) > 1 and all(4 * (2 * 7 + 4) * strip[0].numel() <= max_bytes for strip in strips)
-    joined = torch.cat(strips, dim=1)
-    torch.testing.assert_close(joined, whole, atol=1e-5, rtol=1e-5)
-    assert torch.equal(joined.argmax(0), whole.argmax(0))
 
 
 def test_half_precision_checkpoints_load_as_float32(segmenter, tmp_path):

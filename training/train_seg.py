@@ -23,6 +23,7 @@ from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.labels import LabelSet
 from seggen_hf.segmenters import load_segmenter
 from seggen_hf.synthesis import load_synthetic, stream_synthetic
+from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.dryrun import plan_segmenter
 from seggen_hf.trainers.loop import build_accelerator, train
 from seggen_hf.trainers.segmenter import SegmenterTask
@@ -72,7 +73,7 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
         is_streamed = data.streaming and not any(os.path.isdir(name.strip()) for name in names)
         synthetic_records = (stream_synthetic if is_streamed else load_synthetic)(config.synthetic_dataset, **where)
 
-    task = SegmenterTask.from_config(config, records, synthetic_records=synthetic_records)
+    task = SegmenterTask.from_config(config, records, synthetic_records=synthetic_records, task=data.task)
     run = train(task, config, accelerator)
 
     # The saved model, not the trained one: it holds the averaged weights if there are any.
@@ -88,7 +89,8 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
             batch_size=config.train_batch_size,
             accelerator=accelerator,
         )
-        accelerator.print(f"{split}: mIoU {results[split]['mIoU']} on {len(rows)} images")
+        metric = TASKS[data.task].metric
+        accelerator.print(f"{split}: {metric} {results[split][metric]} on {len(rows)} images")
     if accelerator.is_main_process:
         write_json(run.folder / "results.json", results)
     accelerator.end_training()

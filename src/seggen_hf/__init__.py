@@ -10,6 +10,7 @@ _MODULE_OF = {
     "LabelSet": "labels",
     "Mask2ImgPipeline": "pipelines",
     "Text2MaskPipeline": "pipelines",
+    "PanopticCodec": "pipelines",
     "evaluate_segmenter": "evaluation",
     "load_records": "data.sources",
     "load_synthetic": "synthesis",

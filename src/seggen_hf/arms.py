@@ -61,6 +61,8 @@ def check_arms(recipe: Recipe) -> None:
         if kinds and len(lacking) == len(kinds):
             settings = " and ".join(f"synthesis.{kind}_variants" for kind in lacking)
             raise ValueError(f"Arm {name!r} needs synthetic records, but {settings} is 0. Raise it or drop the arm.")
+        if name == "renderer" and recipe.data.tiles > 1:
+            raise ValueError("Arm 'renderer' draws whole scenes, and data.tiles cuts them. Drop one of the two.")
         if name == "renderer" and recipe.data.dataset_name != "scenes":
             raise ValueError(
                 f"Arm 'renderer' draws the built-in scenes anew; data.dataset_name is {recipe.data.dataset_name!r}. "

@@ -13,6 +13,7 @@ from .settings import build, find_recipe, nearest_name, read_yaml
 
 SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+TASKS = ("semantic", "instance", "panoptic")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
 MIXED_PRECISION = ("no", "fp16", "bf16")
 
@@ -57,11 +58,28 @@ class DataConfig:
     )
     max_train_records: int | None = field(default=None, metadata=_help("Use only the first records (lack of labels)."))
     max_test_records: int | None = field(default=None, metadata=_help("Score only the first records of a test split."))
+    panoptic_coding: str = field(
+        default="shades",
+        metadata=_help("Color maps tell instances apart by `shades` of their class, or `edges` around them (paper)."),
+    )
+    num_shades: int = field(default=4, metadata=_help("Shades of each thing class; four suffice for any map."))
+    tiles: int = field(
+        default=1,
+        metadata=_help(
+            "Cut each image into squares, this many along its short side, for training and scores alike: for images "
+            "with more segments than the segmenter has queries, and details too small for the generators."
+        ),
+    )
     height: int = field(default=64, metadata=_help("Height in pixels at which the generators work."))
     width: int = field(default=64, metadata=_help("Width in pixels at which the generators work."))
 
     def __post_init__(self):
-        _check(self.task in ("semantic",), "task", self.task, "semantic (instance and panoptic are not built yet)")
+        _check(self.task in TASKS, "task", self.task, f"one of {TASKS}")
+        codings = ("shades", "edges")
+        _check(self.panoptic_coding in codings, "panoptic_coding", self.panoptic_coding, f"one of {codings}")
+        _check(self.num_shades >= 2, "num_shades", self.num_shades, "at least 2")
+        _check(self.tiles >= 1, "tiles", self.tiles, "1 (images whole) or more")
+        _check(self.tiles == 1 or not self.streaming, "tiles", self.tiles, "1 with --streaming")
         for name in ("height", "width"):
             value = getattr(self, name)
             _check(value >= 16 and value % 8 == 0, name, value, "a multiple of 8, at least 16")
@@ -302,9 +320,17 @@ class SegmenterConfig(TrainingConfig):
     backbone_model: str | None = field(
         default=None, metadata=_help("Hub id or folder whose weights a backbone built from a config takes (R50).")
     )
+    num_queries: int | None = field(
+        default=None,
+        metadata=_help("Queries of the segmenter, more than an image has segments; those of model if not given."),
+    )
     backbone_lr_multiplier: float = field(default=0.1, metadata=_help("Learning rate factor of the backbone."))
     crop_height: int = field(default=512, metadata=_help("Height of training crops in pixels."))
     crop_width: int = field(default=512, metadata=_help("Width of training crops in pixels."))
+    inference_size: int | None = field(
+        default=None,
+        metadata=_help("Short side of images at inference, in pixels; the crop's shorter side if not given."),
+    )
     min_scale: float = field(default=0.5, metadata=_help("Smallest factor of large-scale jitter."))
     max_scale: float = field(default=2.0, metadata=_help("Largest factor of large-scale jitter."))
     random_flip: bool = field(default=True, metadata=_help("Mirror image and map together, half of the time."))
@@ -340,8 +366,9 @@ class SegmenterConfig(TrainingConfig):
             0 <= self.synthetic_until <= 1, "synthetic_until", self.synthetic_until, "a share of the steps, in [0, 1]"
         )
         _check(0 < self.min_scale <= self.max_scale, "min_scale", self.min_scale, "positive and at most max_scale")
-        for name in ("crop_height", "crop_width"):
-            _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        for name in ("crop_height", "crop_width", "num_queries", "inference_size"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, name, value, "positive")
         if self.synthetic_mode == "pretrain" and self.synthetic_until == 1:
             raise ValueError(
                 "--synthetic_mode pretrain needs --synthetic_until below 1: the share of the steps after which "
@@ -365,6 +392,12 @@ class EvaluationConfig:
     """How segmenters are scored and which arms are compared."""
 
     eval_batch_size: int = field(default=8, metadata=_help("Images per forward pass."))
+    object_threshold: float = field(
+        default=0.8, metadata=_help("Panoptic: least class probability of a segment (Mask2Former: 0.8).")
+    )
+    overlap_threshold: float = field(
+        default=0.8, metadata=_help("Panoptic: share of its mask that a segment must keep (Mask2Former: 0.8).")
+    )
     arms: list[str] = field(
         default_factory=lambda: ["real", "synthetic"],
         metadata=_help(
@@ -383,6 +416,8 @@ class EvaluationConfig:
         _check(len(self.seeds) > 0, "seeds", self.seeds, "at least one seed")
         _check_unique("seeds", self.seeds)
         _check(min(self.seeds) >= 0, "seeds", self.seeds, "0 or positive, each")
+        for name in ("object_threshold", "overlap_threshold"):
+            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
         _check(self.eval_batch_size > 0, "eval_batch_size", self.eval_batch_size, "positive")
 
 

@@ -1,15 +1,24 @@
-"""A segmenter on a data set -> scores, summed over processes."""
-
-from collections.abc import Iterator
+"""A segmenter on a data set -> scores of its task, summed over processes."""
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
-from .data.schema import labels_of, read_image, read_map
+from .data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
+from .inference import describe_inference, predict_queries, semantic_map
 from .labels import LabelSet
-from .metrics import MeanIoU
-from .segmenters import describe_inference, differing_labels, predict_semantic
+from .metrics import MaskAP, MeanIoU, PanopticQuality, instances_of
+from .segment_rules import (
+    MAX_INSTANCES,
+    OBJECT_THRESHOLD,
+    OVERLAP_THRESHOLD,
+    QueryOutput,
+    instance_masks,
+    panoptic_segments,
+)
+from .segmenters import differing_labels
+from .tasks import TASKS
 
 
 def evaluate_segmenter(
@@ -20,6 +29,7 @@ def evaluate_segmenter(
     batch_size: int = 8,
     accelerator: Accelerator | None = None,
     labels: LabelSet | None = None,
+    thresholds: tuple[float, float] = (OBJECT_THRESHOLD, OVERLAP_THRESHOLD),
 ) -> dict:
     """Score `model` on `records` at the images' original sizes.
 
@@ -28,29 +38,40 @@ def evaluate_segmenter(
 
     Args:
         model: a Mask2Former, not wrapped; it stays in its mode and on its device.
-        records: a `datasets.Dataset` (or sequence of dicts) with `image` and `segmentation_map`.
+        records: a `datasets.Dataset` (or sequence of dicts) with `image` and `segmentation_map`; for panoptic and
+            instance segmentation also `panoptic_map` and `segments_info`.
+        task: `semantic`, `panoptic` or `instance`.
         labels (`LabelSet`): by default those that `records` carries.
+        thresholds: of `panoptic_segments`, for the task panoptic.
 
-    Returns: the scores of `MeanIoU.compute` and `labels` ({id: name}), `num_images`, `task`; `protocol` also tells the
-    resolution. Raises: `ValueError` if model and records have different labels, or sizes of image and map differ.
+    Returns: shares in [0, 1], None where nothing was counted. For semantic the scores of `MeanIoU.compute`; for
+        panoptic `PQ`, `SQ`, `RQ`, these of things and stuff (`PQ_things`, ...), `AP` and its kin of the instances that
+        the same queries give, `mIoU`; for instance `AP`, `AP50`, `AP75`, `AP_small`, `AP_medium`, `AP_large`,
+        `boundary_AP`. For each task `per_label` ({id: mIoU, PQ or AP of the label}), `labels` ({id: name}),
+        `num_images`, `task` and `protocol`, which also tells the resolution.
+    Raises: `ValueError` if model and records have different labels, sizes of image and map differ, or the records lack
+        what the task is scored on.
     """
-    if task != "semantic":
-        raise ValueError(f"--task is {task!r}; only semantic segmentation can be scored so far.")
+    if task not in TASKS:
+        raise ValueError(f"--task is {task!r}; it must be one of {', '.join(TASKS)}.")
     labels = labels or labels_of(records)
+    check_columns("records", records, task)
     if differences := differing_labels(model.config.id2label, labels):
         raise ValueError(
             f"The segmenter and the records have other labels: {differences}. Score it on the labels that it was "
             "trained with."
         )
     rank, num_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    metric = MeanIoU(labels.num_labels, labels.ignore_index)
-    for images, maps in _batches(records, range(rank, len(records), num_processes), batch_size):
-        for predicted, target in zip(predict_semantic(model, processor, images, batch_size), maps, strict=True):
-            metric.update(predicted, target)
+    scores_of = {"semantic": SemanticScore, "instance": InstanceScore}
+    score = PanopticScore(labels, thresholds) if task == "panoptic" else scores_of[task](labels)
+    indices = range(rank, len(records), num_processes)
+    for start in range(0, len(indices), batch_size):
+        rows = [_read_row(records[index], task) for index in indices[start : start + batch_size]]
+        for place, output in predict_queries(model, processor, [row["image"] for row in rows], batch_size):
+            score.update(output, rows[place], indices[start + place])
     if accelerator is not None:
-        state = accelerator.reduce(torch.from_numpy(metric.state).to(accelerator.device), reduction="sum")
-        metric.state = state.cpu().numpy()
-    scores = metric.compute()
+        score.sum_over(accelerator)
+    scores = score.compute()
     return scores | {
         "protocol": f"{scores['protocol']} {describe_inference(processor)}",
         "labels": labels.id2label,
@@ -59,15 +80,118 @@ def evaluate_segmenter(
     }
 
 
-def _batches(records, indices: range, batch_size: int) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
-    for start in range(0, len(indices), batch_size):
-        rows = [records[index] for index in indices[start : start + batch_size]]
-        images = [read_image(row["image"]) for row in rows]
-        maps = [read_map(row["segmentation_map"]) for row in rows]
-        for row, image, segmentation_map in zip(rows, images, maps, strict=True):
-            if image.shape[:2] != segmentation_map.shape:
-                raise ValueError(
-                    f"Record {row.get('image_id')!r}: the image is {image.shape[1]} x {image.shape[0]} and its map "
-                    f"{segmentation_map.shape[1]} x {segmentation_map.shape[0]} pixels. `seggen doctor` lists such."
-                )
-        yield images, maps
+class SemanticScore:
+    """mIoU of one data set; the three scores are used alike."""
+
+    def __init__(self, labels: LabelSet):
+        self.miou = MeanIoU(labels.num_labels, labels.ignore_index)
+
+    def update(self, output: QueryOutput, row: dict, key: int) -> None:
+        """Add one image. `key` is its place in the data set, whichever process has it."""
+        self.miou.update(semantic_map(output), row["segmentation_map"])
+
+    def sum_over(self, accelerator: Accelerator) -> None:
+        """Add up what all processes counted (collective)."""
+        self.miou.state = _sum(accelerator, self.miou.state)
+
+    def compute(self) -> dict:
+        return self.miou.compute()
+
+
+class PanopticScore:
+    """PQ, and of the same queries AP and mIoU, as Mask2Former reports its panoptic models."""
+
+    def __init__(self, labels: LabelSet, thresholds: tuple[float, float]):
+        categories = _categories(labels)
+        self.things, self.thresholds = labels.things, thresholds
+        self.pq = PanopticQuality(categories)
+        self.ap = MaskAP(categories) if labels.things else None
+        self.miou = MeanIoU(labels.num_labels, labels.ignore_index)
+
+    def update(self, output: QueryOutput, row: dict, key: int) -> None:
+        target = row["panoptic_map"], row["segments_info"]
+        self.pq.update(panoptic_segments(output, self.things, *self.thresholds), target)
+        self.miou.update(semantic_map(output), row["segmentation_map"])
+        if self.ap is not None:
+            self.ap.update(instance_masks(output, self.things), instances_of(*target), key=key)
+
+    def sum_over(self, accelerator: Accelerator) -> None:
+        self.pq.counts, self.pq.iou = _sum(accelerator, self.pq.counts), _sum(accelerator, self.pq.iou)
+        self.miou.state = _sum(accelerator, self.miou.state)
+        if self.ap is not None:
+            self.ap.load_state(gather_object([self.ap.state]))
+
+    def compute(self) -> dict:
+        pq, miou = self.pq.compute(), self.miou.compute()
+        ap = self.ap.compute() if self.ap is not None else {"protocol": ""}
+        parts = {"": pq, "_things": pq["things"], "_stuff": pq["stuff"]}
+        object_threshold, overlap_threshold = self.thresholds
+        protocol = (
+            f"Segments: queries of class probability above {object_threshold:g} that keep {overlap_threshold:g} of "
+            f"their mask. {pq['protocol']} AP of up to {MAX_INSTANCES} instances of these queries: {ap['protocol']} "
+            f"mIoU: {miou['protocol']}"
+        )
+        return {
+            **{f"{name}{part}": scores[name.lower()] for part, scores in parts.items() for name in ("PQ", "SQ", "RQ")},
+            **{name: value for name, value in ap.items() if name.startswith("A")},
+            "mIoU": miou["mIoU"],
+            "per_label": {i: scores["pq"] for i, scores in pq["per_category"].items()},
+            "protocol": protocol,
+        }
+
+
+class InstanceScore:
+    """Mask AP and boundary AP."""
+
+    def __init__(self, labels: LabelSet):
+        if not labels.things:
+            raise ValueError(
+                "--task instance needs things, and no label is one; mark them with isthing in labels.json."
+            )
+        self.things = labels.things
+        self.ap = MaskAP(_categories(labels))
+        self.boundary_ap = MaskAP(_categories(labels), boundary=True)
+
+    def update(self, output: QueryOutput, row: dict, key: int) -> None:
+        found = instance_masks(output, self.things)
+        target = instances_of(row["panoptic_map"], row["segments_info"])
+        for metric in (self.ap, self.boundary_ap):
+            metric.update(found, target, key=key)
+
+    def sum_over(self, accelerator: Accelerator) -> None:
+        for metric in (self.ap, self.boundary_ap):
+            metric.load_state(gather_object([metric.state]))
+
+    def compute(self) -> dict:
+        ap, boundary_ap = self.ap.compute(), self.boundary_ap.compute()
+        return {
+            **{name: value for name, value in ap.items() if name.startswith("A")},
+            "boundary_AP": boundary_ap["AP"],
+            "per_label": ap["per_category"],
+            "protocol": f"{ap['protocol']} boundary_AP: {boundary_ap['protocol']}",
+        }
+
+
+def _categories(labels: LabelSet) -> list[dict]:
+    return [{"id": i, "name": name, "isthing": i in labels.things} for i, name in labels.id2label.items()]
+
+
+def _sum(accelerator: Accelerator, counts: np.ndarray) -> np.ndarray:
+    return accelerator.reduce(torch.from_numpy(counts).to(accelerator.device), reduction="sum").cpu().numpy()
+
+
+def _read_row(row: dict, task: str) -> dict:
+    """Image and maps of a record, whose sizes must agree."""
+    found = {"image": read_image(row["image"])}
+    if task != "instance":
+        found["segmentation_map"] = read_map(row["segmentation_map"])
+    if task != "semantic":
+        found |= {"panoptic_map": read_panoptic(row["panoptic_map"]), "segments_info": row["segments_info"]}
+    for name in ("segmentation_map", "panoptic_map"):
+        if name in found and found[name].shape != found["image"].shape[:2]:
+            (rows, columns), (height, width) = found[name].shape, found["image"].shape[:2]
+            raise ValueError(
+                f"Record {row.get('image_id')!r}: the image is {width} x {height} and its map {columns} x {rows} "
+                "pixels. `seggen doctor` lists such."
+            )
+    return found

@@ -17,11 +17,12 @@ from .arms import ARMS, list_folders
 from .config import SECTIONS
 from .data.schema import encode_map, labels_of, read_image, read_map, write_json
 from .evaluation import evaluate_segmenter
+from .inference import predict_semantic
 from .labels import LabelSet
 from .markers import mark_stage, read_marker
 from .provenance import join_versions, library_versions, public_value
 from .recipe import Recipe
-from .segmenters import build_segmenter, predict_semantic
+from .segmenters import build_segmenter
 from .settings import list_differing
 from .verdict import write_verdict
 

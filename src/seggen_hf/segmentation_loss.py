@@ -44,6 +44,24 @@ def semantic_targets(segmentation_map: torch.Tensor, ignore_index: int = 255) ->
     return SegmentationTargets(mask_labels, class_labels, valid_mask)
 
 
+def panoptic_targets(panoptic_map: torch.Tensor, segments_info, things_only: bool = False) -> SegmentationTargets:
+    """One mask per segment in `panoptic_map` (integers, `(height, width)`).
+
+    Void (0) and crowds, whose instances nobody knows, count neither for nor against any mask. With `things_only`, for
+    instance segmentation, stuff has no mask of its own and is against all others'.
+
+    Args:
+        segments_info: `id`, `category_id`, `isthing` and `iscrowd` of the segments; some may have no pixel left.
+    """
+    info = {int(s["id"]): s for s in segments_info if not s.get("iscrowd", False)}
+    ids = torch.unique(panoptic_map)
+    labelled = ids[torch.tensor([i in info for i in ids.tolist()], dtype=torch.bool)]
+    masked = [i for i in labelled.tolist() if info[i]["isthing"] or not things_only]
+    class_labels = torch.tensor([info[i]["category_id"] for i in masked], dtype=torch.int64)
+    mask_labels = panoptic_map[None] == torch.tensor(masked, dtype=panoptic_map.dtype)[:, None, None]
+    return SegmentationTargets(mask_labels, class_labels, torch.isin(panoptic_map, labelled))
+
+
 def sum_over_processes(values: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Sum `values` over all processes (collective), and how many there are."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():

@@ -15,7 +15,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from .arms import ARMS, Arm, arm_config, render_records, save_dataset
-from .config import TrainingConfig
+from .config import DataConfig, TrainingConfig
 from .data.captions import add_captions
 from .data.schema import labels_of, write_json
 from .data.sources import load_split
@@ -26,6 +26,7 @@ from .recipe import Recipe
 from .results import Segmenter
 from .synthesis import load_synthetic, synthesize
 from .synthesis.generators import open_pipeline
+from .trainers.generator import build_panoptic_codec
 from .trainers.latents import digest_of
 from .trainers.loop import Run, train
 from .trainers.mask2img import Mask2ImgTask
@@ -38,7 +39,7 @@ STAGES = ("caption", "text2mask", "mask2img", "synthesize", "segmenter", "evalua
 FORMATS = {"caption": 1, "text2mask": 1, "mask2img": 1, "synthesize": 1, "segmenter": 1}
 _SOURCE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "task", "image_column", "mask_column", "labels",
-    "zero_is_void",
+    "zero_is_void", "tiles",
 )  # fmt: skip
 
 
@@ -86,10 +87,12 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
         return {"records": len(records), "labels": labels.num_labels}
 
     def make_text2mask(folder: Path) -> dict:
-        return _train(Text2MaskTask, dataclasses.replace(recipe.text2mask, output_dir=str(folder)), captions.folder)
+        config = dataclasses.replace(recipe.text2mask, output_dir=str(folder))
+        return _train_generator(Text2MaskTask, config, captions.folder, data)
 
     def make_mask2img(folder: Path) -> dict:
-        return _train(Mask2ImgTask, dataclasses.replace(recipe.mask2img, output_dir=str(folder)), captions.folder)
+        config = dataclasses.replace(recipe.mask2img, output_dir=str(folder))
+        return _train_generator(Mask2ImgTask, config, captions.folder, data)
 
     def make_synthetic(folder: Path) -> dict:
         config = dataclasses.replace(recipe.synthesis, output_dir=str(folder))
@@ -119,12 +122,14 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
     text2mask_model, mask2img_model = recipe.synthesis.text2mask_model, recipe.synthesis.mask2img_model
     uses_masksyn = recipe.synthesis.masksyn_variants > 0
     generators = []
+    coded = {"panoptic_coding": data.panoptic_coding, "num_shades": data.num_shades}
+    coded = _settings("data", coded if data.task != "semantic" else {})
     if uses_masksyn and not text2mask_model:
-        settings = _settings("text2mask", vars(recipe.text2mask))
+        settings = _settings("text2mask", vars(recipe.text2mask)) | coded
         generators.append(Stage("text2mask", "text2mask", out / "text2mask", settings, make_text2mask, [captions]))
         text2mask_model = str(out / "text2mask")
     if not mask2img_model:
-        settings = _settings("mask2img", vars(recipe.mask2img))
+        settings = _settings("mask2img", vars(recipe.mask2img)) | coded
         generators.append(Stage("mask2img", "mask2img", out / "mask2img", settings, make_mask2img, [captions]))
         mask2img_model = str(out / "mask2img")
     settings = _settings("synthesis", vars(recipe.synthesis)) | at_size
@@ -158,7 +163,7 @@ def _segmenter_stage(
             made = load_synthetic(synthetic.folder, kinds=arm.kinds)
         elif arm.reads == "renderer":
             made = datasets.load_from_disk(synthetic.folder)
-        facts = _train(SegmenterTask, config, captions.folder, synthetic_records=made)
+        facts = _train(SegmenterTask, config, captions.folder, synthetic_records=made, task=recipe.data.task)
         return facts | {"synthetic_records": 0 if made is None else len(made)}
 
     # The place of synthetic records is no setting; what is in it comes as input.
@@ -178,6 +183,11 @@ def segmenter_of(stage: Stage) -> Segmenter:
 def _settings(section: str, values: dict) -> dict:
     """`section.name: value` of the settings that decide what a stage makes."""
     return {f"{section}.{name}": value for name, value in values.items() if name not in HOW_ONLY}
+
+
+def _train_generator(task_class, config: TrainingConfig, captions: Path, data: DataConfig) -> dict:
+    labels = labels_of(datasets.load_from_disk(captions))
+    return _train(task_class, config, captions, panoptic_codec=build_panoptic_codec(data, labels))
 
 
 def _train(task_class, config: TrainingConfig, captions: Path, **more) -> dict:
@@ -214,7 +224,7 @@ def data_digest(recipe: Recipe, records: datasets.Dataset) -> str:
         return "scenes"
     known = Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf" / f"{records._fingerprint}.digest.json"
     if not known.is_file():
-        columns = ("image_id", "image", "segmentation_map", "caption")
+        columns = ("image_id", "image", "segmentation_map", "panoptic_map", "segments_info", "caption")
         contents = records_digest(records, [name for name in columns if name in records.column_names])
         known.parent.mkdir(parents=True, exist_ok=True)
         write_json(known, digest_of({"labels": labels_of(records).to_dict(), "records": contents}))

@@ -20,7 +20,6 @@ from .labels import LabelSet
 from .pipelines import ColormapCodec
 from .synthesis.shards import PREFIX, ROWS_PER_GROUP, finished_shards, shard_features
 
-CODEC_MODULE = "seggen_colormap"
 SEGMENTER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "labels.json", "id2label.json")
 
 
@@ -52,17 +51,27 @@ def stage_pipeline(source: Path, target: Path) -> Path:
 
 
 def _read_code(module: str) -> dict[str, str]:
-    """{module name: source} of a pipeline and of the codec that it imports, the pipeline first.
+    """{module name: source} of a pipeline and of all that it imports, the pipeline first.
 
     diffusers runs all repositories of a process in one flat namespace: of two modules of one name, of two versions of
     this package, the first would silently serve both repositories. So each name ends in a digest of the code.
     """
-    folder = resources.files("seggen_hf.pipelines")
-    codec = (folder / f"{CODEC_MODULE}.py").read_text(encoding="utf-8")
-    pipeline = (folder / f"{module}.py").read_text(encoding="utf-8")
-    codec_name = f"{CODEC_MODULE}_{_digest(codec)}"
-    pipeline = re.sub(rf"^from \.{CODEC_MODULE} import", f"from .{codec_name} import", pipeline, flags=re.MULTILINE)
-    return {f"{module}_{_digest(pipeline)}": pipeline, codec_name: codec}
+    folder, found, names = resources.files("seggen_hf.pipelines"), {}, {}
+
+    def add(name: str) -> str:
+        text = (folder / f"{name}.py").read_text(encoding="utf-8")
+        for imported in dict.fromkeys(re.findall(r"^from \.(\w+) import", text, flags=re.MULTILINE)):
+            new = names.get(imported) or add(imported)
+            text = re.sub(rf"^from \.{imported} import", f"from .{new} import", text, flags=re.MULTILINE)
+        if name == module:  # of a local folder diffusers copies only what the pipeline's own file imports
+            hidden = [other for other in found if f"from .{other} import" not in text]
+            text += "".join(f"\nfrom .{other} import __name__ as _  # noqa: E402, F401" for other in hidden) + "\n"
+        names[name] = f"{name}_{_digest(text)}"
+        found[names[name]] = text
+        return names[name]
+
+    add(module)
+    return dict(reversed(found.items()))
 
 
 def _digest(text: str) -> str:
@@ -121,7 +130,7 @@ def stage_metric(source: Path, target: Path) -> Path:
 def published_features() -> Features:
     """Columns of a published shard: those of a record, and `color_map`, which a person can read in the viewer."""
     columns = {}
-    for name, feature in shard_features().items():
+    for name, feature in shard_features(panoptic=True).items():
         columns[name] = feature
         if name == "segmentation_map":
             columns["color_map"] = Image(mode="RGB")

@@ -247,6 +247,6 @@ def test_small_pairs_are_transformed_in_a_millisecond():
 def test_many_labels_are_padded_with_their_ignore_index():
     image = np.zeros((24, 32, 3), np.uint8)
     record = {"image": encode_image(image), "segmentation_map": encode_map(np.zeros((24, 32), np.int64), 300)}
-    image, segmentation_map = DecodedRecords([record], ignore_index=65535)[0]
+    image, segmentation_map, _ = DecodedRecords([record], ignore_index=65535)[0]
     _, padded = large_scale_jitter(image, segmentation_map, 0.5, 0.5, (48, 64), np.random.default_rng(0), 65535)
     assert set(np.unique(padded)) == {0, 65535}

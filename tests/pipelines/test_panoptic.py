@@ -90,7 +90,7 @@ def test_edges_are_one_pixel_wide_and_given_back():
     assert outline(ids).sum() == 8 and outline(ids)[:, 5].all()
     codec = PanopticCodec(LABELS, "edges")
     rgb = codec.encode(ids, [segment(1, 2), segment(2, 2)])
-    assert (rgb[:, 5] == codec.colors.edge_color).all()
+    assert (rgb[:, 5] == codec.colors.palette[-1]).all()
     decoded = codec.decode(rgb)
     assert len(decoded.segments_info) == 2 and ndimage.label(decoded.panoptic_map == 1)[1] == 1
     assert (decoded.panoptic_map[:, :5] == 1).all() and (decoded.panoptic_map[:, 6:] == 2).all()

@@ -5,34 +5,40 @@ import functools
 import numpy as np
 
 from ..config import SegmenterConfig
-from .schema import read_image, read_map
+from .schema import read_image, read_map, read_panoptic
 
 CACHE_BYTES = 1_000_000_000  # of decoded records, in each process that prepares samples
 STEPS_PER_WINDOW = 100  # that random draws stay in one window; not of samples, so that processes make no difference
 
 
 class DecodedRecords:
-    """Images (uint8 RGB) and segmentation maps of `records`, decoded once and kept as long as they fit.
+    """Images (uint8 RGB) and maps of `records`, decoded once and kept as long as they fit.
 
-    The maps' type holds `ignore_index`, whatever ids a map has: augmentation pads with it.
+    The maps are segmentation maps, of a type that holds `ignore_index`, whatever ids a map has, since augmentation
+    pads with it; or with `panoptic` segment ids, int32, 0 for void.
     """
 
-    def __init__(self, records, ignore_index: int = 255, cache_bytes: int = CACHE_BYTES):
-        self.records, self.dtype, self.free, self.cache = records, np.min_scalar_type(ignore_index), cache_bytes, {}
+    def __init__(self, records, ignore_index: int = 255, cache_bytes: int = CACHE_BYTES, panoptic: bool = False):
+        self.records, self.panoptic, self.free, self.cache = records, panoptic, cache_bytes, {}
+        self.dtype = np.min_scalar_type(ignore_index)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, list[dict] | None]:
+        """Image, map, and the map's segments_info if it is panoptic."""
         if index in self.cache:
             return self.cache[index]
         row = self.records[index]
-        image, segmentation_map = read_image(row["image"]), read_map(row["segmentation_map"]).astype(self.dtype)
-        size = image.nbytes + segmentation_map.nbytes
+        if self.panoptic:
+            found = read_image(row["image"]), read_panoptic(row["panoptic_map"]), row["segments_info"]
+        else:
+            found = read_image(row["image"]), read_map(row["segmentation_map"]).astype(self.dtype), None
+        size = found[0].nbytes + found[1].nbytes
         if size <= self.free:
             self.free -= size
-            self.cache[index] = image, segmentation_map
-        return image, segmentation_map
+            self.cache[index] = found
+        return found
 
 
 class RecordMixture:

@@ -21,7 +21,7 @@ from .scene_layouts import LAYOUTS, make_plan
 from .scene_plan import THING_COLORS, Plan
 from .scene_styles import SEEN_STYLES, STYLE_TABLE, STYLES, UNSEEN_STYLES
 from .scene_things import draw_thing
-from .schema import attach_labels, encode_image, encode_map, record_features
+from .schema import attach_labels, encode_image, encode_map, encode_panoptic, record_features
 
 __all__ = [
     "SCENE_CATEGORIES",
@@ -260,11 +260,10 @@ def _generate(split: str, num_records: int, size: tuple[int, int], seed: int, st
     for number in range(num_records):
         scene = draw_scene(seed, scene_index(split, number), styles, size, style)
         image_id = f"{split}-{number:06d}"
-        ids = scene.panoptic_map
         yield {
             "image": encode_image(scene.image, image_id),
             "segmentation_map": encode_map(scene.segmentation_map, len(SCENE_CATEGORIES), image_id),
-            "panoptic_map": encode_image(np.stack([ids, ids >> 8, ids >> 16], -1).astype(np.uint8), image_id),
+            "panoptic_map": encode_panoptic(scene.panoptic_map, image_id),
             "segments_info": scene.segments_info,
             "caption": scene.caption,
             "image_id": image_id,

@@ -152,6 +152,32 @@ def read_map(value) -> np.ndarray:
     return array.astype(np.int32)
 
 
+def encode_panoptic(panoptic_map: np.ndarray, name: str = "panoptic") -> dict:
+    """Write segment ids (`(height, width)`, in [0, 2^24)) as `{"bytes": png, "path": "NAME.png"}`, COCO's RGB."""
+    ids = np.asarray(panoptic_map)
+    return encode_image(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8), name)
+
+
+def read_panoptic(value) -> np.ndarray:
+    """Segment ids of a record's panoptic_map as int32 `(height, width)`: R + 256 G + 65536 B, 0 is void."""
+    image = open_image(value)
+    if image.mode not in ("RGB", "RGBA"):
+        raise ValueError(f"a panoptic map is RGB, this is {image.mode}")
+    pixels = np.array(image)[..., :3].astype(np.int32)
+    return pixels[..., 0] | (pixels[..., 1] << 8) | (pixels[..., 2] << 16)
+
+
+def check_columns(name: str, records, task: str) -> None:
+    """Raise `ValueError` if `records` (None is fine) lack the maps that `task` learns from and is scored on."""
+    wanted = ("segmentation_map",) if task == "semantic" else ("panoptic_map", "segments_info")
+    missing = [column for column in wanted if column not in getattr(records, "column_names", wanted)]
+    if missing:
+        raise ValueError(
+            f"--task {task} needs {' and '.join(wanted)}, and the {name} have no {missing[0]}; use a source with "
+            "segments (COCO panoptic or instances, the scenes), or --task semantic."
+        )
+
+
 def write_json(path: str | Path, content) -> None:
     """Write JSON to a temporary name, then rename: a half-written file is never taken for a whole one."""
     path = Path(path)

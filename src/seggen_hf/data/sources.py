@@ -30,6 +30,7 @@ from seggen_hf.data.hub_source import HUB_ID, dataset_splits, is_saved, parquet_
 from seggen_hf.data.map_decoder import LabelFile, label_file_of, read_label_file
 from seggen_hf.data.scenes import SCENE_SPLITS, scene_records
 from seggen_hf.data.schema import attach_labels, encode_map, open_image, record_features, write_json
+from seggen_hf.data.tiles import tile_records
 from seggen_hf.labels import LabelSet
 
 SCENES = "scenes"
@@ -48,8 +49,9 @@ def reading_of(data: DataConfig) -> dict:
 
 
 def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset:
-    """The records of one split as `data` describes their source; scenes are drawn at its height and width."""
-    return load_records(
+    """The records of one split as `data` describes their source, cut into tiles if it says so; scenes are drawn at its
+    height and width. `max_records` counts images."""
+    records = load_records(
         data.dataset_name,
         split,
         labels=data.labels,
@@ -57,6 +59,7 @@ def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset
         **reading_of(data),
         size=(data.height, data.width) if data.dataset_name == "scenes" else None,
     )
+    return tile_records(records, data.tiles)
 
 
 def load_records(

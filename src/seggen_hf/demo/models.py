@@ -12,11 +12,12 @@ from datasets import load_from_disk
 
 from seggen_hf.arms import shown_arm
 from seggen_hf.config import SynthesisConfig
+from seggen_hf.inference import predict_semantic
 from seggen_hf.labels import LabelSet
 from seggen_hf.markers import read_marker
 from seggen_hf.pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
 from seggen_hf.recipe import load_recipe
-from seggen_hf.segmenters import load_segmenter, predict_semantic
+from seggen_hf.segmenters import load_segmenter
 from seggen_hf.synthesis.filtering import decode_scores, map_scores
 from seggen_hf.synthesis.generators import check_labels, open_pipeline
 

@@ -18,11 +18,20 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from seggen_hf.config import SynthesisConfig, save_config
-from seggen_hf.data.schema import encode_image, encode_map, read_map, write_json
+from seggen_hf.data.schema import (
+    check_columns,
+    encode_image,
+    encode_map,
+    encode_panoptic,
+    read_map,
+    read_panoptic,
+    write_json,
+)
 from seggen_hf.data.transforms import cover_crop_map
 from seggen_hf.digests import records_digest
 from seggen_hf.labels import LabelSet
 from seggen_hf.provenance import public_value
+from seggen_hf.segments import label_map, measure_segments
 from seggen_hf.synthesis.filtering import (
     REASONS,
     decode_scores,
@@ -69,7 +78,8 @@ def synthesize(
     record alone: its noise comes from its own seed, whatever batch, process or call it is made in.
 
     Args:
-        records: real records with caption, image_id and segmentation_map (`load_records`, `add_captions`).
+        records: real records with caption, image_id and segmentation_map (`load_records`, `add_captions`); for
+            generators of segments with panoptic_map and segments_info, which the synthetic records then have too.
         output_dir: gets data/*.parquet, dropped/*.json, manifest.json, summary.json, labels.json, id2label.json and
             preview.png.
         mask2img (`Mask2ImgPipeline`), text2mask (`Text2MaskPipeline`, needed for MaskSyn): moved to the process's
@@ -95,6 +105,10 @@ def synthesize(
         generators["text2mask"] = text2mask
     for name, pipeline in generators.items():
         check_labels(name, pipeline.codec, labels)
+    panoptic = mask2img.panoptic_codec is not None
+    if any((pipeline.panoptic_codec is not None) != panoptic for pipeline in generators.values()):
+        raise ValueError("One of text2mask and mask2img draws segments and the other labels; train both for one task.")
+    check_columns("records", records, "panoptic" if panoptic else "semantic")
     height, width = height or mask2img.trained_size[0], width or mask2img.trained_size[1]
     for pipeline in generators.values():
         pipeline.check_size(height, width)
@@ -104,7 +118,7 @@ def synthesize(
             pipeline.to(accelerator.device)
 
     digests = {f"{name}_weights": generator_digest(pipeline) for name, pipeline in generators.items()}
-    digests["segmentation_maps"] = records_digest(records, ["segmentation_map"])
+    digests["segmentation_maps"] = records_digest(records, ["panoptic_map" if panoptic else "segmentation_map"])
     fingerprint = plan.fingerprint(height, width, labels.to_dict(), digests)
     begun = check_manifest(folder, fingerprint)
     accelerator.wait_for_everyone()  # nobody writes before all have looked
@@ -146,7 +160,7 @@ def _make_shards(folder: Path, plan: Plan, maker: "ShardMaker", accelerator: Acc
             if shard.name in done:
                 continue
             rows, dropped, seconds = maker.make(shard, progress.advance)
-            write_shard(folder, shard, rows, dropped, seconds)
+            write_shard(folder, shard, rows, dropped, seconds, maker.panoptic)
             progress.finish(shard, len(dropped))
             preview = _early_preview(folder, shard.kind)
             if is_main and rows and not preview.exists():  # so that people need not wait for the end to look
@@ -200,6 +214,7 @@ class Draft:
     sample: Sample
     generator: torch.Generator
     segmentation_map: np.ndarray | None = None
+    segments: tuple[np.ndarray, list[dict]] | None = None  # panoptic_map and segments_info, where it has them
     scores: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
 
@@ -208,7 +223,9 @@ class ShardMaker:
     """Turns the samples of a shard into rows, in batches."""
 
     def __init__(self, records: Dataset, plan: Plan, labels: LabelSet, generators: dict, height: int, width: int):
-        self.records, self.maps = records, records.select_columns(["segmentation_map"])
+        self.panoptic = generators["mask2img"].panoptic_codec is not None
+        columns = ["panoptic_map", "segments_info"] if self.panoptic else ["segmentation_map"]
+        self.records, self.maps = records, records.select_columns(columns)
         self.plan, self.config, self.labels = plan, plan.config, labels
         self.generators, self.size = generators, {"height": height, "width": width}
         self.prompts = {name: PromptCache(pipeline) for name, pipeline in generators.items()}
@@ -247,8 +264,12 @@ class ShardMaker:
         )
         return rows, [_log_entry(draft) for draft in dropped], time.monotonic() - started
 
-    def _source_map(self, sample: Sample) -> np.ndarray:
-        return read_map(self.maps[sample.record]["segmentation_map"])
+    def _source_map(self, sample: Sample) -> tuple[np.ndarray, list[dict] | None]:
+        """Ids of the record's map, and what its segments are if they are ids of segments."""
+        record = self.maps[sample.record]
+        if self.panoptic:
+            return read_panoptic(record["panoptic_map"]), record["segments_info"]
+        return read_map(record["segmentation_map"]), None
 
     def _read_maps(self, drafts: list[Draft]) -> None:
         """ImgSyn: the records' maps as the generator's training saw them: scaled to cover its size, and cropped.
@@ -257,7 +278,12 @@ class ShardMaker:
         """
         for draft in drafts:
             place = np.random.default_rng(draft.sample.seed).random(2)
-            draft.segmentation_map = cover_crop_map(self._source_map(draft.sample), tuple(self.size.values()), place)
+            source, segments = self._source_map(draft.sample)
+            drawn = cover_crop_map(source, tuple(self.size.values()), place)
+            if self.panoptic:
+                draft.segments = drawn, measure_segments(drawn, segments)
+                drawn = label_map(*draft.segments, self.labels.ignore_index)
+            draft.segmentation_map = drawn
             draft.scores = map_scores(draft.segmentation_map, self.labels.ignore_index)
             draft.reason = drop_human_map(draft.scores)
 
@@ -274,8 +300,11 @@ class ShardMaker:
             min_region_area=config.min_region_area,
             output_type="np",
         )
-        for draft, labels, distance in zip(drafts, output.segmentation_maps, output.distances, strict=True):
-            draft.segmentation_map = labels
+        for place, draft in enumerate(drafts):
+            draft.segmentation_map = labels = output.segmentation_maps[place]
+            distance = output.distances[place]
+            if self.panoptic:
+                draft.segments = output.panoptic_maps[place], output.segments_infos[place]
             draft.scores = map_scores(labels, self.labels.ignore_index)
             if not np.isfinite(distance).all():
                 draft.reason = "not_finite"
@@ -286,14 +315,22 @@ class ShardMaker:
             )
 
     def _source_scores(self, sample: Sample) -> dict[str, float]:
-        return map_scores(self._source_map(sample), self.labels.ignore_index)
+        source, segments = self._source_map(sample)
+        labels = source if segments is None else label_map(source, segments, self.labels.ignore_index)
+        return map_scores(labels, self.labels.ignore_index)
 
     def _draw_images(self, drafts: list[Draft]) -> list[np.ndarray]:
         """An image `(H, W, 3)`, floats in [0, 1], for each map."""
         config = self.config
+        maps = {"segmentation_map": [draft.segmentation_map for draft in drafts]}
+        if self.panoptic:
+            maps = {
+                "segmentation_map": [draft.segments[0] for draft in drafts],
+                "segments_info": [draft.segments[1] for draft in drafts],
+            }
         return self.generators["mask2img"](
             **self.prompts["mask2img"]([draft.sample.caption for draft in drafts]),
-            segmentation_map=[draft.segmentation_map for draft in drafts],
+            **maps,
             **self.size,
             num_inference_steps=config.mask2img_steps,
             guidance_scale=config.mask2img_guidance,
@@ -304,8 +341,11 @@ class ShardMaker:
 
     def _row(self, draft: Draft, pixels: np.ndarray) -> dict:
         """The sample as a shard holds it."""
-        sample = draft.sample
-        return {
+        sample, segments = draft.sample, {}
+        if self.panoptic:
+            panoptic_map, segments_info = draft.segments
+            segments = {"panoptic_map": encode_panoptic(panoptic_map, sample.image_id), "segments_info": segments_info}
+        return segments | {
             "image": encode_image((pixels * 255).round().astype(np.uint8), sample.image_id),
             "segmentation_map": encode_map(draft.segmentation_map, self.labels.num_labels, sample.image_id),
             "caption": sample.caption,

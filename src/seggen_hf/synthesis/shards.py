@@ -28,9 +28,9 @@ SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels")
 DECISION, KEEP, REJECT = "decision", "keep", "reject"  # a column of samples that a person looked at
 
 
-def shard_features() -> Features:
+def shard_features(panoptic: bool = False) -> Features:
     """Columns of a shard: those of a record, synthetic ones included. Scores that were not measured are null."""
-    return record_features(synthetic=True, scores=SCORES)
+    return record_features(synthetic=True, panoptic=panoptic, scores=SCORES)
 
 
 def reviewed_features() -> Features:
@@ -46,7 +46,9 @@ def log_path(folder: Path, name: str) -> Path:
     return folder / "dropped" / f"{name}.json"
 
 
-def write_shard(folder: Path, shard: Shard, rows: list[dict], dropped: list[dict], seconds: float) -> None:
+def write_shard(
+    folder: Path, shard: Shard, rows: list[dict], dropped: list[dict], seconds: float, panoptic: bool = False
+) -> None:
     """Write the log, then the rows: a shard whose Parquet file has its name is whole, and so is its log."""
     for path in (data_path(folder, shard.name), log_path(folder, shard.name)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,7 @@ def write_shard(folder: Path, shard: Shard, rows: list[dict], dropped: list[dict
     write_json(log_path(folder, shard.name), log)
     path = data_path(folder, shard.name)
     temporary = path.with_name(path.name + ".tmp")
-    schema = shard_features().arrow_schema
+    schema = shard_features(panoptic).arrow_schema
     with pq.ParquetWriter(temporary, schema) as writer:
         if rows:  # an empty row group could not be read by `datasets`; a file without any can
             writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
@@ -170,7 +172,9 @@ def _leave_out_rejected(rows: Dataset, source: str | Path) -> Dataset:
         if not kept:
             raise ValueError(f"{source} has no samples: all {len(rows)} were rejected.")
         rows = rows.select(kept)
-    return rows.select_columns([name for name in rows.column_names if name in shard_features()])  # no color_map
+    return rows.select_columns(
+        [name for name in rows.column_names if name in shard_features(panoptic=True)]
+    )  # no color_map
 
 
 def _load_published(

@@ -20,10 +20,11 @@ from transformers import (
 )
 
 from ..config import GeneratorConfig, Mask2ImgConfig, SegmenterConfig, Text2MaskConfig, TrainingConfig
+from ..inference import SIZE_DIVISOR
 from ..miniature import resolve_base
 from ..sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS
 from ..segmenter_configs import hub_config
-from ..segmenters import SIZE_DIVISOR, find_config
+from ..segmenters import find_config
 from .generator import cast_weights
 from .lora import add_lora
 from .mask2img import ControlledUNet, _denoise, check_controlnet, condition_channels

@@ -15,14 +15,14 @@ from datasets import Dataset, Image
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image as PILImage
 
-from ..config import GeneratorConfig
+from ..config import DataConfig, GeneratorConfig
 from ..data.mixture import shuffle_windows
-from ..data.schema import read_image, read_map
+from ..data.schema import check_columns, read_image, read_map, read_panoptic
 from ..data.streamed import StreamedRecords
 from ..data.transforms import cover_crop_map, flip_pair, random_zoom_crop
 from ..digests import records_digest, weights_digest
 from ..miniature import resolve_base
-from ..pipelines import ColormapCodec
+from ..pipelines import ColormapCodec, PanopticCodec
 from .latents import LatentCache, compress_map, digest_of, pack_maps, unpack_map
 from .objective import DenoisingObjective
 
@@ -83,6 +83,11 @@ def cast_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
+def build_panoptic_codec(data: DataConfig, labels) -> PanopticCodec | None:
+    """The codec of segments that `data` asks for; None for semantic segmentation."""
+    return None if data.task == "semantic" else PanopticCodec(labels, data.panoptic_coding, data.num_shades)
+
+
 class GeneratorTask:
     """A task of `trainers.loop` on an SDXL base; subclasses say what trains and what is predicted from what.
 
@@ -94,13 +99,22 @@ class GeneratorTask:
         base (`StableDiffusionXLPipeline`): float32 on the CPU; the task owns its modules from here on.
         records (`Dataset` or `StreamedRecords`): image, segmentation_map and caption columns.
         labels (`LabelSet`): the labels of the maps.
+        panoptic_codec (`PanopticCodec`): paints segments, from panoptic_map and segments_info; label ids are painted
+            if it is not given. What is called a segmentation map here holds the codec's color indices then.
     """
 
     needs_image = False  # whether the encoded pixels are the record's image; otherwise its color map
 
-    def __init__(self, base: StableDiffusionXLPipeline, config: GeneratorConfig, records: Dataset, labels):
-        self.base, self.config = base, config
-        self.codec = ColormapCodec(labels)
+    def __init__(
+        self,
+        base: StableDiffusionXLPipeline,
+        config: GeneratorConfig,
+        records: Dataset,
+        labels,
+        panoptic_codec: PanopticCodec | None = None,
+    ):
+        self.base, self.config, self.panoptic_codec = base, config, panoptic_codec
+        self.codec = panoptic_codec.colors if panoptic_codec else ColormapCodec(labels)
         self.id2label = dict(labels.id2label)
         self.objective = DenoisingObjective(base.scheduler.config, config.snr_gamma)
         self.size = (config.height, config.width)
@@ -118,9 +132,9 @@ class GeneratorTask:
         self.trainable = self._build_trainable()
 
     @classmethod
-    def from_config(cls, config: GeneratorConfig, records: Dataset, labels) -> "GeneratorTask":
+    def from_config(cls, config: GeneratorConfig, records: Dataset, labels, panoptic_codec=None) -> "GeneratorTask":
         """Load the base that `config` names and build the task on it."""
-        return cls(load_base(config), config, records, labels)
+        return cls(load_base(config), config, records, labels, panoptic_codec)
 
     def _build_trainable(self) -> torch.nn.Module:
         raise NotImplementedError
@@ -132,7 +146,9 @@ class GeneratorTask:
     # Records
 
     def _read_records(self, records: Dataset) -> None:
-        columns = ["segmentation_map", "caption", *(["image"] if self.needs_image else [])]
+        check_columns("records", records, "panoptic" if self.panoptic_codec else "semantic")
+        maps = ["panoptic_map", "segments_info"] if self.panoptic_codec else ["segmentation_map"]
+        columns = [*maps, "caption", *(["image"] if self.needs_image else [])]
         missing = [name for name in columns if name not in records.column_names]
         if missing:
             raise ValueError(
@@ -150,12 +166,26 @@ class GeneratorTask:
         for name in self._records.column_names:
             if isinstance(self._records.features[name], Image) and self._records.features[name].decode:
                 self._records = self._records.cast_column(name, Image(decode=False))
-        self._maps = self._records.select_columns(["segmentation_map"])  # of a stream, images are not fetched with it
+        self._maps = self._records.select_columns(maps)  # of a stream, images are not fetched with it
+
+    def _read_map(self, record: dict) -> np.ndarray:
+        """Ids `(height, width)` of a record's map, before it is resized: of labels, or of segments."""
+        return read_panoptic(record["panoptic_map"]) if self.panoptic_codec else read_map(record["segmentation_map"])
+
+    def _finish_map(self, resized: np.ndarray, record: dict) -> np.ndarray:
+        """What `self.codec` paints. Shades are chosen only now: in a smaller map other instances touch."""
+        if self.panoptic_codec is None:
+            return resized
+        return self.panoptic_codec.index(resized, record["segments_info"])
+
+    @property
+    def _colormap(self) -> dict:
+        return (self.panoptic_codec or self.codec).to_dict()
 
     @property
     def colormap(self) -> dict:
         """What travels with the pipeline: the codec, and the size of the training."""
-        return self.codec.to_dict() | {"height": self.size[0], "width": self.size[1]}
+        return self._colormap | {"height": self.size[0], "width": self.size[1]}
 
     @property
     def map_dtype(self):
@@ -164,17 +194,18 @@ class GeneratorTask:
     def view(self, index: int, flip: bool, rng: np.random.Generator) -> dict:
         """A record as training sees it: mirrored if `flip`, scaled to cover, zoomed and cropped by draws from `rng`.
 
-        Returns: `segmentation_map` (height, width) of `map_dtype`; `pixels` (height, width, 3) uint8, the image or the
-        color map; `time_ids` (6,) int32, SDXL's original size, crop corner and target size.
+        Returns: `segmentation_map` (height, width) of `map_dtype`, ids that `codec` paints; `pixels` (height, width,
+        3) uint8, the image or the color map; `time_ids` (6,) int32, SDXL's original size, crop corner and target size.
         """
         record = self._records[index]
-        segmentation_map = read_map(record["segmentation_map"])
+        segmentation_map = self._read_map(record)
         image = read_image(record["image"]) if self.needs_image else np.zeros((*segmentation_map.shape, 3), np.uint8)
         if flip:
             image, segmentation_map = flip_pair(image, segmentation_map)
         image, segmentation_map, facts = random_zoom_crop(
             image, segmentation_map, self.size, self.config.max_crop_zoom, rng
         )
+        segmentation_map = self._finish_map(segmentation_map, record)
         original, corner = facts["original_size"], facts["crop_top_left"]
         if self.config.size_conditioning == "target":
             original, corner = self.size, (0, 0)
@@ -194,7 +225,7 @@ class GeneratorTask:
     def _count_variants(self) -> int:
         """Views cached of each record: as many as asked for, but no more than can differ."""
         ratio = self.size[0] / self.size[1]
-        shapes = (read_map(self._maps[i]["segmentation_map"]).shape for i in self._survey())
+        shapes = (self._read_map(self._maps[i]).shape for i in self._survey())
         if self.config.max_crop_zoom > 1 or any(h / w != ratio for h, w in shapes):
             return self.config.cache_variants
         return min(self.config.cache_variants, 2 if self.config.random_flip else 1)
@@ -284,7 +315,7 @@ class GeneratorTask:
 
     def facts(self) -> dict:
         """Digests of records, labels with their colors, and the base."""
-        colormap = digest_of({"colormap": self.codec.to_dict()})
+        colormap = digest_of({"colormap": self._colormap})
         return self._inputs | {"task": type(self).__name__, "colormap": colormap, "unet": self._unet_digest}
 
     def _cache_facts(self) -> dict:
@@ -293,7 +324,7 @@ class GeneratorTask:
             "task": type(self).__name__,
             **self._inputs,
             "scaling": [self.base.vae.config.get(k) for k in ("scaling_factor", "latents_mean", "latents_std")],
-            "colormap": self.codec.to_dict(),
+            "colormap": self._colormap,
             "variants": self.num_variants,
             "dtype": np.dtype(self._cache_dtype).name,
         }
@@ -328,7 +359,7 @@ class GeneratorTask:
     def _check_maps(self) -> None:
         """Refuse maps that the codec cannot paint before anything is encoded; a survey, not all of them."""
         for index in self._survey():
-            self.codec.encode(read_map(self._maps[index]["segmentation_map"]))
+            self.codec.encode(self.resized_map(index))
 
     def _move_frozen(self) -> None:
         """Move what else is frozen to `self.device` and `self.weight_dtype`."""
@@ -407,8 +438,9 @@ class GeneratorTask:
         return np.linspace(0, self.num_records - 1, count).astype(int).tolist()
 
     def resized_map(self, index: int) -> np.ndarray:
-        """A record's map as training sees it without zoom: the middle window of the training size, int32."""
-        return cover_crop_map(read_map(self._maps[index]["segmentation_map"]), self.size)
+        """A record's map as training sees it without zoom: the middle window, ids that `codec` paints."""
+        record = self._maps[index]
+        return self._finish_map(cover_crop_map(self._read_map(record), self.size), record)
 
     @contextlib.contextmanager
     def sampling(self):

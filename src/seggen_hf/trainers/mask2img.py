@@ -11,10 +11,11 @@ from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditio
 from ..config import Mask2ImgConfig
 from ..data.schema import read_image
 from ..data.transforms import cover_crop
+from ..inference import predict_semantic
 from ..labels import LabelSet
 from ..metrics import MeanIoU
-from ..pipelines import Mask2ImgPipeline, encode_condition
-from ..segmenters import load_segmenter, predict_semantic
+from ..pipelines import Mask2ImgPipeline, PanopticCodec, encode_condition
+from ..segmenters import load_segmenter
 from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
 from .lora import add_lora, fuse_lora, replace_folder
 
@@ -92,8 +93,15 @@ class Mask2ImgTask(GeneratorTask):
     config: Mask2ImgConfig
     needs_image = True
 
-    def __init__(self, base: StableDiffusionXLPipeline, config: Mask2ImgConfig, records, labels: LabelSet):
-        super().__init__(base, config, records, labels)
+    def __init__(
+        self,
+        base: StableDiffusionXLPipeline,
+        config: Mask2ImgConfig,
+        records,
+        labels: LabelSet,
+        panoptic_codec: PanopticCodec | None = None,
+    ):
+        super().__init__(base, config, records, labels, panoptic_codec)
         self.labels = labels
         self.segmenter = None
         if config.validation_segmenter:
@@ -170,13 +178,14 @@ class Mask2ImgTask(GeneratorTask):
         pipeline = self.to_pipeline()
         pipeline.set_progress_bar_config(disable=True)
         maps = [self.resized_map(i) for i in indices]
+        painted = [self.codec.encode(m) for m in maps]
         drawn = []
         with self.sampling():
             for start in range(0, len(indices), 4):
                 part = slice(start, start + 4)
                 images = pipeline(
                     [self.captions[i] for i in indices[part]],
-                    maps[part],
+                    painted[part],
                     height=self.size[0],
                     width=self.size[1],
                     num_inference_steps=self.config.validation_inference_steps,
@@ -186,7 +195,7 @@ class Mask2ImgTask(GeneratorTask):
                 ).images
                 drawn += list(np.rint(images * 255).astype(np.uint8))
         real = [self._resized_image(i) for i in indices]
-        save_grid([[self.codec.encode(m) for m in maps], drawn, real], folder / f"step-{step:08d}.png")
+        save_grid([painted, drawn, real], folder / f"step-{step:08d}.png")
         (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
         return self._alignment(drawn, maps, "alignment") | self._alignment(real, maps, "real")
 
@@ -199,12 +208,21 @@ class Mask2ImgTask(GeneratorTask):
             return {}
         model, processor = self.segmenter
         model.to(self.device)
-        score = MeanIoU(self.codec.num_labels, self.codec.ignore_index)
-        for predicted, segmentation_map in zip(predict_semantic(model, processor, images), maps, strict=True):
-            score.update(predicted, segmentation_map)
+        score = MeanIoU(self.labels.num_labels, self.labels.ignore_index)
+        for predicted, drawn_map in zip(predict_semantic(model, processor, images), maps, strict=True):
+            score.update(predicted, self._label_map(drawn_map))
         model.to("cpu")
         found = score.compute()
         return {f"{name}_pixel_accuracy": found["pixel_accuracy"], f"{name}_mIoU": found["mIoU"]}
+
+    def _label_map(self, ids: np.ndarray) -> np.ndarray:
+        """Label ids of what `codec` paints."""
+        if self.panoptic_codec is None:
+            return ids
+        is_void = ids == self.codec.ignore_index
+        return np.where(
+            is_void, self.labels.ignore_index, self.panoptic_codec.label_of_color[np.where(is_void, 0, ids)]
+        )
 
     def save(self, folder: Path) -> None:
         """Write the `Mask2ImgPipeline` into `folder`, safetensors; a frozen U-Net as the base has it, in float32.

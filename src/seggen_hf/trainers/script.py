@@ -10,6 +10,7 @@ from ..config import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
 from ..data.captions import TEMPLATE, add_captions
 from ..data.schema import labels_of
 from ..data.streamed import read_split
+from .generator import build_panoptic_codec
 from .loop import Run, build_accelerator, train
 
 
@@ -39,7 +40,9 @@ def train_generator(task_class, config: GeneratorConfig, data: DataConfig, capti
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
         records = read_split(data, data.train_split, data.max_train_records)
         records = _captioned(records, config, caption)
-    run = train(task_class.from_config(config, records, labels_of(records)), config, accelerator)
+    labels = labels_of(records)
+    task = task_class.from_config(config, records, labels, panoptic_codec=build_panoptic_codec(data, labels))
+    run = train(task, config, accelerator)
     accelerator.end_training()
     return run
 

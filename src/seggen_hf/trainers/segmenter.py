@@ -11,15 +11,18 @@ from torch import nn
 
 from ..config import SegmenterConfig, save_config
 from ..data.mixture import DecodedRecords, RecordMixture
-from ..data.schema import labels_of, read_image, read_map
+from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
 from ..data.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
 from ..digests import records_digest
 from ..evaluation import evaluate_segmenter
+from ..inference import normalize, predict_panoptic, predict_semantic
 from ..labels import LabelSet
 from ..pipelines import ColormapCodec
-from ..segmentation_loss import SegmentationTargets, segmentation_loss, semantic_targets
-from ..segmenters import build_segmenter, normalize, predict_semantic
+from ..segment_painting import paint_segments
+from ..segmentation_loss import SegmentationTargets, panoptic_targets, segmentation_loss, semantic_targets
+from ..segmenters import build_segmenter
+from ..tasks import TASKS
 from .latents import digest_of
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
@@ -81,14 +84,15 @@ def parameter_groups(model: nn.Module, config: SegmenterConfig) -> list[dict]:
 
 
 class SegmenterTask:
-    """Semantic segmentation with Mask2Former on real records, synthetic records, or a mixture.
+    """Segmentation with Mask2Former on real records, synthetic records, or a mixture.
 
     Args:
         model, processor: from `build_segmenter`.
-        records: labelled records (`StreamedRecords` too), `image` and `segmentation_map`; None trains on synthetic
-            ones alone.
+        records: labelled records (`StreamedRecords` too), `image` and `segmentation_map`, or `panoptic_map` and
+            `segments_info` for other tasks; None trains on synthetic ones alone.
         synthetic_records: the same columns and labels.
         validation_records: scored at each validation; none of the test splits.
+        task: `semantic`: a mask is a label; `panoptic`: a segment; `instance`: a segment of a thing.
     """
 
     def __init__(
@@ -100,7 +104,10 @@ class SegmenterTask:
         records,
         synthetic_records=None,
         validation_records=None,
+        task: str = "semantic",
     ):
+        for name, found in (("records", records), ("synthetic records", synthetic_records)):
+            check_columns(name, found, task)
         if synthetic_records is not None and len(synthetic_records):
             found = labels_of(synthetic_records)
             if not labels.fits(found):
@@ -109,9 +116,10 @@ class SegmenterTask:
                     f"real records {list(labels.label2id)[:8]}; synthesize from the same data set."
                 )
         self.trainable, self.processor, self.config, self.labels = model, processor, config, labels
-        self.real = DecodedRecords(records if records is not None else [], labels.ignore_index)
-        self.synthetic = DecodedRecords(
-            synthetic_records if synthetic_records is not None else [], labels.ignore_index
+        self.task, self.fill = task, labels.ignore_index if task == "semantic" else 0
+        self.real, self.synthetic = (
+            DecodedRecords(found if found is not None else [], labels.ignore_index, panoptic=task != "semantic")
+            for found in (records, synthetic_records)
         )
         self.validation_records = validation_records
         windows = [getattr(part.records, "windows", list)() for part in (self.real, self.synthetic)]
@@ -128,60 +136,68 @@ class SegmenterTask:
         labels: LabelSet | None = None,
         synthetic_records=None,
         validation_records=None,
+        task: str = "semantic",
     ) -> "SegmenterTask":
-        """Build the segmenter that `config.model` names; its inference resizes images as the training crop implies."""
+        """Build the segmenter that `config.model` names; its inference resizes images as the settings say."""
         labels = labels or labels_of(records)
         model, processor = build_segmenter(
             config.model,
             labels,
             revision=config.model_revision,
             backbone_model=config.backbone_model,
-            short_side=min(config.crop_height, config.crop_width),
+            short_side=config.inference_size or min(config.crop_height, config.crop_width),
             seed=config.seed,
+            num_queries=config.num_queries,
         )
         if config.gradient_checkpointing:
             backbone = model.model.pixel_level_module.encoder
             if not backbone.supports_gradient_checkpointing:
                 raise ValueError(f"A {backbone.config.model_type} backbone has no --gradient_checkpointing.")
             backbone.activation_checkpointing_enable({"use_reentrant": False})
-        return cls(model, processor, config, labels, records, synthetic_records, validation_records)
+        return cls(model, processor, config, labels, records, synthetic_records, validation_records, task)
 
     def facts(self) -> dict:
         """Digests of labels and records."""
         labels = {"id2label": self.labels.id2label, "ignore_index": self.labels.ignore_index}
-        return {
+        facts = {
             "labels": digest_of(labels),
             "records": _describe_records(self.real.records),
             "synthetic_records": _describe_records(self.synthetic.records),
         }
+        return facts if self.task == "semantic" else facts | {"task": self.task}
 
     def parameter_groups(self) -> list[dict]:
         return parameter_groups(self.trainable, self.config)
 
     def sample(self, index: int, rng: np.random.Generator, step: int) -> dict:
-        """One augmented crop: `pixel_values` (3, h, w) float32, `segmentation_map` (h, w) int64, `seed`."""
+        """One augmented crop: `pixel_values` (3, h, w) float32, `targets` and `seed`."""
         config = self.config
         is_synthetic, index = self.mixture.pick(index, rng, step)
-        image, segmentation_map = (self.synthetic if is_synthetic else self.real)[index]
+        image, target_map, segments = (self.synthetic if is_synthetic else self.real)[index]
         crop_size = (config.crop_height, config.crop_width)
-        image, segmentation_map = large_scale_jitter(
-            image, segmentation_map, config.min_scale, config.max_scale, crop_size, rng, self.labels.ignore_index
+        image, target_map = large_scale_jitter(
+            image, target_map, config.min_scale, config.max_scale, crop_size, rng, self.fill
         )
         if config.random_flip:
-            image, segmentation_map = flip_pair(image, segmentation_map, rng)
+            image, target_map = flip_pair(image, target_map, rng)
         if config.color_jitter > 0:
             image = color_jitter(image, config.color_jitter, rng)
         if config.style_augmentation:
             image = style_augment(image, rng)
         return {
             "pixel_values": normalize(image, self.processor),
-            "segmentation_map": torch.from_numpy(segmentation_map.astype(np.int64)),
+            "targets": self._targets(torch.from_numpy(target_map.astype(np.int64)), segments),
             "seed": int(rng.integers(2**62)),
             "is_synthetic": is_synthetic,
         }
 
+    def _targets(self, target_map: torch.Tensor, segments: list[dict] | None) -> SegmentationTargets:
+        if self.task == "semantic":
+            return semantic_targets(target_map, self.labels.ignore_index)
+        return panoptic_targets(target_map, segments, things_only=self.task == "instance")
+
     def collate(self, samples: list[dict]) -> dict:
-        targets = [semantic_targets(sample["segmentation_map"], self.labels.ignore_index) for sample in samples]
+        targets = [sample["targets"] for sample in samples]
         return {
             "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
             "mask_labels": [target.mask_labels for target in targets],
@@ -215,7 +231,7 @@ class SegmenterTask:
             else self.real.records or self.synthetic.records
         )
         shown = [shown[i] for i in range(min(4, len(shown)))]
-        picture = prediction_grid(self.trainable, self.processor, shown, self.labels)
+        picture = prediction_grid(self.trainable, self.processor, shown, self.labels, self.task)
         temporary = folder / f".step-{step:06d}.png.tmp"
         picture.save(temporary, "PNG")
         os.replace(temporary, folder / f"step-{step:06d}.png")
@@ -225,10 +241,12 @@ class SegmenterTask:
             self.trainable,
             self.processor,
             self.validation_records,
+            task=self.task,
             labels=self.labels,
             batch_size=self.config.train_batch_size,
         )
-        return {name: scores[name] for name in ("mIoU", "pixel_accuracy") if scores[name] is not None}
+        shown = (TASKS[self.task].metric, *TASKS[self.task].more)
+        return {name: scores[name] for name in shown if scores[name] is not None}
 
     def save(self, folder: Path) -> None:
         """Write model, processor, labels and run_config.json; each file is whole or absent."""
@@ -255,19 +273,26 @@ def _describe_records(records) -> str:
         return f"{len(records)} ({digest_of({'streamed': records.facts})})"
     names = [name for name in ("image_id", "seed") if name in records.column_names]
     shown = records.select(np.unique(np.linspace(0, len(records) - 1, 64).astype(int)))
-    pictures = records_digest(shown, ("image", "segmentation_map"))
+    maps = [name for name in ("segmentation_map", "panoptic_map") if name in records.column_names]
+    pictures = records_digest(shown, ("image", *maps))
     return f"{len(records)} ({digest_of({'ids': [records[name][:] for name in names], 'pictures': pictures})})"
 
 
-def prediction_grid(model, processor, records, labels: LabelSet) -> Image.Image:
+def prediction_grid(model, processor, records, labels: LabelSet, task: str = "semantic") -> Image.Image:
     """One row per record: image, ground truth and prediction in the codec's colors (void where nobody labelled)."""
     codec = ColormapCodec(labels)
     images = [read_image(record["image"]) for record in records]
-    predicted = predict_semantic(model, processor, images)
+    if task == "semantic":
+        truths = [codec.encode(read_map(record["segmentation_map"])) for record in records]
+        predicted = [codec.encode(prediction) for prediction in predict_semantic(model, processor, images)]
+    else:
+        segments = [(read_panoptic(record["panoptic_map"]), record["segments_info"]) for record in records]
+        truths = [paint_segments(*pair, codec) for pair in segments]
+        found = predict_panoptic(model, processor, images, labels.things)
+        predicted = [paint_segments(*pair, codec) for pair in found]
     rows = []
-    for record, image, prediction in zip(records, images, predicted, strict=True):
-        truth = codec.encode(read_map(record["segmentation_map"]))
-        cells = [Image.fromarray(cell) for cell in (image, truth, codec.encode(prediction))]
+    for image, truth, prediction in zip(images, truths, predicted, strict=True):
+        cells = [Image.fromarray(cell) for cell in (image, truth, prediction)]
         width = max(192, min(384, image.shape[1]))
         size = (width, round(width * image.shape[0] / image.shape[1]))
         row = Image.new("RGB", (3 * width + 8, size[1]), "white")

@@ -84,7 +84,7 @@ class Text2MaskTask(GeneratorTask):
             return {}
         pipeline = self.to_pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        maps, distances, drawn = [], [], []
+        maps, distances, drawn, read = [], [], [], []
         with self.sampling():
             for start in range(0, len(indices), 4):
                 part = indices[start : start + 4]
@@ -100,19 +100,23 @@ class Text2MaskTask(GeneratorTask):
                 )
                 drawn += list(np.rint(output.color_maps * 255).astype(np.uint8))
                 maps += list(output.segmentation_maps)
+                if self.panoptic_codec:
+                    segments = zip(output.panoptic_maps, output.segments_infos, strict=True)
+                    read += [self.panoptic_codec.encode(*pair) for pair in segments]
+                else:
+                    read += [self.codec.encode(m) for m in output.segmentation_maps]
                 distances += list(output.distances)
         real = [self.codec.encode(self.resized_map(i)) for i in indices]
-        read = [self.codec.encode(m) for m in maps]
         save_grid([real, drawn, read], folder / f"step-{step:08d}.png")
         (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
         facts = [
-            map_validity(m, self.captions[i], self.id2label, self.codec.ignore_index)
+            map_validity(m, self.captions[i], self.id2label, pipeline.codec.ignore_index)
             for m, i in zip(maps, indices, strict=True)
         ]
         numbers = {
             "decode_confidence": float(np.mean([f["valid_share"] for f in facts])),
             "decode_distance": float(np.mean(distances)),
-            "labels_per_map": float(np.mean([len(set(np.unique(m)) - {self.codec.ignore_index}) for m in maps])),
+            "labels_per_map": float(np.mean([len(set(np.unique(m)) - {pipeline.codec.ignore_index}) for m in maps])),
         }
         if named := sum(f["captioned_labels"] for f in facts):
             numbers["captioned_labels_found"] = sum(f["found"] for f in facts) / named
