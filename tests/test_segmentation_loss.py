@@ -8,6 +8,7 @@ from seggen_hf.segmentation_loss import (
     SegmentationTargets,
     draw_points,
     matching_cost,
+    panoptic_targets,
     pixel_centers,
     sample_logits,
     segmentation_loss,
@@ -107,6 +108,26 @@ def test_logits_under_void_pixels_change_neither_loss_nor_gradients(mask_size, f
         if a.shape[-1] == mask_size:
             assert a[..., :first_free_column].abs().sum() > 0
             assert a[..., first_free_column:].abs().sum() == 0
+
+
+def test_segments_are_targets_and_void_and_crowds_are_not_negatives():
+    panoptic_map = torch.tensor([[5, 5, 0, 9], [5, 7, 7, 9], [70_000, 70_000, 7, 9]])
+    segments = [
+        {"id": 5, "category_id": 2, "isthing": True, "iscrowd": False},
+        {"id": 7, "category_id": 0, "isthing": False, "iscrowd": False},
+        {"id": 9, "category_id": 2, "isthing": True, "iscrowd": True},
+        {"id": 70_000, "category_id": 2, "isthing": True, "iscrowd": False},
+        {"id": 11, "category_id": 1, "isthing": True, "iscrowd": False},  # cut away
+    ]
+    targets = panoptic_targets(panoptic_map, segments)
+    assert targets.class_labels.tolist() == [2, 0, 2] and targets.mask_labels.dtype == torch.bool
+    for mask, id in zip(targets.mask_labels, (5, 7, 70_000), strict=True):
+        assert torch.equal(mask, panoptic_map == id)
+    assert torch.equal(targets.valid_mask, (panoptic_map != 0) & (panoptic_map != 9))
+    things = panoptic_targets(panoptic_map, segments, things_only=True)
+    assert things.class_labels.tolist() == [2, 2] and torch.equal(things.valid_mask, targets.valid_mask)
+    nothing = panoptic_targets(torch.zeros(3, 4, dtype=torch.int64), segments)
+    assert nothing.mask_labels.shape == (0, 3, 4) and not nothing.valid_mask.any()
 
 
 def test_points_are_drawn_among_labelled_pixels_by_the_seed_alone():

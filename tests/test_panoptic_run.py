@@ -1,0 +1,82 @@
+"""The whole loop with `task: panoptic` at unit size: real generators, real shards, real trainings, real scores."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+
+from seggen_hf import Mask2ImgPipeline, PanopticCodec, Text2MaskPipeline, load_synthetic
+from seggen_hf.data.schema import read_map, read_panoptic
+from seggen_hf.data.transforms import cover_crop_map
+from seggen_hf.recipe import load_recipe
+from seggen_hf.runs import run_stages
+from seggen_hf.segments import label_map, measure_segments
+from seggen_hf.stages import load_train_records
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_recipe):
+    settings = [
+        "data.task=panoptic", "data.num_shades=3", "data.test_splits=[test]", "evaluation.object_threshold=0.0",
+        "evaluation.overlap_threshold=0.0", "synthesis.imgsyn_variants=1", "synthesis.masksyn_variants=1",
+    ]  # fmt: skip
+    folder = tmp_path_factory.mktemp("runs") / "panoptic"
+    recipe = load_recipe(tiny_recipe, settings)
+    run_stages(recipe, folder)
+    return recipe, folder
+
+
+def test_both_generators_carry_the_codec_of_segments(run):
+    recipe, folder = run
+    labels = load_train_records(recipe).info
+    assert labels.description
+    codecs = []
+    for name, cls in (("text2mask", Text2MaskPipeline), ("mask2img", Mask2ImgPipeline)):
+        pipeline = cls.from_pretrained(folder / name, use_safetensors=True)
+        codecs.append(pipeline.panoptic_codec)
+        assert pipeline.codec == codecs[-1].plain and pipeline.color_codec == codecs[-1].colors
+    assert codecs[0] == codecs[1] and (codecs[0].coding, codecs[0].num_shades) == ("shades", 3)
+    assert isinstance(codecs[0], PanopticCodec) and codecs[0].things == list(range(7, 15))
+
+
+def test_synthetic_records_have_segments_that_agree_with_their_labels(run):
+    recipe, folder = run
+    real = {row["image_id"]: row for row in load_train_records(recipe)}
+    rows = load_synthetic(folder / "synthetic")
+    kinds = rows["kind"][:]
+    assert kinds.count("imgsyn") == 8 and kinds.count("masksyn") >= 4
+    for row in rows:
+        panoptic_map, segments = read_panoptic(row["panoptic_map"]), row["segments_info"]
+        assert segments == measure_segments(panoptic_map, segments)
+        segmentation_map = read_map(row["segmentation_map"])
+        assert np.array_equal(label_map(panoptic_map, segments, 255), segmentation_map)
+        assert set(np.unique(panoptic_map)) - {0} == {segment["id"] for segment in segments}
+        if row["kind"] == "imgsyn":
+            source = real[row["source_id"]]
+            place = np.random.default_rng(row["seed"]).random(2)
+            human = cover_crop_map(read_panoptic(source["panoptic_map"]), (64, 64), place)
+            assert np.array_equal(panoptic_map, human)
+    files = sorted(str(path) for path in (folder / "synthetic" / "data").glob("*.parquet"))
+    plain = load_dataset("parquet", data_files=files, split="train")
+    assert plain[0]["panoptic_map"].mode == "RGB" and plain[0]["segments_info"][0]["category_id"] >= 0
+
+
+def test_scores_are_those_of_the_task_and_the_report_shows_them(run):
+    _, folder = run
+    results = json.loads((folder / "results.json").read_text())
+    for row in results["scores"]:
+        assert row["task"] == "panoptic" and 0 <= row["PQ"] <= 1 and 0 <= row["mIoU"] <= 1 and "AP50" in row
+        assert "0 that keep 0 of their mask" in row["protocol"]
+    assert "PQ" in results["verdict"] and "mIoU" not in results["verdict"]
+    assert "PQ" in (folder / "report.md").read_text()
+
+
+def test_a_change_of_the_coding_is_another_generator(run, tiny_recipe):
+    from seggen_hf.stages import list_stages
+
+    recipe, folder = run
+    other = load_recipe(tiny_recipe, ["data.task=panoptic", "data.panoptic_coding=edges", "data.test_splits=[test]"])
+    names = {stage.name: stage.fingerprint for stage in list_stages(other, folder)}
+    for stage in list_stages(recipe, folder):
+        assert (stage.fingerprint == names[stage.name]) == (stage.name in ("captions", "segmenter-real/seed-0"))
