@@ -23,6 +23,7 @@ from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.labels import LabelSet
 from seggen_hf.segmenters import load_segmenter
 from seggen_hf.synthesis import load_synthetic, stream_synthetic
+from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.dryrun import plan_segmenter
 from seggen_hf.trainers.loop import build_accelerator, train
 from seggen_hf.trainers.segmenter import SegmenterTask
@@ -88,7 +89,8 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
             batch_size=config.train_batch_size,
             accelerator=accelerator,
         )
-        accelerator.print(f"{split}: mIoU {results[split]['mIoU']} on {len(rows)} images")
+        score = TASKS[data.task]
+        accelerator.print(f"{split}: {score.metric_name} {results[split][score.metric]} on {len(rows)} images")
     if accelerator.is_main_process:
         write_json(run.folder / "results.json", results)
     accelerator.end_training()
