@@ -206,7 +206,7 @@ def test_the_report_of_a_panoptic_run(report_of):
 def test_the_report_of_an_instance_run(report_of):
     markdown, html, _ = report_of(instance_rows())
     for text in (markdown, html):
-        assert "Scores are mask AP in %" in text and "mask AP per class on test" in text
+        assert "Scores are mask AP in %" in text and "Mask AP per class on test" in text
         assert "nothing can be said" in text and "Stuff is left out" in text and "boundary AP" in text
     assert "| real: real records only | 20.0 | – | – | 20.0 (0), – (1) | 40.0 | – | 5.0 | – | – | – |" in markdown
     assert "| – (0), – (1) |" in markdown and "holds no thing of the class" in html

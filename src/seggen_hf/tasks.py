@@ -20,8 +20,8 @@ class Task:
 
     @property
     def class_metric_name(self) -> str:
-        """What the headline score of one class is called: mIoU is the mean of IoUs; PQ and AP keep their names."""
-        return "IoU" if self.metric == "mIoU" else self.metric_name
+        """What a heading calls the headline score of one class: mIoU is a mean of IoUs, PQ and AP keep their names."""
+        return "IoU" if self.metric == "mIoU" else self.metric_name[0].upper() + self.metric_name[1:]
 
     @property
     def more_titles(self) -> dict[str, str]:
