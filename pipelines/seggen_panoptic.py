@@ -117,7 +117,7 @@ class PanopticCodec:
             return found
         color = np.where(label == void, void, self._first_color[np.where(label == void, 0, label)])
         is_thing = np.isin(label, self.things)
-        color[is_thing] += _choose_shades(index, label, is_thing, self.num_shades)[is_thing]
+        color[is_thing] += choose_shades(index, label, is_thing, self.num_shades)[is_thing]
         return color[index]
 
     def decode(self, rgb, max_distance: float | None = None, min_region_area: int | None = None) -> DecodedPanoptic:
@@ -209,7 +209,7 @@ def _label(segment: Mapping | None, void: int, num_labels: int) -> int:
     return int(segment["category_id"])
 
 
-def _choose_shades(index: np.ndarray, label: np.ndarray, is_thing: np.ndarray, num_shades: int) -> np.ndarray:
+def choose_shades(index: np.ndarray, label: np.ndarray, is_thing: np.ndarray, num_shades: int) -> np.ndarray:
     """A shade for each segment, another than those of its neighbours of the same class.
 
     The most hemmed-in segment first (DSATUR: Brelaz 1979, doi:10.1145/359094.359101); where all shades are taken the

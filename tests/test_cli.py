@@ -98,6 +98,10 @@ def test_segmenters_are_scored_on_other_data(tiny_run):
     (row,) = json.loads(result.stdout)
     assert row["split"] == "val" and row["num_images"] == 100 and 0 <= row["mIoU"] <= 1
     assert call("evaluate", tiny_run / "segmenter-real" / "seed-0").exit_code == 2
+    assert row["task"] == "semantic"
+    result = call("evaluate", tiny_run / "segmenter-real" / "seed-0", "scenes", "--task", "boxes")
+    assert result.exit_code == 2 and "there are semantic, panoptic, instance" in result.stderr
+    assert call("evaluate", tiny_run, "--task", "panoptic").exit_code == 2
 
 
 def test_captions_and_synthesis_run_alone(tiny_run, tmp_path):

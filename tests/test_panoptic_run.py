@@ -1,18 +1,32 @@
 """The whole loop with `task: panoptic` at unit size: real generators, real shards, real trainings, real scores."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from datasets import load_dataset
+from PIL import Image
 
-from seggen_hf import Mask2ImgPipeline, PanopticCodec, Text2MaskPipeline, load_synthetic
-from seggen_hf.data.schema import read_map, read_panoptic
+from seggen_hf import (
+    ColormapCodec,
+    LabelSet,
+    Mask2ImgPipeline,
+    PanopticCodec,
+    Text2MaskPipeline,
+    evaluate_segmenter,
+    load_synthetic,
+)
+from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.data.transforms import cover_crop_map
 from seggen_hf.recipe import load_recipe
+from seggen_hf.results import score_folder
 from seggen_hf.runs import run_stages
+from seggen_hf.segment_painting import paint_segments
+from seggen_hf.segmenters import build_segmenter
 from seggen_hf.segments import label_map, measure_segments
-from seggen_hf.stages import load_train_records
+from seggen_hf.stages import list_stages, load_test_records, load_train_records
+from seggen_hf.staging import stage_shards
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +76,17 @@ def test_synthetic_records_have_segments_that_agree_with_their_labels(run):
     assert plain[0]["panoptic_map"].mode == "RGB" and plain[0]["segments_info"][0]["category_id"] >= 0
 
 
+def test_shards_are_published_with_their_segments(run, tmp_path):
+    _, folder = run
+    stage_shards(folder / "synthetic", tmp_path / "shards")
+    rows = load_dataset("parquet", data_files=str(tmp_path / "shards" / "*.parquet"), split="train")
+    codec = ColormapCodec(LabelSet.from_file(folder / "synthetic"))
+    assert len(rows) == len(load_synthetic(folder / "synthetic"))
+    for row in rows.select(range(3)):
+        painted = paint_segments(read_panoptic(row["panoptic_map"]), row["segments_info"], codec)
+        assert np.array_equal(np.asarray(row["color_map"]), painted)
+
+
 def test_scores_are_those_of_the_task_and_the_report_shows_them(run):
     _, folder = run
     results = json.loads((folder / "results.json").read_text())
@@ -73,10 +98,49 @@ def test_scores_are_those_of_the_task_and_the_report_shows_them(run):
 
 
 def test_a_change_of_the_coding_is_another_generator(run, tiny_recipe):
-    from seggen_hf.stages import list_stages
-
     recipe, folder = run
     other = load_recipe(tiny_recipe, ["data.task=panoptic", "data.panoptic_coding=edges", "data.test_splits=[test]"])
     names = {stage.name: stage.fingerprint for stage in list_stages(other, folder)}
     for stage in list_stages(recipe, folder):
         assert (stage.fingerprint == names[stage.name]) == (stage.name in ("captions", "segmenter-real/seed-0"))
+
+
+def test_kept_pictures_are_painted_segments(run):
+    recipe, folder = run
+    records = load_test_records(recipe, "test")
+    codec = ColormapCodec(labels_of(records))
+    shown = json.loads((folder / "predictions" / "test" / "records.json").read_text())
+    assert shown == records["image_id"][:]
+    for place, record in enumerate(records):
+        truth = read_image(folder / "predictions" / "test" / f"{place}-segments.png")
+        expected = paint_segments(read_panoptic(record["panoptic_map"]), record["segments_info"], codec)
+        assert np.array_equal(truth, expected)
+        predicted = folder / "segmenter-real" / "seed-0" / "predictions" / "test" / f"{place}.png"
+        assert read_image(predicted).shape == truth.shape
+
+
+def test_a_segmenter_can_be_scored_by_its_instances(run):
+    recipe, folder = run
+    records = load_test_records(recipe, "test")
+    scores = score_folder(folder / "segmenter-real" / "seed-0", records, recipe.evaluation, "instance")
+    things = [labels_of(records).id2label[i] for i in labels_of(records).things]
+    assert list(scores["per_label"]) == things and {"AP", "AP50", "AP_small", "boundary_AP"} <= scores.keys()
+    with pytest.raises(ValueError, match="no label is one"):
+        evaluate_segmenter(
+            *build_segmenter("unit", LabelSet.from_id2label(labels_of(records).id2label)),
+            records,
+            task="instance",
+            labels=LabelSet.from_id2label(labels_of(records).id2label),
+        )
+
+
+def test_the_cards_snippet_runs(run, monkeypatch, tmp_path):
+    _, folder = run
+    folder = folder / "segmenter-synthetic" / "seed-0"
+    snippets = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    (snippet,) = [text for text in snippets if "predict_panoptic" in text]
+    Image.new("RGB", (70, 50)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(snippet.replace("PATH_OR_ID", str(folder)), names)
+    assert names["panoptic_map"].shape == (50, 70) and isinstance(names["segments"], list)

@@ -1,13 +1,17 @@
+import json
 import re
 import shutil
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from seggen_hf.provenance import join_versions, public_command, public_value
 from seggen_hf.report import list_classes, list_scores, write_report
 from seggen_hf.report_pictures import line_chart, thumbnail
+from seggen_hf.results import scores_by_arm
+from seggen_hf.tasks import TASKS
 from seggen_hf.verdict import judge, write_verdict
 
 
@@ -84,6 +88,17 @@ def test_the_sentence_does_not_speak_of_arms_that_are_absent():
     assert write_verdict({"real": {"test": {0: 0.4}}, "masksyn": {"test": {0: 0.3}}}).startswith("MaskSyn lowered")
 
 
+def test_the_sentence_names_the_metric_of_the_task():
+    for real, synthetic, told in (
+        ([0.40, 0.41, 0.40], [0.44, 0.45, 0.44], "raised mask AP on test from 40.3 to 44.3 (+4.0 points"),
+        ([0.40, 0.41, 0.40], [0.40, 0.41, 0.40], "left mask AP on test at 40.3"),
+        ([0.40], [0.30], "lowered mask AP on test from 40.0 to 30.0"),
+    ):
+        scores = {"real": {"test": by_seed(real)}, "synthetic": {"test": by_seed(synthetic)}}
+        sentence = write_verdict(scores, "mask AP")
+        assert told in sentence and "mIoU" not in sentence
+
+
 def make_row(arm, seed, values):
     labels = dict(zip("abc", values, strict=True))
     known = [value for value in values if value is not None]
@@ -100,6 +115,102 @@ def test_scores_are_gathered_over_seeds_and_absent_classes_stay_absent():
     a, _, c = list_classes(rows)[0]["rows"]
     assert a["difference"] == pytest.approx(0.3) and a["ranges"]["real"] == pytest.approx(0.2)
     assert c["means"] == {"real": None, "synthetic": None} and c["difference"] is None
+
+
+def make_task_row(task, arm, seed, score, classes, **more):
+    """A row of another task than semantic; further scores that `more` lacks are not known."""
+    row = {"arm": arm, "seed": seed, "split": "test", "task": task, "num_images": 4, "protocol": f"{task} protocol."}
+    row |= dict.fromkeys(TASKS[task].more) | {TASKS[task].metric: score, "per_label": classes}
+    return row | {"folder": f"segmenter-{arm}/seed-{seed}"} | more
+
+
+def panoptic_rows():
+    classes = {"sky": 0.5, "cow": 0.3, "car": None}
+    return [
+        make_task_row("panoptic", "real", 0, 0.40, classes, SQ=0.8, PQ_things=0.25, mIoU=0.61),
+        make_task_row("panoptic", "real", 1, 0.44, classes | {"cow": 0.4}, SQ=0.7, PQ_things=0.35, mIoU=0.61),
+        make_task_row("panoptic", "synthetic", 0, 0.50, classes | {"cow": 0.6}, SQ=0.9, AP=0.125),
+        make_task_row("panoptic", "synthetic", 1, 0.52, classes | {"cow": 0.6}, SQ=0.9),
+    ]
+
+
+def instance_rows():
+    return [
+        make_task_row("instance", "real", 0, 0.20, {"cow": 0.2, "car": None}, AP50=0.4, AP_small=0.05),
+        make_task_row("instance", "real", 1, None, {"cow": None, "car": None}),
+        make_task_row("instance", "synthetic", 0, None, {"cow": None, "car": None}),
+        make_task_row("instance", "synthetic", 1, None, {"cow": None, "car": None}),
+    ]
+
+
+def test_tables_are_about_the_headline_score_of_the_task():
+    rows = panoptic_rows()
+    assert scores_by_arm(rows)["real"] == {"test": {0: 0.40, 1: 0.44}}
+    real, synthetic = list_scores(rows)[0]["rows"]
+    assert real["mean"] == pytest.approx(0.42) and synthetic["difference"] == pytest.approx(0.09)
+    assert tuple(real["more"]) == TASKS["panoptic"].more
+    assert real["more"]["SQ"] == pytest.approx(0.75) and real["more"]["AP"] is None
+    assert synthetic["more"]["AP"] == 0.125  # of the seed that has it
+    _, cow, car = list_classes(rows)[0]["rows"]
+    assert cow["difference"] == pytest.approx(0.25) and car["means"]["real"] is None
+
+
+def test_an_arm_without_a_score_stays_in_the_table():
+    real, synthetic = list_scores(instance_rows())[0]["rows"]
+    assert real["mean"] == 0.2 and real["range"] is None and real["seeds"] == {0: 0.2, 1: None}
+    assert synthetic["mean"] is None and synthetic["difference"] is None and set(synthetic["more"].values()) == {None}
+
+
+@pytest.fixture
+def report_of(tiny_run, tmp_path):
+    """Writes the report of a finished run whose scores are `rows`, and returns it as Markdown and HTML."""
+
+    def write(rows):
+        run = shutil.copytree(tiny_run, tmp_path / rows[0]["task"])
+        results = json.loads((run / "results.json").read_text())
+        verdict = write_verdict(scores_by_arm(rows), TASKS[rows[0]["task"]].metric_name)
+        (run / "results.json").write_text(json.dumps(results | {"scores": rows, "verdict": verdict}))
+        for path in run.glob("predictions/test/*-segmentation_map.png"):
+            name = path.name.replace("segmentation_map", "segments")
+            Image.new("RGB", (64, 64), (1, 2, 3)).save(path.with_name(name))
+            path.unlink()
+        for path in run.glob("segmenter-*/seed-0/predictions/test/*.png"):
+            Image.new("RGB", (400, 300), (4, 5, 6)).save(path)
+        write_report(run)
+        return (run / "report.md").read_text(), (run / "report.html").read_text(), run
+
+    return write
+
+
+def test_the_report_of_a_panoptic_run(report_of):
+    markdown, html, run = report_of(panoptic_rows())
+    for text in (markdown, html):
+        assert "Scores are PQ in %" in text and "PQ per class on test" in text and "IoU per class" not in text
+        assert "Synthetic data raised PQ on test from 42.0 to 51.0 (+9.0 points" in text
+        assert "shades of its color" in text and "pixel" not in text.partition("How it was measured")[0]
+    lines = markdown.splitlines()
+    titles = "arm, PQ, against real, between seeds, of each (seed), SQ, RQ, PQ things, PQ stuff, AP, AP50, mIoU"
+    head = lines.index(f"| {titles.replace(', ', ' | ')} |")
+    assert lines[head + 1].count("---") == 12
+    assert lines[head + 2] == (
+        "| real: real records only | 42.0 | – | 4.0 | 40.0 (0), 44.0 (1) | 75.0 | – | 30.0 | – | – | – | 61.0 |"
+    )
+    assert "| cow | 35.0 (range 10.0) | 60.0 (range 0.0) | +25.0 |" in lines and "| car | – | – | – |" in lines
+    for title in ("<th>PQ</th>", "<th>PQ things</th>", "<th>AP50</th>", "<th>mIoU</th>"):
+        assert title in html
+    shown = np.array(Image.open(run / "pictures" / "test-0-truth.png"))
+    assert (shown == (1, 2, 3)).all()
+    assert (np.array(Image.open(run / "pictures" / "test-0-real.png")) == (4, 5, 6)).all()
+
+
+def test_the_report_of_an_instance_run(report_of):
+    markdown, html, _ = report_of(instance_rows())
+    for text in (markdown, html):
+        assert "Scores are mask AP in %" in text and "Mask AP per class on test" in text
+        assert "nothing can be said" in text and "Stuff is left out" in text and "boundary AP" in text
+    assert "| real: real records only | 20.0 | – | – | 20.0 (0), – (1) | 40.0 | – | 5.0 | – | – | – |" in markdown
+    assert "| – (0), – (1) |" in markdown and "holds no thing of the class" in html
+    assert "No synthetic arm has been scored" in markdown
 
 
 def test_the_report_shows_pictures_sentence_and_both_arms(tiny_run):

@@ -140,6 +140,8 @@ def test_new_arms_and_seeds_are_added_to_a_finished_run(run_copy, tiny_recipe):
     assert rendered[0]["segmentation_map"].tobytes() == captions[0]["segmentation_map"].tobytes()
     assert rendered[0]["image"].tobytes() != captions[0]["image"].tobytes()
     assert rendered[1]["segmentation_map"].tobytes() != captions[0]["segmentation_map"].tobytes()
+    assert rendered[0]["panoptic_map"].tobytes() == captions[0]["panoptic_map"].tobytes()
+    assert rendered[0]["segments_info"] == captions[0]["segments_info"] != rendered[1]["segments_info"]
 
 
 def test_redo_sets_aside_a_stage_and_what_reads_it(run_copy, tiny_recipe):

@@ -89,8 +89,8 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
             batch_size=config.train_batch_size,
             accelerator=accelerator,
         )
-        metric = TASKS[data.task].metric
-        accelerator.print(f"{split}: {metric} {results[split][metric]} on {len(rows)} images")
+        score = TASKS[data.task]
+        accelerator.print(f"{split}: {score.metric_name} {results[split][score.metric]} on {len(rows)} images")
     if accelerator.is_main_process:
         write_json(run.folder / "results.json", results)
     accelerator.end_training()

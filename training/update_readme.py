@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seggen_hf.report import list_costs, list_scores
 from seggen_hf.results import percent, read_results
+from seggen_hf.tasks import task_of
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -25,9 +26,10 @@ def describe_run(run: Path) -> str:
         raise ValueError(f"{run} has no results.json; run the stage evaluate first.")
     tables = list_scores(results["scores"])
     arms = list(dict.fromkeys(row["arm"] for table in tables for row in table["rows"]))
+    metric_name = task_of(results["scores"]).metric_name
     seeds = max(len(row["seeds"]) for table in tables for row in table["rows"])
     lines = [
-        f"**{results['recipe']}**: {results['dataset']}, {seeds} seed{'s' if seeds > 1 else ''}, mIoU in %"
+        f"**{results['recipe']}**: {results['dataset']}, {seeds} seed{'s' if seeds > 1 else ''}, {metric_name} in %"
         + (" (mean; range over seeds in brackets)" if seeds > 1 else ""),
         "",
         "| arm | " + " | ".join(f"{table['split']} ({table['num_images']} images)" for table in tables) + " |",

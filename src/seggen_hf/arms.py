@@ -124,7 +124,7 @@ def render_records(records: Dataset, recipe: Recipe, folder: Path) -> None:
     size = (recipe.data.height, recipe.data.width)
     made = Dataset.from_generator(
         _render,
-        features=record_features(synthetic=True),
+        features=record_features(synthetic=True, panoptic=True),
         gen_kwargs={
             "image_ids": tuple(records["image_id"]),  # `datasets` would share lists out among processes
             "size": size,
@@ -156,10 +156,12 @@ def _render(image_ids, size, imgsyn_variants, masksyn_variants, styles, style_sh
                     fresh = scene_index(split, MAX_SPLIT_RECORDS // 2 + int(number) * 200 + variant)
                     style = styles[int(rng.integers(len(styles)))] if rng.random() < style_share else None
                     scene = draw_scene(0, fresh, seen, size, style=style)
-                name = f"{image_id}-{kind}-{variant}"
+                name, ids = f"{image_id}-{kind}-{variant}", scene.panoptic_map
                 yield {
                     "image": encode_image(scene.image, name),
                     "segmentation_map": encode_map(scene.segmentation_map, len(SCENE_CATEGORIES), name),
+                    "panoptic_map": encode_image(np.stack([ids, ids >> 8, ids >> 16], -1).astype(np.uint8), name),
+                    "segments_info": scene.segments_info,
                     "caption": scene.caption,
                     "image_id": name,
                     "kind": kind,

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .data.schema import read_image, read_map
+from .data.schema import read_image
 from .pipelines import ColormapCodec
 from .report_pictures import thumbnail
+from .segment_painting import paint_record
 
 GAP, COLUMNS = 4, 6
 
@@ -32,10 +33,7 @@ def draw_legend(codec: ColormapCodec, path: Path) -> Path:
 
 def draw_samples(rows: Sequence[dict], codec: ColormapCodec, path: Path) -> Path:
     """Two lines: the maps of `rows`, painted, above the images that were generated for them."""
-    pairs = [
-        (thumbnail(codec.encode(read_map(row["segmentation_map"])), smooth=False), thumbnail(read_image(row["image"])))
-        for row in rows
-    ]
+    pairs = [(thumbnail(paint_record(row, codec), smooth=False), thumbnail(read_image(row["image"]))) for row in rows]
     width = max(image.width for pair in pairs for image in pair)
     height = max(image.height for pair in pairs for image in pair)
     canvas = Image.new("RGB", (len(pairs) * (width + GAP) - GAP, 2 * height + GAP), "white")

@@ -22,6 +22,7 @@ from .pipelines import ColormapCodec
 from .provenance import join_versions, library_versions, public_settings, public_value
 from .recipe import load_recipe
 from .results import percent, read_scores, recipe_hash, table_cell
+from .tasks import TASKS, task_of
 
 
 def fill_card(template: str, facts: Mapping, header: str = "") -> str:
@@ -61,6 +62,7 @@ class RunCards:
         labels = labels_of(captions)
         self.codec = ColormapCodec(labels)
         data = self.recipe.data
+        self.task = TASKS[data.task]
         self.source_id = data.dataset_name if is_hub_id(data.dataset_name) else None
         self.shared = {
             "run": self.recipe.name,
@@ -119,7 +121,11 @@ class RunCards:
             pipeline_tag="image-segmentation",
             base_model=self.recipe.segmenter.model if is_hub_id(self.recipe.segmenter.model) else None,
             datasets=[name for name in (self.source_id, dataset) if name] or None,
-            tags=["seggen", "mask2former"],
+            tags=[
+                "seggen",
+                "mask2former",
+                *([] if self.task.name == "semantic" else [f"{self.task.name}-segmentation"]),
+            ],
             model_name=f"{self.recipe.name}-{arm}-seed-{seed}" if results else None,
             eval_results=results or None,
         )
@@ -127,6 +133,7 @@ class RunCards:
         more = {
             "arm": arm,
             "seed": seed,
+            "task": self.task,
             "scores": scores,
             "versions": join_versions([facts["versions"], *(entry["versions"] for entry in splits.values())]),
             "description": description if description.startswith("with") else f"on {description}",
@@ -171,13 +178,13 @@ class RunCards:
         entries = [
             EvalResultEntry(
                 dataset_id=self.source_id,
-                task_id=f"{split}-mean_iou",
-                value=round(entry["scores"]["mIoU"], 4),
+                task_id=f"{split}-{self.task.hub_metric_type}",
+                value=round(entry["scores"][self.task.metric], 4),
                 dataset_revision=self.recipe.data.dataset_revision,
                 notes=f"{arm} arm, seed {seed}. {entry['scores']['protocol']}",
             )
             for split, entry in splits.items()
-            if entry["scores"]["mIoU"] is not None
+            if entry["scores"][self.task.metric] is not None
         ]
         return eval_result_entries_to_yaml(entries)
 
@@ -217,19 +224,20 @@ def is_hub_id(name: str) -> bool:
 
 
 def list_results(dataset: str, source_id: str | None, scores: Sequence[Mapping]) -> list[EvalResult]:
-    """The scores of one model as the Hub's model-index has them."""
+    """The headline scores of one model as the Hub's model-index has them."""
+    task = task_of(scores)
     return [
         EvalResult(
             task_type="image-segmentation",
             dataset_type=source_id or dataset,
             dataset_name=dataset,
             dataset_split=score["split"],
-            metric_type="mean_iou",
-            metric_name="mIoU",
-            metric_value=round(score["mIoU"], 4),
+            metric_type=task.hub_metric_type,
+            metric_name=task.metric_name,
+            metric_value=round(score[task.metric], 4),
         )
         for score in scores
-        if score["mIoU"] is not None
+        if score[task.metric] is not None
     ]
 
 

@@ -172,12 +172,14 @@ def _plan(recipe: str, settings: list[str] | None, as_json: bool) -> None:
 
 
 def _table(results: dict) -> str:
-    """mIoU of each arm and test split as text: the mean over seeds, and their range where there are several."""
+    """The headline score of each arm and test split as text: the mean over seeds, and their range where there are
+    several."""
     from .results import percent, scores_by_arm
+    from .tasks import task_of
 
     scores = scores_by_arm(results["scores"])
     splits = list(dict.fromkeys(row["split"] for row in results["scores"]))
-    lines = [["mIoU, %", *splits]]
+    lines = [[f"{task_of(results['scores']).metric_name}, %", *splits]]
     for arm, by_split in scores.items():
         cells = []
         for split in splits:
@@ -370,41 +372,67 @@ def evaluate(
     source: Annotated[str | None, typer.Argument(help="Data to score on; a run's own test splits if absent.")] = None,
     split: Splits = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 8,
+    task: Annotated[
+        str | None, typer.Option("--task", help="semantic, panoptic or instance; that of the run's recipe if absent.")
+    ] = None,
+    tiles: Annotated[int, typer.Option("--tiles", min=1, help="Cut images, as data.tiles does.")] = 1,
     json: Json = False,
     debug: Debug = False,
     *,
     reading: dict,
 ):
     """Score a segmenter, or every segmenter of a run."""
+    from .tasks import TASKS
+
+    if task is not None and task not in TASKS:
+        raise WrongArguments(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
     is_run = (run / "recipe.yaml").is_file()
     if not is_run and not (run / "config.json").is_file():
         raise WrongArguments(f"{run} is neither a run folder (recipe.yaml) nor a segmenter (config.json).")
     if is_run and source is None:
-        if split:
-            raise WrongArguments("--split needs a SOURCE; a run is scored on its own test splits.")
+        if split or task:
+            name = "--split" if split else "--task"
+            raise WrongArguments(f"{name} needs a SOURCE; a run is scored on its own test splits, by its own task.")
         _run(str(run), [], None, only=["evaluate"], as_json=json)
         return
     if source is None:
         raise WrongArguments("A single segmenter needs a SOURCE to be scored on.")
     _quiet_libraries()
+    from .config import EvaluationConfig
     from .data.sources import load_records
+    from .data.tiles import tile_records
     from .results import percent, score_folder
 
     folders = sorted(path.parent for path in run.glob("segmenter-*/seed-*/config.json")) if is_run else [run]
     if not folders:
         raise ValueError(f"{run} has no finished segmenter.")
+    recipe = _recipe_of(run)
+    task = task or (recipe.data.task if recipe else "semantic")
+    settings = dataclasses.replace(recipe.evaluation if recipe else EvaluationConfig(), eval_batch_size=batch_size)
+    metric, metric_name = TASKS[task].metric, TASKS[task].metric_name
     rows = []
     for name in split or ["test"]:
-        records = load_records(source, name, **reading)
+        records = tile_records(load_records(source, name, **reading), tiles)
         for folder in folders:
-            scores = score_folder(folder, records, batch_size)
+            scores = score_folder(folder, records, settings, task)
             rows.append({"segmenter": str(folder), "dataset": source, "split": name} | scores)
             if not json:
-                print(f"{folder}  {source} ({name}, {scores['num_images']} images): mIoU {percent(scores['mIoU'])} %")
+                told = f"{metric_name} {percent(scores[metric])} %"
+                print(f"{folder}  {source} ({name}, {scores['num_images']} images): {told}")
     if json:
         print(_dumps(rows))
     else:
         print(rows[0]["protocol"])
+
+
+def _recipe_of(folder: Path):
+    """The recipe of a run, also for a segmenter in the run; None for a segmenter that lies elsewhere."""
+    from .recipe import load_recipe
+
+    for run in (folder, folder.resolve().parent.parent):
+        if (run / "recipe.yaml").is_file():
+            return load_recipe(run / "recipe.yaml")
+    return None
 
 
 @command

@@ -7,7 +7,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .segment_rules import QueryOutput, instance_masks, panoptic_segments, semantic_scores
+from .segment_rules import (
+    OBJECT_THRESHOLD,
+    OVERLAP_THRESHOLD,
+    QueryOutput,
+    instance_masks,
+    panoptic_segments,
+    semantic_scores,
+)
 
 SIZE_DIVISOR = 32  # coarsest feature level; inputs are padded to a multiple of it
 
@@ -116,18 +123,24 @@ def semantic_map(output: QueryOutput, return_scores: bool = False) -> np.ndarray
 
 
 def predict_panoptic(
-    model: nn.Module, processor, images: list, things: Sequence[int], batch_size: int = 8, **thresholds
+    model: nn.Module,
+    processor,
+    images: list,
+    things: Sequence[int],
+    batch_size: int = 8,
+    object_threshold: float = OBJECT_THRESHOLD,
+    overlap_threshold: float = OVERLAP_THRESHOLD,
 ) -> list[tuple[np.ndarray, list[dict]]]:
     """panoptic_map and segments_info of each image, at its original size; see `panoptic_segments`.
 
     Args:
         images, batch_size: of `predict_queries`.
         things: label ids of things; all others are stuff, of which an image has one segment a label.
-        thresholds: of `panoptic_segments`.
+        object_threshold, overlap_threshold: of `panoptic_segments`.
     """
     results: list = [None] * len(images)
     for index, output in predict_queries(model, processor, images, batch_size):
-        results[index] = panoptic_segments(output, things, **thresholds)
+        results[index] = panoptic_segments(output, things, object_threshold, overlap_threshold)
     return results
 
 

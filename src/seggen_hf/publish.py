@@ -197,7 +197,8 @@ def _stage_segmenter(staged: Staged) -> Artifact:
     folder = stage_segmenter(plan.run / key / f"seed-{plan.seed}", staged.folder(key))
     if results := staged.cards.eval_results(plan.arm, plan.seed):
         (folder / ".eval_results").mkdir()
-        (folder / ".eval_results" / "mean_iou.yaml").write_text(yaml.safe_dump(results, sort_keys=False))
+        name = f"{staged.cards.task.hub_metric_type}.yaml"
+        (folder / ".eval_results" / name).write_text(yaml.safe_dump(results, sort_keys=False))
     write_card(folder, staged.cards.segmenter(plan.arm, plan.seed, _draw(staged, folder, "segmenter")))
     return Artifact(plan.repos[key], "model", folder, staged.private, WEIGHTS)
 

@@ -19,7 +19,7 @@ from .markers import read_marker
 from .pipelines import ColormapCodec
 from .provenance import join_versions, public_value
 from .recipe import Recipe, load_recipe
-from .report_pictures import PictureFolder, hex_color, line_chart
+from .report_pictures import SIDE, PictureFolder, hex_color, line_chart
 from .results import (
     NUM_SHOWN,
     PREDICTIONS,
@@ -30,7 +30,9 @@ from .results import (
     scores_by_arm,
     table_cell,
 )
+from .segment_painting import paint_record
 from .synthesis import load_synthetic
+from .tasks import TASKS, task_of
 from .verdict import BASELINE, CANDIDATES, write_verdict
 
 
@@ -65,11 +67,13 @@ def collect_facts(run: Path) -> dict:
     rows = results["scores"] if results else []
     captions = datasets.load_from_disk(run / "captions") if read_marker(run / "captions") else None
     codec = ColormapCodec(labels_of(captions)) if captions is not None else None
+    task = task_of(rows) if rows else TASKS[recipe.data.task]
     return {
         "name": recipe.name,
         "dataset": public_value(recipe.data.dataset_name),
         "num_records": len(captions) if captions is not None else None,
-        "verdict": results["verdict"] if results else write_verdict({}),
+        "verdict": results["verdict"] if results else write_verdict({}, task.metric_name),
+        "task": task,
         "legend": list_legend(codec) if codec else [],
         "made": show_samples(run, captions, codec, pictures) if codec else [],
         "predictions": show_predictions(run, rows, codec, pictures) if codec else [],
@@ -119,8 +123,9 @@ def show_samples(run: Path, captions, codec: ColormapCodec, pictures: PictureFol
             if kind == "imgsyn" and record["source_id"] in place_of:
                 real = captions[place_of[record["source_id"]]]
                 shown.append(pictures.add(f"{kind}-{place}-real", read_image(real["image"]), "real image"))
-            painted = codec.encode(read_map(record["segmentation_map"]))
-            shown.append(pictures.add(f"{kind}-{place}-map", painted, "segmentation map", smooth=False))
+            painted = paint_record(record, codec)
+            smooth = record.get("panoptic_map") is not None and _is_reduced(painted)
+            shown.append(pictures.add(f"{kind}-{place}-map", painted, "segmentation map", smooth))
             shown.append(pictures.add(f"{kind}-{place}-image", read_image(record["image"]), "generated image"))
             samples.append({"caption": record["caption"], "source": record["source_id"], "pictures": shown})
         if samples:
@@ -135,6 +140,7 @@ def show_samples(run: Path, captions, codec: ColormapCodec, pictures: PictureFol
 def show_predictions(run: Path, rows: list[dict], codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
     """For each test split a table: image, truth and each arm's prediction, of the first seed."""
     tables = []
+    is_semantic = task_of(rows).name == "semantic"
     order = [name for name in (BASELINE, *CANDIDATES, *ARMS) if any(row["arm"] == name for row in rows)]
     arms = list(dict.fromkeys(order))
     for split in dict.fromkeys(row["split"] for row in rows):
@@ -145,43 +151,59 @@ def show_predictions(run: Path, rows: list[dict], codec: ColormapCodec, pictures
         for place, image_id in enumerate(image_ids):
             name = f"{split}-{place}"
             image = np.array(Image.open(folder / f"{place}-image.png").convert("RGB"))
-            truth = codec.encode(read_map(folder / f"{place}-segmentation_map.png"))
             shown = [pictures.add(f"{name}-image", image, "image")]
-            shown.append(pictures.add(f"{name}-truth", truth, "truth", smooth=False))
+            truth = "segmentation_map" if is_semantic else "segments"
+            maps = [("truth", "truth", folder / f"{place}-{truth}.png")]
             for arm in arms:
-                predicted = codec.encode(read_map(run / folders[arm] / PREDICTIONS / split / f"{place}.png"))
-                shown.append(pictures.add(f"{name}-{arm}", predicted, f"prediction of {arm}", smooth=False))
+                path = run / folders[arm] / PREDICTIONS / split / f"{place}.png"
+                maps.append((arm, f"prediction of {arm}", path))
+            for key, alt, path in maps:
+                painted = codec.encode(read_map(path)) if is_semantic else np.array(Image.open(path).convert("RGB"))
+                smooth = not is_semantic and _is_reduced(painted)
+                shown.append(pictures.add(f"{name}-{key}", painted, alt, smooth))
             lines.append({"image_id": image_id, "pictures": shown})
         tables.append({"split": split, "columns": ["image", "truth", *arms], "rows": lines})
     return tables
 
 
+def _is_reduced(painted: np.ndarray) -> bool:
+    """Whether a thumbnail of painted segments is smaller: it is smoothed then, or thin outlines would have gaps."""
+    return max(painted.shape[:2]) >= 1.5 * SIDE
+
+
 def list_scores(rows: list[dict]) -> list[dict]:
-    """For each test split: per arm the mean mIoU over seeds, its difference to real-only, and every seed."""
-    tables = []
+    """For each test split: per arm the mean headline score over seeds, its difference to real-only, and every seed.
+
+    Where there is no score, None stands in its place; `more` holds the means of the task's further scores.
+    """
+    tables, task = [], task_of(rows)
     for split in dict.fromkeys(row["split"] for row in rows):
-        by_arm = {arm: s[split] for arm, s in scores_by_arm(rows).items() if s.get(split)}
-        accuracy = {arm: s[split] for arm, s in scores_by_arm(rows, "pixel_accuracy").items() if s.get(split)}
-        baseline = fmean(by_arm[BASELINE].values()) if by_arm.get(BASELINE) else None
+        here = [row for row in rows if row["split"] == split]
+        scored = {metric: scores_by_arm(here, metric) for metric in (task.metric, *task.more)}
+        means = {
+            metric: {arm: fmean(by_split[split].values()) for arm, by_split in by_arm.items()}
+            for metric, by_arm in scored.items()
+        }
+        baseline = means[task.metric].get(BASELINE)
         lines = []
-        for arm, by_seed in by_arm.items():
-            values = list(by_seed.values())
-            mean = fmean(values)
+        for arm in dict.fromkeys(row["arm"] for row in here):
+            mean = means[task.metric].get(arm)
+            values = list(scored[task.metric][arm][split].values()) if mean is not None else []
             lines.append({
                 "arm": arm,
                 "mean": mean,
                 "range": max(values) - min(values) if len(values) > 1 else None,
-                "difference": mean - baseline if baseline is not None and arm != BASELINE else None,
-                "seeds": by_seed,
-                "pixel_accuracy": fmean(accuracy[arm].values()) if arm in accuracy else None,
+                "difference": mean - baseline if None not in (mean, baseline) and arm != BASELINE else None,
+                "seeds": {row["seed"]: row.get(task.metric) for row in here if row["arm"] == arm},
+                "more": {metric: means[metric].get(arm) for metric in task.more},
             })  # fmt: skip
-        num_images = next(row["num_images"] for row in rows if row["split"] == split)
-        tables.append({"split": split, "num_images": num_images, "rows": lines})
+        tables.append({"split": split, "num_images": here[0]["num_images"], "rows": lines})
     return tables
 
 
 def list_classes(rows: list[dict]) -> list[dict]:
-    """For each test split: IoU per class, arms side by side (mean over seeds), and the difference to real-only."""
+    """For each test split: the headline score per class, arms side by side (mean over seeds), and the difference to
+    real-only."""
     tables = []
     for split in dict.fromkeys(row["split"] for row in rows):
         here = [row for row in rows if row["split"] == split]

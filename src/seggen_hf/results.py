@@ -14,16 +14,19 @@ from datasets import Dataset
 from PIL import Image
 
 from .arms import ARMS, list_folders
-from .config import SECTIONS
-from .data.schema import encode_map, labels_of, read_image, read_map, write_json
+from .config import SECTIONS, EvaluationConfig
+from .data.schema import encode_image, encode_map, labels_of, read_image, read_map, write_json
 from .evaluation import evaluate_segmenter
-from .inference import predict_semantic
+from .inference import predict_panoptic, predict_semantic
 from .labels import LabelSet
 from .markers import mark_stage, read_marker
+from .pipelines import ColormapCodec
 from .provenance import join_versions, library_versions, public_value
 from .recipe import Recipe
+from .segment_painting import paint_record, paint_segments
 from .segmenters import build_segmenter
 from .settings import list_differing
+from .tasks import TASKS, task_of
 from .verdict import write_verdict
 
 RESULTS, SCORES, PREDICTIONS = "results.json", "evaluation.json", "predictions"
@@ -59,16 +62,24 @@ def shown_indices(num_records: int) -> list[int]:
     return np.unique(np.linspace(0, num_records - 1, min(NUM_SHOWN, num_records)).astype(int)).tolist()
 
 
-def keep_test_pictures(records: Dataset, folder: Path) -> None:
-    """Write image and segmentation map of the shown test records into `folder`, with their ids."""
+def keep_test_pictures(records: Dataset, folder: Path, task: str = "semantic") -> None:
+    """Write image and truth of the shown test records into `folder`, with their ids.
+
+    The truth is the segmentation map; of other tasks the segments, painted.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     rows = [records[index] for index in shown_indices(len(records))]
+    codec = None if task == "semantic" else ColormapCodec(labels_of(records))
     for place, row in enumerate(rows):
         Image.fromarray(read_image(row["image"])).save(temporary / f"{place}-image.png")
-        segmentation_map = encode_map(read_map(row["segmentation_map"]))["bytes"]
-        (temporary / f"{place}-segmentation_map.png").write_bytes(segmentation_map)
+        if codec is None:
+            segmentation_map = encode_map(read_map(row["segmentation_map"]))["bytes"]
+            (temporary / f"{place}-segmentation_map.png").write_bytes(segmentation_map)
+        else:
+            segments = encode_image(paint_record(row, codec, things_only=task == "instance"))["bytes"]
+            (temporary / f"{place}-segments.png").write_bytes(segments)
     write_json(temporary / "records.json", [row["image_id"] for row in rows])
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
@@ -88,23 +99,29 @@ def known_scores(segmenter: Segmenter, split: str, source: dict) -> dict | None:
 
 
 def score_segmenter(
-    segmenter: Segmenter, split: str, records: Dataset, source: dict, batch_size: int, command: str | None = None
+    segmenter: Segmenter,
+    split: str,
+    records: Dataset,
+    source: dict,
+    settings: EvaluationConfig,
+    command: str | None = None,
+    task: str = "semantic",
 ) -> None:
     """Score one segmenter on one split, and keep scores and some predictions beside its weights."""
     labels = labels_of(records)
     model, processor = _open_segmenter(segmenter.folder, labels)
-    scores = _score(model, processor, records, labels, batch_size)
+    scores = _score(model, processor, records, labels, settings, task)
     images = [read_image(records[index]["image"]) for index in shown_indices(len(records))]
     pictures = segmenter.folder / PREDICTIONS / split
     pictures.mkdir(parents=True, exist_ok=True)
-    for place, prediction in enumerate(predict_semantic(model, processor, images, batch_size)):
-        (pictures / f"{place}.png").write_bytes(encode_map(prediction, labels.num_labels)["bytes"])
+    for place, png in enumerate(_predict_pictures(model, processor, images, labels, settings, task)):
+        (pictures / f"{place}.png").write_bytes(png)
     entry = {"made_of": {"fingerprint": segmenter.fingerprint, "source": source}, "scores": scores}
     entry |= {"versions": library_versions(), "command": command}
     write_json(segmenter.folder / SCORES, read_scores(segmenter.folder) | {split: entry})
 
 
-def score_folder(folder: Path, records: Dataset, batch_size: int) -> dict:
+def score_folder(folder: Path, records: Dataset, settings: EvaluationConfig, task: str = "semantic") -> dict:
     """Scores of the segmenter in `folder` on any records with its labels; nothing is written."""
     labels = labels_of(records)
     names = json.loads((folder / "config.json").read_text()).get("id2label", {})
@@ -112,7 +129,7 @@ def score_folder(folder: Path, records: Dataset, batch_size: int) -> dict:
     if theirs != labels.id2label:
         differing = sorted(set(theirs.items()) ^ set(labels.id2label.items()))[:4]
         raise ValueError(f"{folder} was trained with other labels than the records have, such as {differing}.")
-    return _score(*_open_segmenter(folder, labels), records, labels, batch_size)
+    return _score(*_open_segmenter(folder, labels), records, labels, settings, task)
 
 
 def _open_segmenter(folder: Path, labels: LabelSet):
@@ -120,8 +137,25 @@ def _open_segmenter(folder: Path, labels: LabelSet):
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
 
-def _score(model, processor, records: Dataset, labels: LabelSet, batch_size: int) -> dict:
-    scores = evaluate_segmenter(model, processor, records, batch_size=batch_size)
+def _predict_pictures(
+    model, processor, images: list[np.ndarray], labels: LabelSet, settings: EvaluationConfig, task: str
+) -> list[bytes]:
+    """PNGs of the predictions on `images`: maps of label ids, which are painted where they are shown; of other tasks
+    the painted segments, since nothing reads their ids again."""
+    if task == "semantic":
+        predictions = predict_semantic(model, processor, images, settings.eval_batch_size)
+        return [encode_map(prediction, labels.num_labels)["bytes"] for prediction in predictions]
+    codec, things_only = ColormapCodec(labels), task == "instance"
+    thresholds = (settings.object_threshold, settings.overlap_threshold)
+    predictions = predict_panoptic(model, processor, images, labels.things, settings.eval_batch_size, *thresholds)
+    return [encode_image(paint_segments(*prediction, codec, things_only))["bytes"] for prediction in predictions]
+
+
+def _score(model, processor, records: Dataset, labels: LabelSet, settings: EvaluationConfig, task: str) -> dict:
+    thresholds = (settings.object_threshold, settings.overlap_threshold)
+    scores = evaluate_segmenter(
+        model, processor, records, task=task, batch_size=settings.eval_batch_size, thresholds=thresholds
+    )
     scores["per_label"] = {labels.id2label[i]: value for i, value in scores["per_label"].items()}
     del scores["labels"]
     return scores
@@ -153,16 +187,20 @@ def evaluate_arms(
         }
         for split, records in tests.items()
     }
+    if recipe.data.task == "panoptic":
+        thresholds = [recipe.evaluation.object_threshold, recipe.evaluation.overlap_threshold]
+        sources = {split: source | {"thresholds": thresholds} for split, source in sources.items()}
     pending = [s for s in segmenters if any(known_scores(s, split, sources[split]) is None for split in tests)]
     if pending or read_marker(out / PREDICTIONS) is None:
-        batch_size = recipe.evaluation.eval_batch_size
+        task = recipe.data.task
         with mark_stage(out / PREDICTIONS, "evaluate", {}, recipe_hash(recipe), command) as facts:
             for split, records in tests.items():
-                keep_test_pictures(records, out / PREDICTIONS / split)
+                keep_test_pictures(records, out / PREDICTIONS / split, task)
                 for segmenter in pending:
                     if known_scores(segmenter, split, sources[split]) is None:
-                        score_segmenter(segmenter, split, records, sources[split], batch_size, command)
+                        score_segmenter(segmenter, split, records, sources[split], recipe.evaluation, command, task)
             facts["segmenters"] = len(pending)
+    told = TASKS[recipe.data.task]
     rows, markers, entries = [], [], []
     for segmenter in segmenters:
         markers.append(read_marker(segmenter.folder))
@@ -171,7 +209,8 @@ def evaluate_arms(
         entries += [scored[split] for split in tests]
         for split in tests:
             scores = known_scores(segmenter, split, sources[split])
-            say(f"evaluate: {segmenter.arm}, seed {segmenter.seed}, {split}: mIoU {percent(scores['mIoU'])}")
+            score = f"{told.metric_name} {percent(scores[told.metric])}"
+            say(f"evaluate: {segmenter.arm}, seed {segmenter.seed}, {split}: {score}")
             place = {"folder": str(segmenter.folder.relative_to(out)), "steps": made["steps"]}
             place["synthetic_records"] = made["synthetic_records"]
             rows.append({"arm": segmenter.arm, "seed": segmenter.seed, "split": split} | place | scores)
@@ -183,7 +222,7 @@ def evaluate_arms(
         "arms": {name: ARMS[name].description for name in dict.fromkeys(segmenter.arm for segmenter in segmenters)},
         "seeds": list_seeds(rows),
         "not_trained": list_unfinished(recipe, out),
-        "verdict": write_verdict(scores_by_arm(rows)),
+        "verdict": write_verdict(scores_by_arm(rows), told.metric_name),
         "scores": rows,
         "versions": join_versions(made["versions"] for made in (*markers, *entries)),
         "machine": describe_machine(),
@@ -197,11 +236,16 @@ def ids_digest(records: Dataset) -> str:
     return sha256("\n".join(map(str, records["image_id"])).encode()).hexdigest()[:16]
 
 
-def scores_by_arm(rows: list[dict], metric: str = "mIoU") -> dict[str, dict[str, dict[int, float]]]:
-    """`{arm: {split: {seed: score}}}` of rows of results.json; scores that do not exist are left out."""
+def scores_by_arm(rows: list[dict], metric: str | None = None) -> dict[str, dict[str, dict[int, float]]]:
+    """`{arm: {split: {seed: score}}}` of rows of results.json; scores that do not exist are left out.
+
+    Args:
+        metric: a key of the rows; by default the headline score of their task.
+    """
+    metric = metric or task_of(rows).metric
     found: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
-        if row[metric] is not None:
+        if row.get(metric) is not None:
             found.setdefault(row["arm"], {}).setdefault(row["split"], {})[row["seed"]] = row[metric]
     return found
 

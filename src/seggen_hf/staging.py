@@ -18,7 +18,8 @@ from PIL import Image as PILImage
 from .data.schema import read_map, write_json
 from .labels import LabelSet
 from .pipelines import ColormapCodec
-from .synthesis.shards import PREFIX, ROWS_PER_GROUP, finished_shards, shard_features
+from .segment_painting import paint_record
+from .synthesis.shards import PREFIX, ROWS_PER_GROUP, data_path, finished_shards, shard_features
 
 SEGMENTER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "labels.json", "id2label.json")
 
@@ -127,10 +128,10 @@ def stage_metric(source: Path, target: Path) -> Path:
     return target
 
 
-def published_features() -> Features:
+def published_features(panoptic: bool = False) -> Features:
     """Columns of a published shard: those of a record, and `color_map`, which a person can read in the viewer."""
     columns = {}
-    for name, feature in shard_features(panoptic=True).items():
+    for name, feature in shard_features(panoptic).items():
         columns[name] = feature
         if name == "segmentation_map":
             columns["color_map"] = Image(mode="RGB")
@@ -155,7 +156,8 @@ def stage_shards(source: Path, target: Path) -> None:
         )
     codec = ColormapCodec(LabelSet.from_file(source))
     target.mkdir(parents=True, exist_ok=True)
-    schema = published_features().arrow_schema
+    first = data_path(source, min(finished))
+    schema = published_features("panoptic_map" in pq.read_schema(first).names).arrow_schema
     for name in sorted(finished):
         path = target / f"{PREFIX}{name}.parquet"
         if path.is_file():
@@ -164,8 +166,7 @@ def stage_shards(source: Path, target: Path) -> None:
         with pq.ParquetWriter(temporary, schema) as writer:
             for rows in _read_rows(source / "data" / path.name):
                 for row in rows:
-                    rgb = codec.encode(read_map(row["segmentation_map"]))
-                    row["color_map"] = {"bytes": _png(rgb), "path": f"{row['image_id']}.png"}
+                    row["color_map"] = {"bytes": _png(paint_record(row, codec)), "path": f"{row['image_id']}.png"}
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
         os.replace(temporary, path)
 

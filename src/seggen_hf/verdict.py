@@ -8,7 +8,7 @@ CANDIDATES = ("synthetic", "imgsyn", "masksyn")  # the arms that the sentence is
 LABELS = {"synthetic": "Synthetic data", "imgsyn": "ImgSyn", "masksyn": "MaskSyn"}
 ENOUGH_SEEDS = 3  # with two, a difference exceeds the range by chance in about one of five comparisons
 
-BySeed = Mapping[int, float]  # seed -> mIoU, a share in [0, 1]
+BySeed = Mapping[int, float]  # seed -> score, a share in [0, 1]
 Scores = Mapping[str, Mapping[str, BySeed]]  # arm -> test split -> scores
 
 
@@ -44,11 +44,12 @@ def judge(real: BySeed, synthetic: BySeed) -> str:
     return "gain" if difference > 0 else "loss"
 
 
-def write_verdict(scores: Scores) -> str:
+def write_verdict(scores: Scores, metric_name: str = "mIoU") -> str:
     """The sentence. It names each test split, says losses as plainly as gains, and what few seeds cannot tell.
 
     Args:
-        scores: `{arm: {test split: {seed: mIoU}}}`, shares in [0, 1].
+        scores: `{arm: {test split: {seed: score}}}`, shares in [0, 1].
+        metric_name (`str`): what the sentence calls the score.
     """
     arms = [name for name in CANDIDATES if scores.get(name)]
     arms = ["synthetic"] if "synthetic" in arms else arms
@@ -61,7 +62,8 @@ def write_verdict(scores: Scores) -> str:
     if not arms:
         return "No test split was scored for both arms, so nothing can be said on whether synthetic data helped."
     clauses = [
-        f"{LABELS[arm]} {_join([_describe(split, real[split], scores[arm][split]) for split in splits[arm]])}"
+        f"{LABELS[arm]} "
+        + _join([_describe(metric_name, split, real[split], scores[arm][split]) for split in splits[arm]])
         for arm in arms
     ]
     sentence = "; ".join(clauses)
@@ -77,15 +79,15 @@ def write_verdict(scores: Scores) -> str:
     return f"{sentence}; seeds of the segmenter: {counts}{shared}; one pair of generators."
 
 
-def _describe(split: str, real: BySeed, synthetic: BySeed) -> str:
+def _describe(metric_name: str, split: str, real: BySeed, synthetic: BySeed) -> str:
     difference, spread, num_seeds = compare(real, synthetic)
     common = sorted(real.keys() & synthetic.keys())
     before = fmean([real[seed] for seed in common] or real.values())
     after = fmean([synthetic[seed] for seed in common] or synthetic.values())
     moved = "raised" if difference > 0 else "lowered"
-    change = f"{moved} mIoU on {split} from {100 * before:.1f} to {100 * after:.1f}"
+    change = f"{moved} {metric_name} on {split} from {100 * before:.1f} to {100 * after:.1f}"
     if difference == 0:
-        change = f"left mIoU on {split} at {100 * before:.1f}"
+        change = f"left {metric_name} on {split} at {100 * before:.1f}"
     told = {
         "one seed": f"{difference:+.1f} points, {'one seed' if num_seeds else 'no seed'} in common",
         "within range": f"{difference:+.1f} points, within the {spread} between seeds: no effect shown",

@@ -9,8 +9,8 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image, ImageDraw, ImageFont
 
-from seggen_hf.data.schema import open_image, read_map, read_panoptic
-from seggen_hf.segment_painting import paint_segments
+from seggen_hf.data.schema import open_image
+from seggen_hf.segment_painting import paint_record
 
 CELL = 192  # height of a picture in pixels
 MARGIN = 6
@@ -56,10 +56,7 @@ def write_preview(path: Path, rows: Sequence[dict], codec, records: Dataset) -> 
 
 
 def _line(row: dict, codec, records: Dataset, real: dict[str, int]) -> list[Image.Image]:
-    if row.get("panoptic_map") is not None:
-        color_map = Image.fromarray(paint_segments(read_panoptic(row["panoptic_map"]), row["segments_info"], codec))
-    else:
-        color_map = Image.fromarray(codec.encode(read_map(row["segmentation_map"])))
+    color_map = Image.fromarray(paint_record(row, codec))
     pictures = [(color_map, Image.Resampling.NEAREST), (open_image(row["image"]), Image.Resampling.BICUBIC)]
     source = records[real[row["source_id"]]] if row["source_id"] in real else {}
     if source.get("image") is not None:
