@@ -34,7 +34,7 @@ def read_coco(root: Path, split: str, labels: LabelFile | None = None) -> Source
         raise ValueError(f"{annotation_file} is not a COCO panoptic JSON: {error!r}") from error
     found = read_label_file({"categories": categories}, str(annotation_file))
     label_set = labels.labels if labels else found.labels
-    label_of = _match_labels(found.labels, label_set, annotation_file)
+    label_of = match_labels(found.labels, label_set, annotation_file)
     things = set(label_set.things)
     png_dir, image_dir = annotation_file.with_suffix(""), _image_dir(root, split, annotation_file)
     file_of = {image["id"]: image["file_name"] for image in images}
@@ -57,13 +57,13 @@ def read_coco(root: Path, split: str, labels: LabelFile | None = None) -> Source
     problems += [f"{image_dir / file_of[image_id]}: no annotation in {annotation_file}" for image_id in sorted(bare)]
     ids = {label: label for label in range(label_set.num_labels)}
     ids[ignore_index_for(label_set.num_labels)] = ignore_index_for(label_set.num_labels)
-    decoder = MapDecoder(label_set.num_labels, ids, panoptic=True)
+    decoder = MapDecoder(label_set.num_labels, ids, panoptic=True, things=tuple(label_set.things))
     return Source(
         "coco-panoptic", file_rows(**columns), label_set, decoder, problems, found.collisions, fingerprint_of(columns)
     )
 
 
-def _match_labels(found: LabelSet, wanted: LabelSet, annotation_file: Path) -> dict[int, int]:
+def match_labels(found: LabelSet, wanted: LabelSet, annotation_file: Path) -> dict[int, int]:
     """Category id of the JSON -> label id of `wanted`: by name where all names are known, else by id."""
     names = {source_id: category.name for source_id, category in zip(found.source_ids, found.categories, strict=True)}
     if set(names.values()) <= set(wanted.label2id):

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import (
@@ -27,6 +28,7 @@ from seggen_hf.data.schema import labels_of
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
 MASK_COLUMNS = ("segmentation_map", "annotation", "label", "mask", "segmentation_mask", "semantic_map")
+PANOPTIC_COLUMNS = ("panoptic_map", "panoptic", "panoptic_seg")
 CAPTION_COLUMNS = ("caption", "text")
 SYNTHETIC_COLUMNS = ("kind", "source_id", "variant", "seed", "scores")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -105,6 +107,9 @@ def rows_of(
             if has_labels(dataset)
             else labels_for(dataset.features, source, revision, where)
         )
+    decoder = labels.decoder
+    if columns["segmentation_map"] in PANOPTIC_COLUMNS:
+        decoder = replace(decoder, panoptic=True, things=tuple(labels.labels.things))
     rows = dataset.select_columns(list(columns.values()))
     rows = rows.rename_columns({old: new for new, old in columns.items() if old != new})
     for name in ("image", "segmentation_map", "panoptic_map"):
@@ -118,21 +123,22 @@ def rows_of(
         rows = _keep_ids(rows, where)
     if "image_id" not in rows.column_names:
         rows = rows.add_column("image_id", _image_ids(rows), feature=Value("string"))
-    return Source("datasets", rows, labels.labels, labels.decoder, [], labels.collisions, rows._fingerprint)
+    return Source("datasets", rows, labels.labels, decoder, [], labels.collisions, rows._fingerprint)
 
 
 def columns_of(features: Features, where: str, image_column: str | None, mask_column: str | None) -> dict[str, str]:
     """`{our name: the source's}` of the columns that are read; image and mask are guessed where they are not named."""
+    guesses = MASK_COLUMNS + (PANOPTIC_COLUMNS if "segments_info" in features else ())
     columns = {
         "image": _pick(features, where, image_column, IMAGE_COLUMNS, "image_column"),
-        "segmentation_map": _pick(features, where, mask_column, MASK_COLUMNS, "mask_column"),
+        "segmentation_map": _pick(features, where, mask_column, guesses, "mask_column"),
     }
     caption_column = next((name for name in CAPTION_COLUMNS if name in features), None)
     columns |= {"caption": caption_column} if caption_column else {}
     own = ("image_id", "panoptic_map", "segments_info")
     if set(SYNTHETIC_COLUMNS[:-1]) <= set(features):  # scores may lack; one `kind` alone is not ours
         own += SYNTHETIC_COLUMNS
-    return columns | {name: name for name in own if name in features}
+    return columns | {name: name for name in own if name in features and name != columns["segmentation_map"]}
 
 
 def _keep_ids(rows: Dataset, where: str) -> Dataset:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from seggen_hf.data.schema import MAX_LABELS_8BIT, ignore_index_for, read_map
+from seggen_hf.data.schema import MAX_LABELS_8BIT, ignore_index_for, read_map, read_panoptic
 from seggen_hf.labels import BUILTIN_LABEL_SETS, LabelSet
+from seggen_hf.segments import measure_segments
 
 UNKNOWN = -1
 
@@ -23,13 +24,16 @@ class MapDecoder:
         num_labels (`int`): C.
         ids (`dict`): id in the mask -> label id or `ignore_index`; every id that is absent is an error.
         colors (`dict`): RGB triple -> label id or `ignore_index`, for masks that are painted; may be empty.
-        panoptic (`bool`): masks are COCO panoptic PNGs (id = R + 256 G + 65536 B), records have segments_info.
+        panoptic (`bool`): masks are COCO panoptic PNGs (id = R + 256 G + 65536 B), records have segments_info, whose
+            categories `ids` maps.
+        things (`tuple` of `int`): label ids of things, for panoptic masks.
     """
 
     num_labels: int
     ids: dict[int, int]
     colors: dict[tuple[int, int, int], int] = field(default_factory=dict)
     panoptic: bool = False
+    things: tuple[int, ...] = ()
 
     @property
     def ignore_index(self) -> int:
@@ -137,7 +141,7 @@ class MapDecoder:
         segment_ids = pixels[..., 0] | (pixels[..., 1] << 8) | (pixels[..., 2] << 16)
         segments = sorted(segments_info, key=lambda segment: segment["id"])
         known = np.array([0] + [segment["id"] for segment in segments], np.int64)
-        values = np.array([self.ignore_index] + [segment["category_id"] for segment in segments], np.int32)
+        values = np.array([self.ignore_index] + [self._label_of(segment) for segment in segments], np.int32)
         # Small ids go through a table: ten times faster than a search. COCO's ids are colors, up to 2^24.
         if known[-1] < 1 << 16:
             table = np.full(known[-1] + 2, UNKNOWN, np.int32)
@@ -150,6 +154,20 @@ class MapDecoder:
         if wrong.any():
             raise ValueError(f"segment ids {_few(np.unique(segment_ids[wrong]))} are not in the JSON's segments_info")
         return values[places]
+
+    def read_segments(self, mask: Image.Image, segments_info: list[dict]) -> list[dict]:
+        """segments_info of a panoptic mask as records hold it: label ids, and area and bbox as they are."""
+        segments = [
+            {"id": s["id"], "category_id": self._label_of(s), "iscrowd": bool(s.get("iscrowd"))} for s in segments_info
+        ]
+        segments = [segment | {"isthing": segment["category_id"] in self.things} for segment in segments]
+        return measure_segments(read_panoptic(mask), segments)
+
+    def _label_of(self, segment: dict) -> int:
+        label = self.ids.get(segment["category_id"])
+        if label is None:
+            raise ValueError(f"segment {segment['id']} has category {segment['category_id']}, which is no label")
+        return label
 
 
 @dataclass

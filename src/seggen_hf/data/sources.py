@@ -23,18 +23,19 @@ from seggen_hf.data.checks import (
     name_of,
     raise_problems,
 )
+from seggen_hf.data.coco_instances_source import ALIASES, instance_splits, read_coco_instances
 from seggen_hf.data.coco_source import YEAR as COCO_YEAR
 from seggen_hf.data.coco_source import coco_splits, read_coco
 from seggen_hf.data.folder_source import explain_missing_splits, folder_splits, read_folder
 from seggen_hf.data.hub_source import HUB_ID, dataset_splits, is_saved, parquet_files, read_dataset, rows_of
 from seggen_hf.data.map_decoder import LabelFile, label_file_of, read_label_file
 from seggen_hf.data.scenes import SCENE_SPLITS, scene_records
-from seggen_hf.data.schema import attach_labels, encode_map, open_image, record_features, write_json
+from seggen_hf.data.schema import attach_labels, encode_image, encode_map, open_image, record_features, write_json
 from seggen_hf.data.tiles import tile_records
 from seggen_hf.labels import LabelSet
 
 SCENES = "scenes"
-FORMAT = 2  # raised when conversion changes, so that older caches are left alone
+FORMAT = 3  # raised when conversion changes, so that older caches are left alone
 
 
 def reading_of(data: DataConfig) -> dict:
@@ -84,7 +85,7 @@ def load_records(
     source's files stay the same.
 
     Args:
-        source (`str`): a folder (SPLIT/images + SPLIT/masks + classes.json; COCO panoptic; ADE20K SceneParsing;
+        source (`str`): a folder (SPLIT/images + SPLIT/masks + classes.json; COCO panoptic or instances; ADE20K;
             `save_to_disk`; Parquet), a Hub id, or `scenes`.
         image_column, mask_column (`str`): of a `datasets` source; guessed if not given.
         labels: a label file, `ade20k`, `coco` or a `LabelSet`; read from the source if not given.
@@ -132,6 +133,8 @@ def open_source(
         found = read_folder(root, split, label_file)
     elif kind == "coco":
         return read_coco(root, split, label_file)
+    elif kind == "coco-instances":
+        return read_coco_instances(root, split, label_file)
     elif kind == "ade20k":
         found = read_ade20k(root, split, label_file)
     else:
@@ -146,7 +149,12 @@ def splits_of(source: str | Path, config_name: str | None = None, revision: str 
     kind, root = _kind(source), Path(source)
     if kind == SCENES:
         return list(SCENE_SPLITS)
-    listing = {"folder": folder_splits, "coco": coco_splits, "ade20k": ade20k_splits}
+    listing = {
+        "folder": folder_splits,
+        "coco": coco_splits,
+        "coco-instances": instance_splits,
+        "ade20k": ade20k_splits,
+    }
     return listing[kind](root) if kind in listing else dataset_splits(str(source), config_name, revision)
 
 
@@ -164,13 +172,16 @@ def _kind(source: str | Path) -> str:
             return "ade20k"
         if coco_splits(root):
             return "coco"
+        if instance_splits(root):
+            return "coco-instances"
         if parquet_files(root):
             return "datasets"
         raise ValueError(
             explain_missing_splits(root)
             or f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
-            f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or ADE20K (images/training, "
-            f"annotations/training); or a `datasets` folder (save_to_disk, Parquet). It holds: {_listing(root)}."
+            f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or COCO instances "
+            f"(instances_SPLIT.json, images/SPLIT/; SPLIT/_annotations.coco.json beside the images); or ADE20K "
+            f"(images/training, annotations/training); or a `datasets` folder (save_to_disk, Parquet). It holds: {_listing(root)}."
         )
     if root.exists() or str(source).startswith((".", "/", "~")) or not HUB_ID.fullmatch(str(source)):
         reason = "is a file" if root.exists() else "does not exist"
@@ -184,7 +195,8 @@ def _listing(root: Path) -> str:
 
 
 def _check_split(source, split: str, splits: list[str], kind: str = "") -> None:
-    aliases = {"ade20k": ADE20K_SPLITS.get(split), "coco": split.removesuffix(COCO_YEAR)}
+    coco = split.removesuffix(COCO_YEAR)
+    aliases = {"ade20k": ADE20K_SPLITS.get(split), "coco": coco, "coco-instances": ALIASES.get(split, coco)}
     if split not in splits and aliases.get(kind) not in splits:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}.")
 
@@ -269,10 +281,13 @@ def _to_records(found: Source, plan: dict, folder: Path, fingerprint: str) -> Da
             record = {name: row[name] for name in features if name in row}
             if plan["maps"]:
                 with open_image(current) as mask:
-                    labels = found.decoder.decode(_upright(mask), row.get("segments_info"))
+                    upright = _upright(mask)
+                    labels = found.decoder.decode(upright, row.get("segments_info"))
+                    if found.decoder.panoptic:
+                        record["segments_info"] = found.decoder.read_segments(upright, row["segments_info"])
+                        whole = upright is mask
+                        record["panoptic_map"] = row["segmentation_map"] if whole else encode_image(upright)
                 record["segmentation_map"] = encode_map(labels, found.labels.num_labels, row["image_id"])
-            if found.decoder.panoptic:
-                record["panoptic_map"] = row["segmentation_map"]
             if index in exif:
                 current = row["image"]
                 record["image"] = drop_exif(current)
