@@ -36,7 +36,7 @@ def test_every_command_of_the_readme_exists():
 def test_every_file_of_the_readme_exists():
     for path in re.findall(r"training/\w+\.py", README):
         assert (ROOT / path).is_file(), path
-    for name in ("camvid_mini", "ade20k_sdxl", "coco_sdxl"):
+    for name in ("camvid_mini", "ade20k_sdxl", "coco_panoptic_sdxl"):
         assert name in builtin_recipes()
 
 

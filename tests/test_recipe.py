@@ -108,7 +108,7 @@ def test_every_arm_of_a_built_in_recipe_can_draw_its_records(name, tmp_path):
 
 
 def test_a_batch_that_the_settings_are_not_meant_for_is_warned_of():
-    config = load_recipe("coco_sdxl").segmenter
+    config = load_recipe("coco_panoptic_sdxl").segmenter
     assert config.batch_warning(8) is None and SegmenterConfig().batch_warning(3) is None
     assert "2 x gradient_accumulation_steps 1 x 1 processes = 2" in config.batch_warning(1)
 
@@ -145,7 +145,7 @@ def test_wrong_flags_are_one_clear_line(argv, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["ade20k_sdxl", "coco_sdxl"])
+@pytest.mark.parametrize("name", ["ade20k_sdxl", "coco_panoptic_sdxl"])
 def test_full_size_recipes_draw_in_the_precision_of_their_training(name):
     recipe = load_recipe(name)
     assert recipe.synthesis.mixed_precision == recipe.mask2img.mixed_precision == "bf16"

@@ -329,7 +329,7 @@ def test_coco_layouts_are_found(tmp_path, layout):
 
 
 def test_the_coco_recipe_names_splits_that_coco_has(tmp_path):
-    data = load_recipe("coco_sdxl").data
+    data = load_recipe("coco_panoptic_sdxl").data
     for split, spelled in ((data.train_split, "train2017"), (*data.test_splits, "val2017")):
         root = make_coco(tmp_path / split, split, layout="coco")
         assert len(load_records(root, split)) == len(load_records(root, spelled)) == 3

@@ -39,7 +39,7 @@ def test_a_lora_of_sdxl_trains_its_own_weights_alone():
     assert any("cache of 20,210 records: 12.4 GB" in note for note in plan.notes)
 
 
-@pytest.mark.parametrize("name", ["ade20k_sdxl", "coco_sdxl"])
+@pytest.mark.parametrize("name", ["ade20k_sdxl", "coco_panoptic_sdxl"])
 def test_the_full_size_recipes_hold_the_papers_settings_and_plan(name):
     recipe = load_recipe(name)
     for generator in (recipe.text2mask, recipe.mask2img):

@@ -181,7 +181,8 @@ def _kind(source: str | Path) -> str:
             or f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
             f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or COCO instances "
             f"(instances_SPLIT.json, images/SPLIT/; SPLIT/_annotations.coco.json beside the images); or ADE20K "
-            f"(images/training, annotations/training); or a `datasets` folder (save_to_disk, Parquet). It holds: {_listing(root)}."
+            f"(images/training, annotations/training); or a `datasets` folder (save_to_disk, Parquet). "
+            f"It holds: {_listing(root)}."
         )
     if root.exists() or str(source).startswith((".", "/", "~")) or not HUB_ID.fullmatch(str(source)):
         reason = "is a file" if root.exists() else "does not exist"

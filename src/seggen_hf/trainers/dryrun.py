@@ -363,6 +363,7 @@ def plan_segmenter(config: SegmenterConfig, labels, processes: int = 1) -> Stage
     """The dry run of the segmenter's training. Raises: `ValueError` for what the training would refuse."""
     settings = hub_config(config.model) or find_config(config.model, config.model_revision)[0]
     settings.id2label, settings.label2id = labels.id2label, labels.label2id
+    settings.num_queries = config.num_queries or settings.num_queries
     with torch.device("meta"):
         model = Mask2FormerForUniversalSegmentation(settings)
     trained = count(model)
