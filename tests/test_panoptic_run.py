@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +133,19 @@ def test_a_segmenter_can_be_scored_by_its_instances(run):
             task="instance",
             labels=LabelSet.from_id2label(labels_of(records).id2label),
         )
+
+
+def test_the_readmes_snippet_runs(run, monkeypatch, tmp_path):
+    _, folder = run
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "nuclei").symlink_to(folder)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"\n## Panoptic and instance segmentation\n.*?(?=\n## )", readme, flags=re.DOTALL)
+    (snippet,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(snippet, names)
+    assert names["images"][0].size == (64, 64) and names["panoptic_map"].shape == (64, 64)
 
 
 def test_the_cards_snippet_runs(run, monkeypatch, tmp_path):
