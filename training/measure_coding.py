@@ -78,10 +78,10 @@ def write_table(rows: list[list[str]], header: list[str], arguments: argparse.Na
     lines = [
         "# How well color maps carry segments",
         "",
-        "PQ (SQ / RQ) of things, %, of what is read from painted maps against what was painted. `edges` is "
-        "the paper's coding, one color a class and outlines; `n shades` gives each thing class n colors and touching instances "
-        "different ones. Noise is Gaussian, in grey levels; VAE is one round trip through the autoencoder. All "
-        "codings join the same small regions.",
+        "PQ (SQ / RQ) of things, %, of what is read from painted maps against what was painted. `edges` is the paper's",
+        "coding, one color a class and outlines; `n shades` gives each thing class n colors, and touching instances",
+        "different ones. Noise is Gaussian, in grey levels; VAE is one round trip through the autoencoder. All codings",
+        "join the same small regions.",
         "",
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
