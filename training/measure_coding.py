@@ -22,7 +22,7 @@ from seggen_hf.data.sources import load_records
 from seggen_hf.metrics import PanopticQuality
 from seggen_hf.miniature import resolve_base
 from seggen_hf.pipelines import PanopticCodec, resize_nearest
-from seggen_hf.provenance import join_versions, library_versions
+from seggen_hf.provenance import library_versions
 
 CODINGS = {"edges": ("edges", 4), "2 shades": ("shades", 2), "3 shades": ("shades", 3), "4 shades": ("shades", 4)}
 NOISES = (0, 5, 10)
@@ -78,8 +78,8 @@ def write_table(rows: list[list[str]], header: list[str], arguments: argparse.Na
     lines = [
         "# How well color maps carry segments",
         "",
-        "PQ (SQ / RQ) of things, %, of what is read from painted maps against what was painted. `edges` is the paper's",
-        "coding, one color a class and outlines; `n shades` gives each thing class n colors, and touching instances",
+        "PQ (SQ / RQ) of things, %, of what is read from painted maps against what was painted. `edges` is the",
+        "paper's coding, one color a class and outlines; `n shades` gives each thing class n colors, and touching instances",
         "different ones. Noise is Gaussian, in grey levels; VAE is one round trip through the autoencoder. All codings",
         "join the same small regions.",
         "",
@@ -88,8 +88,8 @@ def write_table(rows: list[list[str]], header: list[str], arguments: argparse.Na
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         *notes,
-        f"Written by `python training/measure_coding.py`, noise seed 0, VAE {arguments.vae}, "
-        f"{join_versions([library_versions()])}.",
+        f"Written by `python training/measure_coding.py`, noise seed 0, VAE {arguments.vae}; "
+        + ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "",
     ]
     path = Path(arguments.output)
