@@ -26,14 +26,23 @@ def describe_run(run: Path) -> str:
         raise ValueError(f"{run} has no results.json; run the stage evaluate first.")
     tables = list_scores(results["scores"])
     arms = list(dict.fromkeys(row["arm"] for table in tables for row in table["rows"]))
-    metric_name = task_of(results["scores"]).metric_name
+    task = task_of(results["scores"])
+    metric_name = task.metric_name
+    # PQ means over stuff too, which is easy; what people ask of instances stands beside it.
+    more = [name for name in ("PQ_things", "AP", "AP50") if name in task.more]
     seeds = max(len(row["seeds"]) for table in tables for row in table["rows"])
     lines = [
         f"**{results['recipe']}**: {results['dataset']}, {seeds} seed{'s' if seeds > 1 else ''}, {metric_name} in %"
         + (" (mean; range over seeds in brackets)" if seeds > 1 else ""),
         "",
-        "| arm | " + " | ".join(f"{table['split']} ({table['num_images']} images)" for table in tables) + " |",
-        "|---|" + "---|" * len(tables),
+        "| arm | "
+        + " | ".join(
+            heading
+            for table in tables
+            for heading in (f"{table['split']} ({table['num_images']} images)", *(task.more_titles[n] for n in more))
+        )
+        + " |",
+        "|---|" + "---|" * (len(tables) * (1 + len(more))),
     ]
     for arm in arms:
         cells = []
@@ -41,6 +50,7 @@ def describe_run(run: Path) -> str:
             row = next((row for row in table["rows"] if row["arm"] == arm), None)
             cell = percent(row["mean"]) if row else "–"
             cells.append(f"{cell} ({percent(row['range'])})" if row and row["range"] is not None else cell)
+            cells += [percent(row["more"][name]) if row else "–" for name in more]
         lines.append(f"| {arm}: {results['arms'][arm]} | " + " | ".join(cells) + " |")
     costs = list_costs(run)
     versions = results["versions"]
