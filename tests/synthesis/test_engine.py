@@ -12,7 +12,7 @@ from synthesis_settings import SIZE, largest_difference, make_config
 
 from seggen_hf import LabelSet, Mask2ImgPipeline, load_synthetic
 from seggen_hf.data.schema import encode_map, read_map
-from seggen_hf.pipelines.seggen_colormap import resize_nearest
+from seggen_hf.pipelines import resize_nearest
 from seggen_hf.synthesis import synthesize
 from seggen_hf.synthesis.generators import PromptCache, generator_digest, is_offloaded, quiet
 

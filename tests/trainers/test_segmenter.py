@@ -73,7 +73,8 @@ def test_decoded_records_are_kept_while_they_fit(scene_records):
     one = 64 * 64 * 4
     decoded = DecodedRecords(scene_records, cache_bytes=3 * one)
     for index in range(5):
-        image, segmentation_map = decoded[index]
+        image, segmentation_map, segments = decoded[index]
+        assert segments is None
         np.testing.assert_array_equal(image, read_image(scene_records[index]["image"]))
         np.testing.assert_array_equal(segmentation_map, read_map(scene_records[index]["segmentation_map"]))
     assert sorted(decoded.cache) == [0, 1, 2] and segmentation_map.dtype == np.uint8
@@ -92,9 +93,34 @@ def test_a_sample_follows_from_its_generator_alone(task):
 
 def test_padding_of_small_scales_is_void(task):
     sample = task.sample(0, np.random.default_rng(0), 0)
-    assert sample["pixel_values"].shape == (3, 64, 64) and sample["segmentation_map"].shape == (64, 64)
+    assert sample["pixel_values"].shape == (3, 64, 64) and sample["targets"].valid_mask.shape == (64, 64)
     valid = task.collate([sample])["valid_masks"][0]
     assert not valid[-1].any() and valid[0, 0] and 0.2 < valid.float().mean() < 0.85
+
+
+@pytest.mark.parametrize("name", ["panoptic", "instance"])
+def test_segments_are_augmented_with_their_image(scene_records, name):
+    """Every pixel of a target mask has the label of its segment; padding is void; stuff is no instance."""
+    labels = labels_of(scene_records)
+    settings = config(min_scale=0.5, max_scale=0.9, color_jitter=0.0, num_queries=7)
+    task = SegmenterTask.from_config(settings, scene_records, task=name)
+    assert task.trainable.config.num_queries == 7 and task.facts()["task"] == name
+    semantic = SegmenterTask.from_config(config(min_scale=0.5, max_scale=0.9, color_jitter=0.0), scene_records)
+    for index in range(4):
+        sample = task.sample(index, np.random.default_rng(index), 0)
+        plain = semantic.sample(index, np.random.default_rng(index), 0)
+        assert torch.equal(sample["pixel_values"], plain["pixel_values"])
+        targets, expected = sample["targets"], plain["targets"]
+        assert torch.equal(targets.valid_mask, expected.valid_mask)  # scenes have neither void nor crowds
+        assert targets.mask_labels.sum(0).max() == 1 and targets.mask_labels.flatten(1).any(1).all()
+        for label in range(labels.num_labels):
+            mine = targets.mask_labels[targets.class_labels == label].any(0)
+            theirs = expected.mask_labels[expected.class_labels == label].any(0)
+            assert torch.equal(mine, theirs) or (name == "instance" and label not in labels.things)
+        if name == "instance":
+            assert set(targets.class_labels.tolist()) <= set(labels.things)
+    with pytest.raises(ValueError, match="the records have no panoptic_map"):
+        SegmenterTask.from_config(settings, scene_records.remove_columns("panoptic_map"), labels, task=name)
 
 
 def test_every_parameter_gets_a_gradient(task):
