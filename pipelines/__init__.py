@@ -6,6 +6,7 @@ _MODULE_OF = {
     "ColormapCodec": "seggen_colormap",
     "ColormapPipelineMixin": "seggen_pipeline",
     "DecodedMaps": "seggen_colormap",
+    "condition_channels": "seggen_pipeline",
     "encode_condition": "seggen_pipeline",
     "generate_palette": "seggen_colormap",
     "packing_bound": "seggen_colormap",

@@ -35,7 +35,7 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
 
     Args: those of `StableDiffusionXLControlNetPipeline`, with one ControlNet and without watermarker, and
         colormap (`dict`): `to_dict()` of the `ColormapCodec` or `PanopticCodec` that painted the training maps, and
-            the height and width of the training, if known.
+            the height and width of the training, if known; `conditioning`, if the ControlNet is shown more than RGB.
     """
 
     def __init__(
@@ -123,7 +123,8 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
         self.check_size(height, width)
 
         # 2. The condition, painted as in training.
-        condition = encode_condition(self.color_codec, maps, height, width)  # (B, 3, H, W) in [0, 1]
+        codec = self.panoptic_codec or self.codec
+        condition = encode_condition(codec, maps, height, width, self.conditioning)  # (B, channels, H, W) in [0, 1]
 
         # 3. The stock loop.
         images = super().__call__(

@@ -8,6 +8,8 @@ import torch
 from .seggen_colormap import ColormapCodec
 from .seggen_panoptic import PanopticCodec
 
+CONDITIONINGS = ("rgb", "rgb_edges", "bits")
+
 
 def resize_nearest(segmentation_map, height: int, width: int):
     """Resize label ids `(..., H, W)` to the ids of the nearest pixel centers (as PIL's NEAREST); never mixes ids."""
@@ -16,22 +18,58 @@ def resize_nearest(segmentation_map, height: int, width: int):
     return segmentation_map[..., rows[:, None], columns]
 
 
-def encode_condition(codec: ColormapCodec, segmentation_maps, height: int, width: int) -> torch.Tensor:
+def condition_channels(conditioning: str, num_labels: int) -> int:
+    """Channels of what `encode_condition` makes: ControlNet's `conditioning_channels`."""
+    if conditioning not in CONDITIONINGS:
+        raise ValueError(f"There is no conditioning {conditioning!r}; there are {', '.join(CONDITIONINGS)}.")
+    return {"rgb": 3, "rgb_edges": 4, "bits": num_labels.bit_length() + 1}[conditioning]
+
+
+def encode_condition(
+    codec: ColormapCodec | PanopticCodec, segmentation_maps, height: int, width: int, conditioning: str = "rgb"
+) -> torch.Tensor:
     """The condition of Mask2Img, in training and inference alike.
 
     Args:
-        codec: of label ids, or `PanopticCodec.colors`, of color indices.
-        segmentation_maps: ids that `codec` paints, `(H, W)`, `(B, H, W)` or a list of `(H, W)` of any sizes; numpy,
-            torch or PIL.
-    Returns: `torch.Tensor` `(B, 3, height, width)`, float32 in [0, 1], on the CPU.
+        codec: of label ids, or of segments.
+        segmentation_maps: label ids, or color indices of a `PanopticCodec`; `(H, W)`, `(B, H, W)` or a list of
+            `(H, W)` of any sizes; numpy, torch or PIL.
+        conditioning: `rgb`, the color map alone, as in the paper; `rgb_edges`, with a fourth channel that is 1 where
+            a pixel touches one of another color, so along both sides of every border of segments; `bits`, those edges
+            and the binary digits of the label id + 1 (0 is void), which are equally far from each other however many
+            labels there are.
+    Returns: `torch.Tensor` `(B, channels, height, width)`, float32 in [0, 1], on the CPU.
     """
     if isinstance(segmentation_maps, (list, tuple)):
         maps = list(segmentation_maps)
     else:
         maps = [segmentation_maps] if len(np.shape(segmentation_maps)) == 2 else list(segmentation_maps)
     maps = [m.cpu().numpy() if isinstance(m, torch.Tensor) else np.asarray(m) for m in maps]
-    rgb = codec.encode(np.stack([resize_nearest(m, height, width) for m in maps]))
-    return torch.from_numpy(rgb).movedim(-1, 1).float() / 255  # (B, 3, height, width)
+    ids = np.stack([resize_nearest(m, height, width) for m in maps])
+    colors = codec.colors if isinstance(codec, PanopticCodec) else codec
+    num_channels = condition_channels(conditioning, codec.num_labels)
+    if conditioning == "bits":
+        is_void = ids == colors.ignore_index
+        labels = np.where(is_void, 0, ids).astype(np.int64)
+        labels = codec.label_of_color[labels] if isinstance(codec, PanopticCodec) else labels
+        # Outlines have no label: they are void, and an edge.
+        places = np.where(is_void, 0, labels + 1)[:, None] >> np.arange(num_channels - 1)[:, None, None]
+        planes = (places & 1).astype(np.float32)
+    else:
+        planes = np.moveaxis(colors.encode(ids), -1, 1).astype(np.float32) / 255
+    if conditioning != "rgb":
+        planes = np.concatenate([planes, _touches_another(ids)[:, None]], axis=1)
+    return torch.from_numpy(planes)  # (B, channels, height, width)
+
+
+def _touches_another(ids: np.ndarray) -> np.ndarray:
+    """1 where one of a pixel's four neighbours has another id, float32 `(B, H, W)`."""
+    found = np.zeros(ids.shape, bool)
+    for here, there in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
+        differ = ids[here] != ids[there]
+        found[here] |= differ
+        found[there] |= differ
+    return found.astype(np.float32)
 
 
 class ColormapPipelineMixin:
@@ -51,6 +89,11 @@ class ColormapPipelineMixin:
     def color_codec(self) -> ColormapCodec:
         """The codec of all colors that the pipeline's maps hold: `codec`, or that of the color indices of segments."""
         return self.panoptic_codec.colors if self.panoptic_codec else self.codec
+
+    @property
+    def conditioning(self) -> str:
+        """What Mask2Img's ControlNet is shown of a map; one of `CONDITIONINGS`."""
+        return (self.config.colormap or {}).get("conditioning", "rgb")
 
     @property
     def _codecs(self) -> tuple[ColormapCodec, PanopticCodec | None]:

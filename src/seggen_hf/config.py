@@ -231,6 +231,13 @@ class Mask2ImgConfig(GeneratorConfig):
     controlnet_model: str | None = field(
         default=None, metadata=_help("ControlNet to start from; a copy of the base's encoder if not given.")
     )
+    conditioning: str = field(
+        default="rgb",
+        metadata=_help(
+            "What the ControlNet is shown: `rgb`, the color map (paper); `rgb_edges`, with a channel of the segments' "
+            "borders; `bits`, those and the digits of the label id."
+        ),
+    )
     train_base: bool = field(
         default=False, metadata=_help("Also train the base's U-Net (departs from the paper, which freezes it).")
     )
@@ -240,6 +247,8 @@ class Mask2ImgConfig(GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        conditionings = ("rgb", "rgb_edges", "bits")
+        _check(self.conditioning in conditionings, "conditioning", self.conditioning, f"one of {conditionings}")
         # A new ControlNet ends in layers of zeros, which no LoRA on others can get past.
         rule = "0, or with a trained --controlnet_model to adapt and without --train_base"
         fits = not self.lora_rank or (self.controlnet_model is not None and not self.train_base)

@@ -33,6 +33,17 @@ def test_sdxl_has_its_published_parameters_and_shapes():
     json.dumps(plan.to_dict())
 
 
+def test_a_richer_condition_has_its_channels():
+    planned = {}
+    for conditioning in ("rgb", "rgb_edges", "bits"):
+        config = Mask2ImgConfig(**SDXL, conditioning=conditioning)
+        planned[conditioning] = plan_mask2img(config, measure=False, num_labels=133)
+    channels = {name: plan.shapes["condition"][1] for name, plan in planned.items()}
+    assert channels == {"rgb": 3, "rgb_edges": 4, "bits": 9}
+    first = 16 * 9  # weights of the embedding's first convolution for each channel
+    assert planned["bits"].trained - planned["rgb"].trained == 6 * first
+
+
 def test_a_lora_of_sdxl_trains_its_own_weights_alone():
     plan = plan_text2mask(Text2MaskConfig(**SDXL, lora_rank=16), num_records=20_210, measure=False)
     assert plan.trained == plan.parameters["lora"] == 23_224_320

@@ -11,12 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from seggen_hf.config import Mask2ImgConfig
-from seggen_hf.data.schema import labels_of, read_map
+from seggen_hf.data.schema import labels_of, read_map, read_panoptic
 from seggen_hf.labels import LabelSet
-from seggen_hf.pipelines import Mask2ImgPipeline, encode_condition
+from seggen_hf.pipelines import Mask2ImgPipeline, PanopticCodec, encode_condition
 from seggen_hf.segmenters import build_segmenter
+from seggen_hf.synthesis.generators import generator_digest
 from seggen_hf.trainers.loop import train
-from seggen_hf.trainers.mask2img import condition_channels
+from seggen_hf.trainers.mask2img import Mask2ImgTask, embedding_channels
 
 
 def test_the_loss_goes_down(miniature_dir, scene_records, tmp_path):
@@ -104,6 +105,37 @@ def test_the_condition_of_training_is_that_of_inference(miniature_dir, scene_rec
     assert torch.equal(batch["condition"], expected)
 
 
+@pytest.mark.parametrize("conditioning", ["rgb_edges", "bits"])
+@pytest.mark.parametrize("coding", [None, "shades"])
+def test_a_richer_condition_travels_with_the_pipeline(miniature_dir, scene_records, tmp_path, conditioning, coding):
+    labels = labels_of(scene_records)
+    codec = PanopticCodec(labels, coding) if coding else None
+    _, config = build("mask2img", miniature_dir, tmp_path / "run", scene_records, conditioning=conditioning)
+    task = Mask2ImgTask.from_config(config, scene_records, labels, codec)
+    train(task, config)
+    pipeline = Mask2ImgPipeline.from_pretrained(tmp_path / "run")
+    channels = {"rgb_edges": 4, "bits": 5}[conditioning]  # 15 labels and void: four digits
+    assert pipeline.conditioning == conditioning and pipeline.controlnet.config.conditioning_channels == channels
+    seen = []
+    pipeline.controlnet.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["controlnet_cond"]), with_kwargs=True
+    )
+    drawn = {"num_inference_steps": 1, "guidance_scale": 1.0, "height": 32, "width": 32}
+    if coding:
+        record = scene_records[0]
+        ids, segments = read_panoptic(record["panoptic_map"]), record["segments_info"]
+        pipeline("a house", ids, segments_info=segments, **drawn)
+        expected = encode_condition(codec, codec.index(ids, segments), 32, 32, conditioning)
+    else:
+        ids = read_map(scene_records[0]["segmentation_map"])
+        pipeline("a house", ids, **drawn)
+        expected = encode_condition(task.codec, ids, 32, 32, conditioning)
+    assert torch.equal(seen[0], expected)
+    assert generator_digest(pipeline) == generator_digest(task.to_pipeline())
+    with pytest.raises(ValueError, match=f"conditions of {channels} channels .*--conditioning makes 3"):
+        build("mask2img", miniature_dir, tmp_path, scene_records, controlnet_model=str(tmp_path / "run/controlnet"))
+
+
 def test_bf16_keeps_the_bases_precision_in_the_artefact(miniature_dir, scene_records, tmp_path):
     task, config = build("mask2img", miniature_dir, tmp_path, scene_records, mixed_precision="bf16", max_train_steps=2)
     run = train(task, config)
@@ -137,9 +169,9 @@ def test_a_controlnet_of_another_reduction_or_base_is_refused(miniature_dir, sce
 
 
 def test_the_conditions_reduction_is_the_autoencoders():
-    assert [len(condition_channels(factor)) for factor in (2, 4, 8)] == [2, 3, 4]
+    assert [len(embedding_channels(factor)) for factor in (2, 4, 8)] == [2, 3, 4]
     with pytest.raises(ValueError, match="factor 16"):
-        condition_channels(16)
+        embedding_channels(16)
 
 
 def test_a_lora_of_a_controlnet_loads_and_equals_the_fused_artefact(miniature_dir, scene_records, tmp_path):

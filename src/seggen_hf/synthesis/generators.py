@@ -57,7 +57,10 @@ def quiet(pipelines: Iterable):
 def generator_digest(pipeline) -> str:
     """Tells generators apart: by their weights, and by the settings of scheduler and codec."""
     scheduler = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
-    settings = [type(pipeline).__name__, pipeline.codec.to_dict(), type(pipeline.scheduler).__name__, scheduler]
+    colors = (pipeline.panoptic_codec or pipeline.codec).to_dict() | (
+        {"conditioning": pipeline.conditioning} if pipeline.conditioning != "rgb" else {}
+    )
+    settings = [type(pipeline).__name__, colors, type(pipeline.scheduler).__name__, scheduler]
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     text = json.dumps([*settings, weights_digest(modules)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

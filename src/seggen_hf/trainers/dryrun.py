@@ -22,12 +22,13 @@ from transformers import (
 from ..config import GeneratorConfig, Mask2ImgConfig, SegmenterConfig, Text2MaskConfig, TrainingConfig
 from ..inference import SIZE_DIVISOR
 from ..miniature import resolve_base
+from ..pipelines import condition_channels
 from ..sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS
 from ..segmenter_configs import hub_config
 from ..segmenters import find_config
 from .generator import cast_weights
 from .lora import add_lora
-from .mask2img import ControlledUNet, _denoise, check_controlnet, condition_channels
+from .mask2img import ControlledUNet, _denoise, check_controlnet, embedding_channels
 from .objective import DenoisingObjective
 
 _GIB = 2**30
@@ -308,10 +309,16 @@ def plan_text2mask(
 
 
 def plan_mask2img(
-    config: Mask2ImgConfig, num_records: int | None = None, processes: int = 1, measure: bool = True
+    config: Mask2ImgConfig,
+    num_records: int | None = None,
+    processes: int = 1,
+    measure: bool = True,
+    num_labels: int | None = None,
 ) -> StagePlan:
-    """The dry run of Mask2Img's training; see `plan_text2mask`."""
+    """The dry run of Mask2Img's training; see `plan_text2mask`. `num_labels` decides how many bit planes there are;
+    those of 255 if it is not known."""
     base, dtype = MetaBase(config), _DTYPES[config.mixed_precision]
+    num_channels = condition_channels(config.conditioning, num_labels or 255)
     with torch.device("meta"):
         if config.controlnet_model:
             path = Path(config.controlnet_model)
@@ -320,11 +327,13 @@ def plan_mask2img(
             except OSError as error:
                 raise ValueError(f"--controlnet_model {path} cannot be read: {str(error).splitlines()[0]}") from error
             controlnet = ControlNetModel.from_config(json.loads(Path(file).read_text()))
-            check_controlnet(controlnet, base.unet, base.factor)
+            is_known = num_labels is not None or config.conditioning != "bits"
+            check_controlnet(controlnet, base.unet, base.factor, num_channels if is_known else None)
         else:
             controlnet = ControlNetModel.from_unet(
                 base.unet,
-                conditioning_embedding_out_channels=condition_channels(base.factor),
+                conditioning_channels=num_channels,
+                conditioning_embedding_out_channels=embedding_channels(base.factor),
                 load_weights_from_unet=False,
             )
     controlnet.train()
@@ -339,7 +348,8 @@ def plan_mask2img(
     parameters = base.parameters() | {"controlnet": count(controlnet)} | adapter
     for module in (controlnet, unet):
         cast_weights(module, dtype)
-    condition = torch.empty(config.train_batch_size, 3, config.height, config.width, dtype=dtype, device="meta")
+    size = (config.train_batch_size, controlnet.config.conditioning_channels, config.height, config.width)
+    condition = torch.empty(size, dtype=dtype, device="meta")
     inputs = base.inputs(config, dtype)
     notes = [f"predicts {base.objective.prediction_type}", *_cache_notes(base, config, True, num_records)]
     activations = None
@@ -402,7 +412,7 @@ def plan_recipe(
     plans = []
     for section, plan in (
         ("text2mask", lambda: plan_text2mask(recipe.text2mask, num_records, processes, measure)),
-        ("mask2img", lambda: plan_mask2img(recipe.mask2img, num_records, processes, measure)),
+        ("mask2img", lambda: plan_mask2img(recipe.mask2img, num_records, processes, measure, labels.num_labels)),
         ("segmenter", lambda: plan_segmenter(recipe.segmenter, labels, processes)),
     ):
         try:

@@ -14,33 +14,42 @@ from ..data.transforms import cover_crop
 from ..inference import predict_semantic
 from ..labels import LabelSet
 from ..metrics import MeanIoU
-from ..pipelines import Mask2ImgPipeline, PanopticCodec, encode_condition
+from ..pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
 from ..segmenters import load_segmenter
 from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
 from .lora import add_lora, fuse_lora, replace_folder
 
-_CONDITION_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
+_EMBEDDING_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
 
 
-def condition_channels(vae_scale_factor: int) -> tuple[int, ...]:
+def embedding_channels(vae_scale_factor: int) -> tuple[int, ...]:
     """Widths of the condition's embedding, whose reduction 2^(len - 1) must be the autoencoder's.
 
     Raises: `ValueError` for a factor that is no power of two from 2 to 8.
     """
     length = round(math.log2(vae_scale_factor)) + 1
-    if 2 ** (length - 1) != vae_scale_factor or not 2 <= length <= len(_CONDITION_CHANNELS):
+    if 2 ** (length - 1) != vae_scale_factor or not 2 <= length <= len(_EMBEDDING_CHANNELS):
         raise ValueError(f"No ControlNet condition fits an autoencoder with factor {vae_scale_factor}; 2, 4 and 8 do.")
-    return _CONDITION_CHANNELS[:length]
+    return _EMBEDDING_CHANNELS[:length]
 
 
-def check_controlnet(controlnet: ControlNetModel, unet: UNet2DConditionModel, vae_scale_factor: int) -> None:
-    """Raise `ValueError` if `controlnet` cannot steer `unet` on latents of this factor."""
+def check_controlnet(
+    controlnet: ControlNetModel, unet: UNet2DConditionModel, vae_scale_factor: int, num_channels: int | None = None
+) -> None:
+    """Raise `ValueError` if `controlnet` cannot steer `unet` on latents of this factor, or takes other conditions
+    than those of `num_channels`."""
+    theirs = controlnet.config.conditioning_channels
+    if num_channels not in (None, theirs):
+        raise ValueError(
+            f"The ControlNet takes conditions of {theirs} channels (conditioning_channels), and --conditioning makes "
+            f"{num_channels}; set it as in the ControlNet's own training."
+        )
     reduction = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
     if reduction != vae_scale_factor:
         raise ValueError(
             f"The ControlNet reduces its condition {reduction}-fold (conditioning_embedding_out_channels "
             f"{tuple(controlnet.config.conditioning_embedding_out_channels)}), the base's autoencoder "
-            f"{vae_scale_factor}-fold: it must have {len(condition_channels(vae_scale_factor))} channels."
+            f"{vae_scale_factor}-fold: it must have {len(embedding_channels(vae_scale_factor))} channels."
         )
     for name in ("in_channels", "cross_attention_dim", "block_out_channels", "projection_class_embeddings_input_dim"):
         theirs, ours = (_plain(model.config.get(name)) for model in (controlnet, unet))
@@ -109,6 +118,7 @@ class Mask2ImgTask(GeneratorTask):
 
     def _build_trainable(self) -> torch.nn.Module:
         unet, factor = self.base.unet, self.base.vae_scale_factor
+        num_channels = condition_channels(self.config.conditioning, len(self.id2label))
         if self.config.controlnet_model:
             try:
                 controlnet = ControlNetModel.from_pretrained(
@@ -118,12 +128,14 @@ class Mask2ImgTask(GeneratorTask):
                 raise ValueError(
                     f"--controlnet_model {self.config.controlnet_model} cannot be loaded: {error}"
                 ) from error
-            check_controlnet(controlnet, unet, factor)
+            check_controlnet(controlnet, unet, factor, num_channels)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.config.seed)
                 controlnet = ControlNetModel.from_unet(
-                    unet, conditioning_embedding_out_channels=condition_channels(factor)
+                    unet,
+                    conditioning_channels=num_channels,
+                    conditioning_embedding_out_channels=embedding_channels(factor),
                 )
         self.controlnet = controlnet.requires_grad_(not self.config.lora_rank)
         if self.config.lora_rank:
@@ -143,8 +155,14 @@ class Mask2ImgTask(GeneratorTask):
     def collate(self, samples: list[dict]) -> dict:
         batch = super().collate(samples)
         maps = np.stack([sample["segmentation_map"] for sample in samples])
-        batch["condition"] = encode_condition(self.codec, maps, *self.size)  # (B, 3, H, W) in [0, 1]
+        codec = self.panoptic_codec or self.codec
+        batch["condition"] = encode_condition(codec, maps, *self.size, self.config.conditioning)
         return batch
+
+    @property
+    def colormap(self) -> dict:
+        conditioning = self.config.conditioning
+        return super().colormap | ({"conditioning": conditioning} if conditioning != "rgb" else {})
 
     def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
         added = {"text_embeds": batch["pooled"], "time_ids": batch["time_ids"].to(noisy.dtype)}
