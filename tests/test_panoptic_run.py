@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ from seggen_hf import (
 )
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.data.transforms import cover_crop_map
+from seggen_hf.demo.decisions import Decisions
+from seggen_hf.demo.models import load_models, models_of_run
+from seggen_hf.demo.page import Steps
 from seggen_hf.recipe import load_recipe
 from seggen_hf.results import score_folder
 from seggen_hf.runs import run_stages
@@ -133,6 +137,32 @@ def test_a_segmenter_can_be_scored_by_its_instances(run):
             task="instance",
             labels=LabelSet.from_id2label(labels_of(records).id2label),
         )
+
+
+def test_the_demo_draws_repaints_answers_and_keeps_segments(run, tmp_path):
+    """What the page's buttons do, without a browser: tests/demo has one."""
+    _, folder = run
+    config, segmenter, caption = models_of_run(folder)
+    models = load_models(config, segmenter)
+    assert models.is_panoptic
+    decisions = Decisions(tmp_path / "kept", models.labels, models.is_panoptic)
+    steps = Steps(models, decisions)
+    sample, *_ = steps.draw(caption, 1, False, 2)
+    before = sample.drawing
+    assert before.categories is not None and before.ids.shape == (64, 64)
+    click = SimpleNamespace(index=[100, 100])
+    sample, shown, legend, *_ = steps.repaint(sample, "car", "disc", 6, click)
+    assert (sample.drawing.ids != before.ids).any() and "× car" in legend
+    assert np.array_equal(shown[::7, ::7], sample.drawing.paint())
+    new = max(sample.drawing.categories)
+    sample, image, answer, told, _ = steps.paint(sample, 1)
+    assert image.shape == answer.shape == (448, 448, 3) and "instances" in told
+    assert "1 kept" in steps.decide("keep")(sample)
+    (row,) = load_synthetic(tmp_path / "kept")
+    assert row["caption"] == caption and row["segments_info"] == sample.drawing.segments
+    assert (read_panoptic(row["panoptic_map"]) == new).sum() == 113  # a disc of radius 6
+    sample, *_ = steps.undo(sample)
+    assert sample.drawing is before
 
 
 def test_the_readmes_snippet_runs(run, monkeypatch, tmp_path):

@@ -5,14 +5,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seggen_hf.data.schema import encode_image, encode_map
+from seggen_hf.data.schema import encode_image, encode_map, encode_panoptic
 from seggen_hf.labels import LabelSet
 from seggen_hf.synthesis.shards import DECISION, KEEP, REJECT, SCORES, data_path, reviewed_features
+
+from .drawing import Drawing
 
 
 class Decisions:
@@ -20,14 +21,19 @@ class Decisions:
 
     Args:
         folder: made if absent; samples of earlier days stay.
-    Raises: `ValueError` if samples of other labels lie there.
+        panoptic (`bool`): whether the samples have segments.
+    Raises: `ValueError` if samples of other labels lie there, or some with segments beside others without.
     """
 
-    def __init__(self, folder: str | Path, labels: LabelSet):
-        self.folder, self.labels = Path(folder), labels
+    def __init__(self, folder: str | Path, labels: LabelSet, panoptic: bool = False):
+        self.folder, self.labels, self.panoptic = Path(folder), labels, panoptic
         if (self.folder / "labels.json").is_file():
             if not labels.fits(LabelSet.from_file(self.folder)):
                 raise ValueError(f"{self.folder} holds samples with other labels; give another --out.")
+            shard = next((self.folder / "data").glob("*.parquet"), None)
+            if shard is not None and ("panoptic_map" in pq.read_schema(shard).names) != panoptic:
+                held, made = ("labels alone", "segments") if panoptic else ("segments", "labels alone")
+                raise ValueError(f"{self.folder} holds samples with {held}, not {made}; give another --out.")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             labels.save(self.folder)
@@ -42,7 +48,7 @@ class Decisions:
         sample_id: str,
         decision: str,
         image: PIL.Image.Image,
-        segmentation_map: np.ndarray,
+        drawing: Drawing,
         caption: str,
         seed: int,
         scores: Mapping[str, float],
@@ -53,7 +59,7 @@ class Decisions:
         Args:
             sample_id: of `new_id`.
             decision: `keep` or `reject`.
-            segmentation_map: `(H, W)` label ids.
+            drawing: the map, with segments if this is a data set of such.
             scores: those that are known of `SCORES`; the others are null.
             repainted (`bool`): whether a person changed the map, which caption and seed do not make again then.
         """
@@ -61,7 +67,7 @@ class Decisions:
             raise ValueError(f"A decision is {KEEP} or {REJECT}, not {decision!r}.")
         row = {
             "image": encode_image(image, sample_id),
-            "segmentation_map": encode_map(segmentation_map, self.labels.num_labels, sample_id),
+            "segmentation_map": encode_map(drawing.labels, self.labels.num_labels, sample_id),
             "caption": caption,
             "image_id": sample_id,
             "kind": "masksyn",
@@ -72,10 +78,12 @@ class Decisions:
             DECISION: decision,
             "repainted": repainted,
         }
+        if self.panoptic:
+            row |= {"panoptic_map": encode_panoptic(drawing.ids, sample_id), "segments_info": drawing.segments}
         path = data_path(self.folder, f"masksyn-{sample_id.removeprefix('demo-')}")
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
-        pq.write_table(pa.Table.from_pylist([row], schema=reviewed_features().arrow_schema), temporary)
+        pq.write_table(pa.Table.from_pylist([row], schema=reviewed_features(self.panoptic).arrow_schema), temporary)
         os.replace(temporary, path)
         return path
 

@@ -12,7 +12,7 @@ from datasets import load_from_disk
 
 from seggen_hf.arms import shown_arm
 from seggen_hf.config import SynthesisConfig
-from seggen_hf.inference import predict_semantic
+from seggen_hf.inference import predict_panoptic, predict_semantic
 from seggen_hf.labels import LabelSet
 from seggen_hf.markers import read_marker
 from seggen_hf.pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
@@ -20,6 +20,8 @@ from seggen_hf.recipe import load_recipe
 from seggen_hf.segmenters import load_segmenter
 from seggen_hf.synthesis.filtering import decode_scores, map_scores
 from seggen_hf.synthesis.generators import check_labels, open_pipeline
+
+from .drawing import Drawing
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +48,13 @@ class DemoModels:
     def labels(self) -> LabelSet:
         return LabelSet.from_dict(self.codec.to_dict())
 
-    def draw_map(self, caption: str, seed: int, steps: int) -> tuple[np.ndarray, dict[str, float]]:
-        """Label ids `(H, W)` that Text2Mask draws for `caption`, and how clean they are (`decode_scores`)."""
+    @property
+    def is_panoptic(self) -> bool:
+        """Whether maps hold segments."""
+        return self.text2mask.panoptic_codec is not None
+
+    def draw_map(self, caption: str, seed: int, steps: int) -> tuple[Drawing, dict[str, float]]:
+        """What Text2Mask draws for `caption`, and how clean it is (`decode_scores`)."""
         config = self.config
         with self._turn():
             output = self.text2mask(
@@ -60,16 +67,19 @@ class DemoModels:
                 output_type="np",
                 callback_on_step_end=self._stop_early,
             )
-        drawn, distance = output.segmentation_maps[0], output.distances[0]
-        ignore_index = self.codec.ignore_index
-        return drawn, decode_scores(drawn, distance, config.max_color_distance, ignore_index)
+        labels, distance = output.segmentation_maps[0], output.distances[0]
+        scores = decode_scores(labels, distance, config.max_color_distance, self.codec.ignore_index)
+        if not self.is_panoptic:
+            return Drawing(labels, self.codec), scores
+        return self._drawing(output.panoptic_maps[0], output.segments_infos[0]), scores
 
-    def draw_image(self, segmentation_map: np.ndarray, caption: str, seed: int, steps: int) -> PIL.Image.Image:
+    def draw_image(self, drawing: Drawing, caption: str, seed: int, steps: int) -> PIL.Image.Image:
         """The image that Mask2Img draws for a map and its caption, of the map's size."""
         with self._turn():
             return self.mask2img(
                 caption,
-                segmentation_map,
+                drawing.ids,
+                segments_info=drawing.segments,
                 num_inference_steps=steps,
                 guidance_scale=self.config.mask2img_guidance,
                 controlnet_conditioning_scale=self.config.conditioning_scale,
@@ -77,12 +87,17 @@ class DemoModels:
                 callback_on_step_end=self._stop_early,
             ).images[0]
 
-    def answer(self, image: PIL.Image.Image) -> np.ndarray | None:
-        """Label ids `(H, W)` that the segmenter sees in `image`; None without one."""
+    def answer(self, image: PIL.Image.Image) -> Drawing | None:
+        """What the segmenter sees in `image`; None without one."""
         if self.segmenter is None:
             return None
         with self._turn():
-            return predict_semantic(*self.segmenter, [image])[0]
+            if self.is_panoptic:
+                return self._drawing(*predict_panoptic(*self.segmenter, [image], self.codec.things)[0])
+            return Drawing(predict_semantic(*self.segmenter, [image])[0], self.codec)
+
+    def _drawing(self, panoptic_map: np.ndarray, segments_info: list[dict]) -> Drawing:
+        return Drawing(panoptic_map, self.codec, {s["id"]: s["category_id"] for s in segments_info})
 
     def scores(self, segmentation_map: np.ndarray) -> dict[str, float]:
         return map_scores(segmentation_map, self.codec.ignore_index)
@@ -136,6 +151,10 @@ def load_models(config: SynthesisConfig, segmenter: str | None = None) -> DemoMo
         pipeline.set_progress_bar_config(disable=True)  # the page has its own
     labels = LabelSet.from_dict(text2mask.codec.to_dict())
     check_labels(config.mask2img_model, mask2img.codec, labels)
+    if (text2mask.panoptic_codec is None) != (mask2img.panoptic_codec is None):
+        raise ValueError(
+            f"One of {config.text2mask_model} and {config.mask2img_model} draws segments, and the other labels alone."
+        )
     loaded = None
     if segmenter is not None:
         model, processor = load_segmenter(segmenter, labels)

@@ -10,8 +10,9 @@ import PIL.Image
 from seggen_hf.synthesis.shards import KEEP, REJECT
 
 from .decisions import Decisions
+from .drawing import Drawing
 from .models import DemoModels
-from .painting import legend, magnification, magnify, paint_disc, paint_region
+from .painting import magnification, magnify
 
 MAX_CAPTION = 500  # characters; the text encoders read 77 tokens
 MAX_STEPS = 200  # denoising steps a visitor may ask for (the paper's)
@@ -34,15 +35,15 @@ Keep what is good: kept samples are training data.
 class Sample:
     """What one visitor has in front of them; each step makes a new one.
 
-    `segmentation_map` is `(H, W)` label ids, `undo` what it was before; `caption` and `seed` are those that drew the
-    map, and `image` fits the map or is None. `decode` holds the scores of the map as it was drawn.
+    `drawing` is the map, `undo` what it was before; `caption` and `seed` are those that drew the map, and `image` fits
+    the map or is None. `decode` holds the scores of the map as it was drawn.
     """
 
     caption: str = ""
     seed: int = 0
-    segmentation_map: np.ndarray | None = None
+    drawing: Drawing | None = None
     decode: dict = field(default_factory=dict)
-    undo: tuple[np.ndarray, ...] = ()
+    undo: tuple[Drawing, ...] = ()
     image: PIL.Image.Image | None = None
     sample_id: str = ""
 
@@ -123,56 +124,52 @@ class Steps:
         return *self._show_map(sample), seed, *_no_image()
 
     def repaint(self, sample: Sample, label: str, tool: str, radius: float, event: gr.SelectData):
-        if sample.segmentation_map is None:
+        if sample.drawing is None:
             raise gr.Error("Draw a map first.", print_exception=False)
         if label not in self.ids:
             raise gr.Error("There is no such label.", print_exception=False)
-        height, width = sample.segmentation_map.shape
+        drawing = sample.drawing
+        height, width = drawing.ids.shape
         factor = magnification(height, width)
         column = _whole("click", event.index[0], 0, factor * width - 1) // factor
         row = _whole("click", event.index[1], 0, factor * height - 1) // factor
         if tool == "disc":
-            radius = _whole("radius", radius, 0, MAX_RADIUS)
-            painted = paint_disc(sample.segmentation_map, row, column, self.ids[label], radius)
+            where = drawing.disc(row, column, _whole("radius", radius, 0, MAX_RADIUS))
         else:
-            painted = paint_region(sample.segmentation_map, row, column, self.ids[label])
-        if not (painted == sample.segmentation_map).all():
-            undo = (*sample.undo, sample.segmentation_map)[-KEPT_UNDOS:]
-            sample = replace(sample, segmentation_map=painted, undo=undo, image=None)
+            where = drawing.region(row, column)
+        painted = drawing.repaint(where, self.ids[label])
+        if painted is not drawing:
+            sample = replace(sample, drawing=painted, undo=(*sample.undo, drawing)[-KEPT_UNDOS:], image=None)
         return *self._show_map(sample), *_no_image()
 
     def undo(self, sample: Sample):
         if not sample.undo:
             raise gr.Error("There is nothing to undo.", print_exception=False)
-        sample = replace(sample, segmentation_map=sample.undo[-1], undo=sample.undo[:-1], image=None)
+        sample = replace(sample, drawing=sample.undo[-1], undo=sample.undo[:-1], image=None)
         return *self._show_map(sample), *_no_image()
 
     def paint(self, sample: Sample, steps: float):
-        if sample.segmentation_map is None:
+        if sample.drawing is None:
             raise gr.Error("Draw a map first.", print_exception=False)
         steps = _whole("number of steps", steps, 1, MAX_STEPS)
-        image = self.models.draw_image(sample.segmentation_map, sample.caption, sample.seed, steps)
+        image = self.models.draw_image(sample.drawing, sample.caption, sample.seed, steps)
         sample = replace(sample, image=image, sample_id=self.decisions.new_id())
         answer, told = self.models.answer(image), ""
         if answer is not None:
-            known = sample.segmentation_map != self.models.codec.ignore_index
-            if known.any():
-                agreed = (answer == sample.segmentation_map)[known].mean()
-                told = f"<p>It agrees with the map on {agreed:.0%} of the pixels.</p>"
-            told += legend(answer, self.models.codec)
-            answer = magnify(self.models.codec.encode(answer))
+            told = f"<p>{sample.drawing.agreement(answer)}</p>{answer.legend()}"
+            answer = magnify(answer.paint())
         return sample, magnify(np.asarray(image.convert("RGB"))), answer, told, ""
 
     def decide(self, decision: str):
         def save(sample: Sample):
             if sample.image is None:
                 raise gr.Error("Paint the image first.", print_exception=False)
-            scores = self.models.scores(sample.segmentation_map)
+            scores = self.models.scores(sample.drawing.labels)
             self.decisions.save(
                 sample.sample_id,
                 decision,
                 sample.image,
-                sample.segmentation_map,
+                sample.drawing,
                 sample.caption,
                 sample.seed,
                 scores if sample.repainted else scores | sample.decode,
@@ -185,8 +182,7 @@ class Steps:
         return save
 
     def _show_map(self, sample: Sample):
-        codec = self.models.codec
-        return sample, magnify(codec.encode(sample.segmentation_map)), legend(sample.segmentation_map, codec)
+        return sample, magnify(sample.drawing.paint()), sample.drawing.legend()
 
 
 def _no_image() -> tuple:

@@ -99,7 +99,7 @@ def serve(
     Raises: `ValueError` for a folder with other labels, `OSError` if the port is taken.
     """
     host = host or os.environ.get("GRADIO_SERVER_NAME") or LOCAL
-    decisions = Decisions(out, models.labels)
+    decisions = Decisions(out, models.labels, models.is_panoptic)
     # Pictures that the page shows; the only files of this machine that are served. It is deleted at the end.
     pictures = tempfile.mkdtemp(prefix="seggen-demo-")
     os.environ["GRADIO_TEMP_DIR"] = pictures

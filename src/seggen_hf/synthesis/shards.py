@@ -33,9 +33,9 @@ def shard_features(panoptic: bool = False) -> Features:
     return record_features(synthetic=True, panoptic=panoptic, scores=SCORES)
 
 
-def reviewed_features() -> Features:
+def reviewed_features(panoptic: bool = False) -> Features:
     """Columns of a sample that a person decided on: `decision`, and whether they repainted its map."""
-    return Features({**shard_features(), DECISION: Value("string"), "repainted": Value("bool")})
+    return Features({**shard_features(panoptic), DECISION: Value("string"), "repainted": Value("bool")})
 
 
 def data_path(folder: Path, name: str) -> Path:
