@@ -31,6 +31,7 @@ FILE_FLOORS = {
     "registration": 1,
     "evaluation": 2,
     "inference": 2,
+    "windows": 2,
     "segments": 1,
     "segment_rules": 2,
     "markers": 2,

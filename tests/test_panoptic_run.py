@@ -188,3 +188,16 @@ def test_the_cards_snippet_runs(run, monkeypatch, tmp_path):
     names: dict = {}
     exec(snippet.replace("PATH_OR_ID", str(folder)), names)
     assert names["panoptic_map"].shape == (50, 70) and isinstance(names["segments"], list)
+
+
+def test_a_segmenter_of_tiles_is_scored_on_whole_images(tiny_recipe, tmp_path):
+    settings = ["data.task=panoptic", "data.tiles=2", "data.test_splits=[test]", "evaluation.arms=[real]"]
+    recipe = load_recipe(tiny_recipe, [*settings, "evaluation.max_detections=20"])
+    run_stages(recipe, tmp_path / "run")
+    folder = tmp_path / "run" / "segmenter-real" / "seed-0"
+    assert json.loads((folder / "preprocessor_config.json").read_text())["tiles"] == 2
+    (row,) = json.loads((tmp_path / "run" / "results.json").read_text())["scores"]
+    records = load_test_records(recipe, "test")
+    assert row["num_images"] == len(records) and "overlapping windows, 2 along" in row["protocol"]
+    assert "up to 20 instances" in row["protocol"]
+    assert read_image(folder / "predictions" / "test" / "0.png").shape == read_image(records[0]["image"]).shape

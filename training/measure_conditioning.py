@@ -1,6 +1,6 @@
 """Measure what Mask2Img's ControlNet should be shown of a map: how well its images follow maps, for each condition.
 
-    python training/measure_conditioning.py nuclei_mini --set data.dataset_name=FOLDER --split val --output docs/conditioning.md
+    python training/measure_conditioning.py nuclei_mini --set data.dataset_name=FOLDER --output docs/conditioning.md
     python training/measure_conditioning.py quickstart --set data.task=panoptic --split val --judge_steps 2000
 
 A segmenter trained on real records that no generator sees is the judge: its PQ on the images that were drawn for the
@@ -48,7 +48,7 @@ SCORES = ("PQ_things", "SQ_things", "RQ_things", "PQ_stuff", "AP", "mIoU")
 
 
 def judged_records(records: Dataset, size: tuple[int, int], count: int) -> Dataset:
-    """`count` records spread over `records`, as the generators' training sees them: scaled to cover `size`, cropped."""
+    """`count` records spread over `records`, as the generators' training sees them: they cover `size`, cropped."""
     labels, rows = labels_of(records), []
     for index in np.unique(np.linspace(0, len(records) - 1, count).astype(int)).tolist():
         row = records[index]

@@ -10,6 +10,7 @@ Scoring sees --train_batch_size images at once in each process. `--dry_run` prin
 `--streaming` reads data sets on the Hub as they are needed; no shard is downloaded whole.
 """
 
+import dataclasses
 import os
 import sys
 
@@ -65,7 +66,8 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
         accelerator.print(f"warning: {warning}")
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
         records = read_split(data, data.train_split, data.max_train_records)
-        tests = {split: read_split(data, split, data.max_test_records) for split in data.test_splits}
+        whole = dataclasses.replace(data, tiles=1)
+        tests = {split: read_split(whole, split, data.max_test_records) for split in data.test_splits}
     synthetic_records = None
     if config.synthetic_dataset:
         where = {"revision": config.synthetic_revision, "config_name": config.synthetic_config_name}
@@ -73,7 +75,8 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
         is_streamed = data.streaming and not any(os.path.isdir(name.strip()) for name in names)
         synthetic_records = (stream_synthetic if is_streamed else load_synthetic)(config.synthetic_dataset, **where)
 
-    task = SegmenterTask.from_config(config, records, synthetic_records=synthetic_records, task=data.task)
+    how = {"task": data.task, "tiles": data.tiles}
+    task = SegmenterTask.from_config(config, records, synthetic_records=synthetic_records, **how)
     run = train(task, config, accelerator)
 
     # The saved model, not the trained one: it holds the averaged weights if there are any.

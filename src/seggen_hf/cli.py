@@ -375,7 +375,6 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option("--task", help="semantic, panoptic or instance; that of the run's recipe if absent.")
     ] = None,
-    tiles: Annotated[int, typer.Option("--tiles", min=1, help="Cut images, as data.tiles does.")] = 1,
     json: Json = False,
     debug: Debug = False,
     *,
@@ -400,7 +399,6 @@ def evaluate(
     _quiet_libraries()
     from .config import EvaluationConfig
     from .data.sources import load_records
-    from .data.tiles import tile_records
     from .results import percent, score_folder
 
     folders = sorted(path.parent for path in run.glob("segmenter-*/seed-*/config.json")) if is_run else [run]
@@ -412,7 +410,7 @@ def evaluate(
     metric, metric_name = TASKS[task].metric, TASKS[task].metric_name
     rows = []
     for name in split or ["test"]:
-        records = tile_records(load_records(source, name, **reading), tiles)
+        records = load_records(source, name, **reading)
         for folder in folders:
             scores = score_folder(folder, records, settings, task)
             rows.append({"segmenter": str(folder), "dataset": source, "split": name} | scores)

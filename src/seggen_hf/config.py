@@ -66,8 +66,9 @@ class DataConfig:
     tiles: int = field(
         default=1,
         metadata=_help(
-            "Cut each image into squares, this many along its short side, for training and scores alike: for images "
-            "with more segments than the segmenter has queries, and details too small for the generators."
+            "Train on squares cut of each image, this many along its short side: for images with more segments than "
+            "the segmenter has queries, and details too small for the generators. It then sees whole images through "
+            "overlapping windows of that size, and is scored on whole images."
         ),
     )
     height: int = field(default=64, metadata=_help("Height in pixels at which the generators work."))
@@ -407,6 +408,9 @@ class EvaluationConfig:
     overlap_threshold: float = field(
         default=0.8, metadata=_help("Panoptic: share of its mask that a segment must keep (Mask2Former: 0.8).")
     )
+    max_detections: int = field(
+        default=100, metadata=_help("Instances of a class in an image that count for AP, the best ones (COCO: 100).")
+    )
     arms: list[str] = field(
         default_factory=lambda: ["real", "synthetic"],
         metadata=_help(
@@ -427,7 +431,8 @@ class EvaluationConfig:
         _check(min(self.seeds) >= 0, "seeds", self.seeds, "0 or positive, each")
         for name in ("object_threshold", "overlap_threshold"):
             _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
-        _check(self.eval_batch_size > 0, "eval_batch_size", self.eval_batch_size, "positive")
+        for name in ("eval_batch_size", "max_detections"):
+            _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
 
 
 def save_config(config, folder: str | Path) -> None:

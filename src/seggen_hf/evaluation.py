@@ -30,6 +30,7 @@ def evaluate_segmenter(
     accelerator: Accelerator | None = None,
     labels: LabelSet | None = None,
     thresholds: tuple[float, float] = (OBJECT_THRESHOLD, OVERLAP_THRESHOLD),
+    max_detections: int = MAX_INSTANCES,
 ) -> dict:
     """Score `model` on `records` at the images' original sizes.
 
@@ -43,6 +44,7 @@ def evaluate_segmenter(
         task: `semantic`, `panoptic` or `instance`.
         labels (`LabelSet`): by default those that `records` carries.
         thresholds: of `panoptic_segments`, for the task panoptic.
+        max_detections: instances of a class in an image that count for AP, the best ones; COCO's 100.
 
     Returns: shares in [0, 1], None where nothing was counted. For semantic the scores of `MeanIoU.compute`; for
         panoptic `PQ`, `SQ`, `RQ`, these of things and stuff (`PQ_things`, ...), `AP` and its kin of the instances that
@@ -62,12 +64,16 @@ def evaluate_segmenter(
             "trained with."
         )
     rank, num_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    scores_of = {"semantic": SemanticScore, "instance": InstanceScore}
-    score = PanopticScore(labels, thresholds) if task == "panoptic" else scores_of[task](labels)
-    indices = range(rank, len(records), num_processes)
+    score = {
+        "semantic": lambda: SemanticScore(labels),
+        "panoptic": lambda: PanopticScore(labels, thresholds, max_detections),
+        "instance": lambda: InstanceScore(labels, max_detections),
+    }[task]()
+    indices, things = range(rank, len(records), num_processes), None if task == "semantic" else labels.things
     for start in range(0, len(indices), batch_size):
         rows = [_read_row(records[index], task) for index in indices[start : start + batch_size]]
-        for place, output in predict_queries(model, processor, [row["image"] for row in rows], batch_size):
+        images = [row["image"] for row in rows]
+        for place, output in predict_queries(model, processor, images, batch_size, things):
             score.update(output, rows[place], indices[start + place])
     if accelerator is not None:
         score.sum_over(accelerator)
@@ -101,11 +107,11 @@ class SemanticScore:
 class PanopticScore:
     """PQ, and of the same queries AP and mIoU, as Mask2Former reports its panoptic models."""
 
-    def __init__(self, labels: LabelSet, thresholds: tuple[float, float]):
+    def __init__(self, labels: LabelSet, thresholds: tuple[float, float], max_detections: int):
         categories = _categories(labels)
-        self.things, self.thresholds = labels.things, thresholds
+        self.things, self.thresholds, self.max_detections = labels.things, thresholds, max_detections
         self.pq = PanopticQuality(categories)
-        self.ap = MaskAP(categories) if labels.things else None
+        self.ap = MaskAP(categories, max_detections=max_detections) if labels.things else None
         self.miou = MeanIoU(labels.num_labels, labels.ignore_index)
 
     def update(self, output: QueryOutput, row: dict, key: int) -> None:
@@ -113,7 +119,8 @@ class PanopticScore:
         self.pq.update(panoptic_segments(output, self.things, *self.thresholds), target)
         self.miou.update(semantic_map(output), row["segmentation_map"])
         if self.ap is not None:
-            self.ap.update(instance_masks(output, self.things), instances_of(*target), key=key)
+            found = instance_masks(output, self.things, self.max_detections)
+            self.ap.update(found, instances_of(*target), key=key)
 
     def sum_over(self, accelerator: Accelerator) -> None:
         self.pq.counts, self.pq.iou = _sum(accelerator, self.pq.counts), _sum(accelerator, self.pq.iou)
@@ -128,8 +135,8 @@ class PanopticScore:
         object_threshold, overlap_threshold = self.thresholds
         protocol = (
             f"Segments: queries of class probability above {object_threshold:g} that keep {overlap_threshold:g} of "
-            f"their mask. {pq['protocol']} AP of up to {MAX_INSTANCES} instances of these queries: {ap['protocol']} "
-            f"mIoU: {miou['protocol']}"
+            f"their mask. {pq['protocol']} AP of up to {self.max_detections} instances of these queries: "
+            f"{ap['protocol']} mIoU: {miou['protocol']}"
         )
         return {
             **{f"{name}{part}": scores[name.lower()] for part, scores in parts.items() for name in ("PQ", "SQ", "RQ")},
@@ -143,17 +150,17 @@ class PanopticScore:
 class InstanceScore:
     """Mask AP and boundary AP."""
 
-    def __init__(self, labels: LabelSet):
+    def __init__(self, labels: LabelSet, max_detections: int):
         if not labels.things:
             raise ValueError(
                 "--task instance needs things, and no label is one; mark them with isthing in labels.json."
             )
-        self.things = labels.things
-        self.ap = MaskAP(_categories(labels))
-        self.boundary_ap = MaskAP(_categories(labels), boundary=True)
+        self.things, self.max_detections, categories = labels.things, max_detections, _categories(labels)
+        self.ap = MaskAP(categories, max_detections=max_detections)
+        self.boundary_ap = MaskAP(categories, boundary=True, max_detections=max_detections)
 
     def update(self, output: QueryOutput, row: dict, key: int) -> None:
-        found = instance_masks(output, self.things)
+        found = instance_masks(output, self.things, self.max_detections)
         target = instances_of(row["panoptic_map"], row["segments_info"])
         for metric in (self.ap, self.boundary_ap):
             metric.update(found, target, key=key)

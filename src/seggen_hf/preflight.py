@@ -85,10 +85,10 @@ def _look_through(
     known = json.loads((out / CHECKED).read_text()) if (out / CHECKED).is_file() else {}
     if recipe.data.dataset_name != "scenes" and known.get("of") == looked_at:
         return known["absent"]
-    whole = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tiles=1))  # empty tiles are all equal
+    whole = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tiles=1))  # as test images are
     trained = _digests(load_train_records(whole))
-    for split in tests:
-        for digest, image_id in _digests(load_test_records(whole, split)).items():
+    for split, test_records in tests.items():
+        for digest, image_id in _digests(test_records).items():
             if digest in trained:
                 raise ValueError(
                     f"{recipe.data.dataset_name}: {image_id} of the test split {split!r} is the same image as "

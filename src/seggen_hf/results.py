@@ -24,6 +24,7 @@ from .pipelines import ColormapCodec
 from .provenance import join_versions, library_versions, public_value
 from .recipe import Recipe
 from .segment_painting import paint_record, paint_segments
+from .segment_rules import MAX_INSTANCES
 from .segmenters import build_segmenter
 from .settings import list_differing
 from .tasks import TASKS, task_of
@@ -154,7 +155,13 @@ def _predict_pictures(
 def _score(model, processor, records: Dataset, labels: LabelSet, settings: EvaluationConfig, task: str) -> dict:
     thresholds = (settings.object_threshold, settings.overlap_threshold)
     scores = evaluate_segmenter(
-        model, processor, records, task=task, batch_size=settings.eval_batch_size, thresholds=thresholds
+        model,
+        processor,
+        records,
+        task=task,
+        batch_size=settings.eval_batch_size,
+        thresholds=thresholds,
+        max_detections=settings.max_detections,
     )
     scores["per_label"] = {labels.id2label[i]: value for i, value in scores["per_label"].items()}
     del scores["labels"]
@@ -190,6 +197,9 @@ def evaluate_arms(
     if recipe.data.task == "panoptic":
         thresholds = [recipe.evaluation.object_threshold, recipe.evaluation.overlap_threshold]
         sources = {split: source | {"thresholds": thresholds} for split, source in sources.items()}
+    if recipe.data.task != "semantic" and recipe.evaluation.max_detections != MAX_INSTANCES:
+        more = {"max_detections": recipe.evaluation.max_detections}
+        sources = {split: source | more for split, source in sources.items()}
     pending = [s for s in segmenters if any(known_scores(s, split, sources[split]) is None for split in tests)]
     if pending or read_marker(out / PREDICTIONS) is None:
         task = recipe.data.task

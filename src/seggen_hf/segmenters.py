@@ -24,6 +24,7 @@ def build_segmenter(
     short_side: int | None = None,
     seed: int = 0,
     num_queries: int | None = None,
+    tiles: int | None = None,
 ):
     """Build a Mask2Former for `labels` and the processor that travels with it.
 
@@ -36,6 +37,8 @@ def build_segmenter(
         short_side (`int`): inference resizes the images' short side to it; by default as the loaded processor says,
             and not at all for random weights.
         num_queries (`int`): of the decoder, where it is to have another number; those of a checkpoint are made anew.
+        tiles (`int`): inference sees images through windows, this many along their short side, since the segmenter is
+            trained on images cut like that; by default as the loaded processor says, and whole for random weights.
         seed (`int`): of all random weights; the global generator is left as it was.
 
     Returns: the model (float32, batch norm of a pretrained backbone frozen) and its image processor.
@@ -63,7 +66,7 @@ def build_segmenter(
         _load_backbone(model, backbone_model)
     if weights or backbone_model is not None:
         freeze_batch_norm(model)
-    processor = _build_processor(name_or_path if weights else None, revision, labels, short_side)
+    processor = _build_processor(name_or_path if weights else None, revision, labels, short_side, tiles)
     return model, processor
 
 
@@ -158,7 +161,7 @@ def freeze_batch_norm(model: nn.Module) -> int:
     return len(norms)
 
 
-def _build_processor(name_or_path, revision, labels: LabelSet, short_side: int | None):
+def _build_processor(name_or_path, revision, labels: LabelSet, short_side: int | None, tiles: int | None):
     if name_or_path is None:
         processor = Mask2FormerImageProcessorPil(do_resize=False)
     else:
@@ -172,4 +175,6 @@ def _build_processor(name_or_path, revision, labels: LabelSet, short_side: int |
     if short_side is not None:
         processor.do_resize = True
         processor.size = {"shortest_edge": short_side, "longest_edge": 4 * short_side}  # 512 and 2048 for ADE20K
+    if tiles is not None:
+        processor.tiles = tiles
     return processor

@@ -154,7 +154,7 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
 def _segmenter_stage(
     recipe: Recipe, out: Path, arm: Arm, seed: int, captions: Stage, synthetic: Stage | None, real: dict
 ) -> Stage:
-    folder = out / f"segmenter-{arm.name}" / f"seed-{seed}"
+    data, folder = recipe.data, out / f"segmenter-{arm.name}" / f"seed-{seed}"
     config = arm_config(arm, recipe.segmenter, seed, folder, synthetic.folder if synthetic else None)
 
     def make(folder: Path) -> dict:
@@ -163,11 +163,14 @@ def _segmenter_stage(
             made = load_synthetic(synthetic.folder, kinds=arm.kinds)
         elif arm.reads == "renderer":
             made = datasets.load_from_disk(synthetic.folder)
-        facts = _train(SegmenterTask, config, captions.folder, synthetic_records=made, task=recipe.data.task)
+        facts = _train(
+            SegmenterTask, config, captions.folder, synthetic_records=made, task=data.task, tiles=data.tiles
+        )
         return facts | {"synthetic_records": 0 if made is None else len(made)}
 
     # The place of synthetic records is no setting; what is in it comes as input.
     settings = _settings("segmenter", vars(config) | {"synthetic_dataset": None})
+    settings |= {"segmenter.tiles": data.tiles} if data.tiles > 1 else {}  # of its inference
     name = f"segmenter-{arm.name}/seed-{seed}"
     if synthetic is None:  # it reads images and maps from the captions' folder: no setting of a caption decides them
         return Stage(name, "segmenter", folder, real | settings, make, after=[captions])
@@ -210,8 +213,8 @@ def load_train_records(recipe: Recipe) -> datasets.Dataset:
 
 
 def load_test_records(recipe: Recipe, split: str) -> datasets.Dataset:
-    """The records of one test split."""
-    return load_split(recipe.data, split, recipe.data.max_test_records)
+    """The records of one test split: images are whole, also where segmenters learn from tiles."""
+    return load_split(dataclasses.replace(recipe.data, tiles=1), split, recipe.data.max_test_records)
 
 
 def data_digest(recipe: Recipe, records: datasets.Dataset) -> str:

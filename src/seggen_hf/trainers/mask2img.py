@@ -11,7 +11,7 @@ from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditio
 from ..config import Mask2ImgConfig
 from ..data.schema import read_image
 from ..data.transforms import cover_crop
-from ..inference import predict_semantic
+from ..inference import predict_semantic, without_windows
 from ..labels import LabelSet
 from ..metrics import MeanIoU
 from ..pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
@@ -227,7 +227,9 @@ class Mask2ImgTask(GeneratorTask):
         model, processor = self.segmenter
         model.to(self.device)
         score = MeanIoU(self.labels.num_labels, self.labels.ignore_index)
-        for predicted, drawn_map in zip(predict_semantic(model, processor, images), maps, strict=True):
+        for predicted, drawn_map in zip(
+            predict_semantic(model, without_windows(processor), images), maps, strict=True
+        ):
             score.update(predicted, self._label_map(drawn_map))
         model.to("cpu")
         found = score.compute()

@@ -16,7 +16,7 @@ from ..data.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
 from ..digests import records_digest
 from ..evaluation import evaluate_segmenter
-from ..inference import normalize, predict_panoptic, predict_semantic
+from ..inference import normalize, predict_panoptic, predict_semantic, without_windows
 from ..labels import LabelSet
 from ..pipelines import ColormapCodec
 from ..segment_painting import paint_segments
@@ -91,7 +91,7 @@ class SegmenterTask:
         records: labelled records (`StreamedRecords` too), `image` and `segmentation_map`, or `panoptic_map` and
             `segments_info` for other tasks; None trains on synthetic ones alone.
         synthetic_records: the same columns and labels.
-        validation_records: scored at each validation; none of the test splits.
+        validation_records: scored at each validation, whole images; none of the test splits.
         task: `semantic`: a mask is a label; `panoptic`: a segment; `instance`: a segment of a thing.
     """
 
@@ -137,8 +137,10 @@ class SegmenterTask:
         synthetic_records=None,
         validation_records=None,
         task: str = "semantic",
+        tiles: int = 1,
     ) -> "SegmenterTask":
-        """Build the segmenter that `config.model` names; its inference resizes images as the settings say."""
+        """Build the segmenter that `config.model` names; its inference resizes images as the settings say, and sees
+        whole ones through windows where `records` are images cut into `tiles`."""
         labels = labels or labels_of(records)
         model, processor = build_segmenter(
             config.model,
@@ -148,6 +150,7 @@ class SegmenterTask:
             short_side=config.inference_size or min(config.crop_height, config.crop_width),
             seed=config.seed,
             num_queries=config.num_queries,
+            tiles=tiles,
         )
         if config.gradient_checkpointing:
             backbone = model.model.pixel_level_module.encoder
@@ -225,13 +228,11 @@ class SegmenterTask:
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Write a picture of images, ground truth and predictions; score the validation records, if there are any."""
         folder.mkdir(parents=True, exist_ok=True)
-        shown = (
-            self.validation_records
-            if self.validation_records is not None
-            else self.real.records or self.synthetic.records
-        )
+        shown, processor = self.validation_records, self.processor
+        if shown is None:  # what is trained on is cut already
+            shown, processor = self.real.records or self.synthetic.records, without_windows(processor)
         shown = [shown[i] for i in range(min(4, len(shown)))]
-        picture = prediction_grid(self.trainable, self.processor, shown, self.labels, self.task)
+        picture = prediction_grid(self.trainable, processor, shown, self.labels, self.task)
         temporary = folder / f".step-{step:06d}.png.tmp"
         picture.save(temporary, "PNG")
         os.replace(temporary, folder / f"step-{step:06d}.png")

@@ -1,0 +1,155 @@
+"""Large images seen through overlapping windows: what the queries of all windows say together, of the whole image.
+
+A window is of the size that a segmenter was trained on. The queries of all windows become queries of the image: a
+thing that two windows both see is one query, and so is all of a stuff class; each pixel is taken from the window whose
+middle is nearest. The rules that make maps, segments and instances of queries (`segment_rules`) then work as on any
+image.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .segment_rules import QueryOutput
+
+OVERLAP = 0.25  # of a window, with the next one
+SAME_IOU = 0.5  # of two masks where their windows overlap: above it they are one thing
+LEAST_SCORE = 0.05  # queries of a lower class probability are left out
+SURE_SCORE = 0.5  # stuff of a higher one is joined over all windows
+ABSENT = -20.0  # mask logit outside of a query's windows
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows lie: a grid of squares without gaps, whose last row and column end where the image does.
+
+    Args:
+        height, width, size (pixels): of the padded image, and of a window; multiples of what an image is padded to.
+    """
+
+    height: int
+    width: int
+    size: int
+
+    @property
+    def starts(self) -> list[tuple[int, int]]:
+        """Top and left of each window, row by row."""
+        return [(top, left) for top in self._starts(self.height) for left in self._starts(self.width)]
+
+    def _starts(self, side: int) -> list[int]:
+        step = round(self.size * (1 - OVERLAP))
+        return sorted({min(start, side - self.size) for start in range(0, side - self.size + step, step)})
+
+    def core(self, start: tuple[int, int]) -> tuple[slice, slice]:
+        """The part of a window (rows and columns of the image) that is nearer to its middle than to another's."""
+        return self._core(start[0], self.height), self._core(start[1], self.width)
+
+    def _core(self, start: int, side: int) -> slice:
+        starts = self._starts(side)
+        place = starts.index(start)
+        begin = 0 if place == 0 else (starts[place - 1] + self.size + start) // 2
+        end = side if place == len(starts) - 1 else (start + self.size + starts[place + 1]) // 2
+        return slice(begin, end)
+
+
+def window_size(short_side: int, divisor: int) -> int:
+    """Side of a window, of a segmenter that sees images with this short side."""
+    return -(-short_side // divisor) * divisor
+
+
+def merge_windows(
+    windows: Windows,
+    class_logits: torch.Tensor,
+    mask_logits: torch.Tensor,
+    things: Sequence[int] | None,
+    input_size: tuple[int, int],
+    original_size: tuple[int, int],
+) -> QueryOutput:
+    """The queries of the whole image.
+
+    Args:
+        class_logits (`(windows, queries, num_labels + 1)`), mask_logits (`(windows, queries, h, w)`): of each window,
+            in the order of `windows.starts`.
+        things: label ids that have instances; parts of one in several windows are one query, and so is a stuff class
+            (all other labels). None, for semantic maps, joins nothing: those are sums over all queries.
+        input_size, original_size (height, width): of the image without padding, and before it was resized.
+    """
+    stride = windows.size // mask_logits.shape[-1]
+    probabilities = class_logits.softmax(-1)[..., :-1]
+    scores, labels = probabilities.max(-1)  # (W, Q)
+    is_thing = torch.isin(labels, torch.tensor(sorted(things or ()), dtype=labels.dtype, device=labels.device))
+    boxes = [[start // stride for start in place] for place in windows.starts]
+    cores = [tuple(slice(s.start // stride, s.stop // stride) for s in windows.core(p)) for p in windows.starts]
+    side = mask_logits.shape[-1]
+    kept = [(scores[w] > LEAST_SCORE).nonzero()[:, 0].tolist() for w in range(len(boxes))]
+    is_sure_stuff = ~is_thing & (scores > SURE_SCORE)
+    groups = [[(w, q)] for w, queries in enumerate(kept) for q in queries]
+    if things is not None:
+        groups = _group(mask_logits, labels, is_thing, is_sure_stuff, kept, boxes)
+
+    shape = (windows.height // stride, windows.width // stride)
+    found_classes, found_masks = [], []
+    for members in groups:
+        canvas = torch.full(shape, ABSENT, device=mask_logits.device)
+        if is_thing[members[0]]:
+            for w, q in members:
+                (top, left), part = boxes[w], mask_logits[w, q]
+                window = canvas[top : top + side, left : left + side]
+                torch.maximum(window, part, out=window)
+        for w in dict.fromkeys(w for w, _ in members):  # where a window is nearest, it knows best
+            (rows, columns), (top, left) = cores[w], boxes[w]
+            part = mask_logits[w, [q for v, q in members if v == w]].amax(0)
+            canvas[cores[w]] = part[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        if is_thing[members[0]]:
+            inside = canvas > 0
+            own = sum(int(inside[cores[w]].sum()) for w in {w for w, _ in members})
+            if 2 * own < int(inside.sum()):
+                continue  # most of it lies where other windows know better, and they see nothing
+        found_classes.append(class_logits[max(members, key=lambda member: float(scores[member]))])
+        found_masks.append(canvas)
+    if not found_masks:  # nothing at all: one query that says so
+        nothing = torch.full_like(class_logits[0, 0], ABSENT)
+        nothing[-1] = 0.0
+        found_classes, found_masks = [nothing], [torch.full(shape, ABSENT, device=mask_logits.device)]
+    sizes = (windows.height, windows.width), input_size, original_size
+    return QueryOutput(torch.stack(found_classes), torch.stack(found_masks), *sizes)
+
+
+def _group(mask_logits, labels, is_thing, is_sure_stuff, kept, boxes) -> list[list[tuple[int, int]]]:
+    """Lists of (window, query) that are one: of things those of one label that agree where their windows overlap, of
+    stuff those of one label that are sure of it."""
+    parent = {(w, q): (w, q) for w, queries in enumerate(kept) for q in queries}
+
+    def root(member):
+        while parent[member] != member:
+            member = parent[member]
+        return member
+
+    first: dict[int, tuple[int, int]] = {}
+    for member in parent:
+        if is_sure_stuff[member]:
+            parent[member] = first.setdefault(int(labels[member]), member)
+    side = mask_logits.shape[-1]
+    of_things = [[q for q in queries if is_thing[w, q]] for w, queries in enumerate(kept)]
+    for a, b in itertools.combinations([w for w, queries in enumerate(of_things) if queries], 2):
+        top, left = max(boxes[a][0], boxes[b][0]), max(boxes[a][1], boxes[b][1])
+        bottom, right = min(boxes[a][0], boxes[b][0]) + side, min(boxes[a][1], boxes[b][1]) + side
+        if top >= bottom or left >= right:
+            continue
+        parts = []
+        for w in (a, b):
+            y, x = boxes[w]
+            part = mask_logits[w, of_things[w], top - y : bottom - y, left - x : right - x]
+            parts.append((part > 0).flatten(1).float())
+        shared = parts[0] @ parts[1].T
+        iou = shared / (parts[0].sum(1)[:, None] + parts[1].sum(1) - shared).clamp(min=1)
+        iou *= labels[a, of_things[a]][:, None] == labels[b, of_things[b]]
+        best = (iou == iou.amax(1, keepdim=True)) & (iou == iou.amax(0, keepdim=True)) & (iou > SAME_IOU)
+        for i, j in best.nonzero().tolist():
+            parent[root((a, of_things[a][i]))] = root((b, of_things[b][j]))
+    groups: dict[tuple[int, int], list] = {}
+    for member in parent:
+        groups.setdefault(root(member), []).append(member)
+    return list(groups.values())
