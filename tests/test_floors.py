@@ -38,6 +38,7 @@ FILE_FLOORS = {
     "miniature": 2,
     "patch_code": 2,
     "provenance": 2,
+    "quiet": 1,
     "roundtrip": 2,
     "sdxl_config": 2,
     "segmentation_loss": 2,
@@ -56,6 +57,7 @@ FILE_FLOORS = {
     "preflight": 5,
     "runs": 5,
     "stages": 5,
+    "workers": 5,
     "cli": 6,
 }
 FOLDER_FLOORS = {

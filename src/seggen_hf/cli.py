@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .quiet import quiet_libraries
 
 app = typer.Typer(
     help="SegGen: captions become masks, masks become images, and a segmenter trained with them becomes better.",
@@ -124,24 +125,9 @@ def _read_recipe(recipe: str, settings: list[str] | None, out: Path | None):
     return loaded, out or Path("runs") / loaded.name
 
 
-def _quiet_libraries() -> None:
-    """Only what a user can act on: libraries keep their progress bars for loading to themselves."""
-    import warnings
-
-    from datasets.utils.logging import disable_progress_bar
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    disable_progress_bar()
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="torch|diffusers|transformers|accelerate")
-
-
 def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_json=False) -> None:
     loaded, folder = _read_recipe(recipe, settings, out)
-    _quiet_libraries()
+    quiet_libraries()
     from .results import read_results
     from .runs import run_stages, select_kinds
 
@@ -164,7 +150,7 @@ def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_
 
 def _plan(recipe: str, settings: list[str] | None, as_json: bool) -> None:
     loaded, _ = _read_recipe(recipe, settings, None)
-    _quiet_libraries()
+    quiet_libraries()
     from .preflight import plan_run
 
     plans = plan_run(loaded)
@@ -251,7 +237,7 @@ def doctor(
     reading: dict,
 ):
     """Read a data set and say what is wrong with it; exit status 1 if something keeps it from being used."""
-    _quiet_libraries()
+    quiet_libraries()
     from .data.doctor import check_output_dir, examine
     from .data.doctor import fix as write_clean_copy
 
@@ -284,7 +270,7 @@ def caption(
     reading: dict,
 ):
     """Write the records of a data set with captions; interrupted, it goes on where it was."""
-    _quiet_libraries()
+    quiet_libraries()
     from .arms import save_dataset
     from .config import CaptionConfig
     from .data.captions import add_captions
@@ -333,7 +319,7 @@ def synthesize(
         config = build(SynthesisConfig, values, "--set")
     except ValueError as error:
         raise WrongArguments(str(error)) from error
-    _quiet_libraries()
+    quiet_libraries()
     from .data.sources import load_records
     from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
     from .synthesis import synthesize as make_records
@@ -396,7 +382,7 @@ def evaluate(
         return
     if source is None:
         raise WrongArguments("A single segmenter needs a SOURCE to be scored on.")
-    _quiet_libraries()
+    quiet_libraries()
     from .config import EvaluationConfig
     from .data.sources import load_records
     from .results import percent, score_folder
@@ -436,7 +422,7 @@ def _recipe_of(folder: Path):
 @command
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")], debug: Debug = False):
     """Write report.md and report.html of a run folder, from what is finished there."""
-    _quiet_libraries()
+    quiet_libraries()
     from .report import write_report
 
     print(write_report(run))
@@ -473,7 +459,7 @@ def push(
     """Publish what a run made on the Hub; killed or failed, the same command goes on."""
     if private and public:
         raise WrongArguments("--private and --public exclude each other.")
-    _quiet_libraries()
+    quiet_libraries()
     from .hub import connect
     from .publish import plan_push, push_all, stage
 
@@ -516,7 +502,7 @@ def demo(
 
     values, caption = {}, ""
     if run is not None:
-        _quiet_libraries()
+        quiet_libraries()
         from .demo.models import models_of_run
 
         config, found, caption = models_of_run(run)
@@ -531,7 +517,7 @@ def demo(
         config = build(SynthesisConfig, values, "--set")
     except ValueError as error:
         raise WrongArguments(str(error)) from error
-    _quiet_libraries()
+    quiet_libraries()
     try:
         from .demo.server import check_address, serve
     except ModuleNotFoundError as error:

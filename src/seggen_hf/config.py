@@ -419,6 +419,13 @@ class EvaluationConfig:
         ),
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata=_help("Seeds of the segmenter trainings."))
+    jobs: int = field(
+        default=1,
+        metadata=_help(
+            "Trainings, and then scorings, of segmenters at a time, each with its share of the CPU's threads and a "
+            "GPU of its own where there are several. Small models on a CPU gain from two or more."
+        ),
+    )
 
     def __post_init__(self):
         known = {"real", "imgsyn", "masksyn", "synthetic", "synthetic-only", "style-augmentation", "renderer"}
@@ -431,7 +438,7 @@ class EvaluationConfig:
         _check(min(self.seeds) >= 0, "seeds", self.seeds, "0 or positive, each")
         for name in ("object_threshold", "overlap_threshold"):
             _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
-        for name in ("eval_batch_size", "max_detections"):
+        for name in ("eval_batch_size", "max_detections", "jobs"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
 
 

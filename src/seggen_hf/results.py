@@ -3,7 +3,7 @@
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -168,6 +168,34 @@ def _score(model, processor, records: Dataset, labels: LabelSet, settings: Evalu
     return scores
 
 
+def list_sources(recipe: Recipe, tests: Mapping[str, Dataset], digests: Mapping[str, str]) -> dict[str, dict]:
+    """`{split: what scores on it are made of}` beside the segmenter: records, and the settings that decide."""
+    made_with = {}
+    if recipe.data.task == "panoptic":
+        made_with["thresholds"] = [recipe.evaluation.object_threshold, recipe.evaluation.overlap_threshold]
+    if recipe.data.task != "semantic" and recipe.evaluation.max_detections != MAX_INSTANCES:
+        made_with["max_detections"] = recipe.evaluation.max_detections
+    dataset = public_value(recipe.data.dataset_name)
+    return {
+        split: {"dataset_name": dataset, "records": len(records), "ids": ids_digest(records), "data": digests[split]}
+        | made_with
+        for split, records in tests.items()
+    }
+
+
+def score_splits(
+    segmenter: Segmenter,
+    tests: Mapping[str, Dataset],
+    sources: Mapping[str, dict],
+    recipe: Recipe,
+    command: str | None = None,
+) -> None:
+    """Score one segmenter on the test splits on which it was not scored before."""
+    for split, records in tests.items():
+        if known_scores(segmenter, split, sources[split]) is None:
+            score_segmenter(segmenter, split, records, sources[split], recipe.evaluation, command, recipe.data.task)
+
+
 def evaluate_arms(
     recipe: Recipe,
     out: Path,
@@ -176,6 +204,7 @@ def evaluate_arms(
     digests: Mapping[str, str],
     command: str | None = None,
     say=lambda line: None,
+    score_all: Callable[[list[Segmenter]], None] | None = None,
 ) -> dict:
     """Score every segmenter on every test split and write results.json; what was scored before is not scored again.
 
@@ -183,32 +212,20 @@ def evaluate_arms(
         tests: `{split: records}`.
         digests: `{split: digest of its files}`; a split whose files have changed is scored again.
         command: what the user typed, kept with the scores that it made; the run's command is that of its trainings.
+        score_all: `score_splits` of all given segmenters; here one after the other if it is absent.
     """
-    dataset = public_value(recipe.data.dataset_name)
-    sources = {
-        split: {
-            "dataset_name": dataset,
-            "records": len(records),
-            "ids": ids_digest(records),
-            "data": digests[split],
-        }
-        for split, records in tests.items()
-    }
-    if recipe.data.task == "panoptic":
-        thresholds = [recipe.evaluation.object_threshold, recipe.evaluation.overlap_threshold]
-        sources = {split: source | {"thresholds": thresholds} for split, source in sources.items()}
-    if recipe.data.task != "semantic" and recipe.evaluation.max_detections != MAX_INSTANCES:
-        more = {"max_detections": recipe.evaluation.max_detections}
-        sources = {split: source | more for split, source in sources.items()}
+    dataset, sources = public_value(recipe.data.dataset_name), list_sources(recipe, tests, digests)
     pending = [s for s in segmenters if any(known_scores(s, split, sources[split]) is None for split in tests)]
     if pending or read_marker(out / PREDICTIONS) is None:
         task = recipe.data.task
         with mark_stage(out / PREDICTIONS, "evaluate", {}, recipe_hash(recipe), command) as facts:
             for split, records in tests.items():
                 keep_test_pictures(records, out / PREDICTIONS / split, task)
+            if score_all is not None:
+                score_all(pending)
+            else:
                 for segmenter in pending:
-                    if known_scores(segmenter, split, sources[split]) is None:
-                        score_segmenter(segmenter, split, records, sources[split], recipe.evaluation, command, task)
+                    score_splits(segmenter, tests, sources, recipe, command)
             facts["segmenters"] = len(pending)
     told = TASKS[recipe.data.task]
     rows, markers, entries = [], [], []

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -12,13 +13,14 @@ from pathlib import Path
 
 from .cards import write_cards
 from .data.schema import write_json
-from .markers import DONE, STARTED, InputsChanged, SettingsChanged, check_stage, mark_stage, read_begun
+from .markers import InputsChanged, SettingsChanged, check_stage, read_begun
 from .preflight import check_run, check_writable
 from .provenance import public_command
 from .recipe import Recipe, save_recipe
 from .report import write_report
 from .results import RESULTS, SCORES, evaluate_arms, recipe_hash
 from .stages import STAGES, Stage, data_digest, list_stages, load_test_records, load_train_records, segmenter_of
+from .workers import begins, make_stage, work_together
 
 REDO = Path("log") / "redo.json"
 
@@ -39,9 +41,10 @@ def select_kinds(only: Sequence[str] = (), first: str | None = None, last: str |
 
 
 @contextlib.contextmanager
-def lock_run(out: Path) -> Iterator[None]:
+def lock_run(out: Path) -> Iterator[int]:
     """Keep other processes out of a run folder while the block runs; the system frees the lock of one that dies.
 
+    Yields: the lock's file descriptor; a process that inherits it has the lock too.
     Raises: `ValueError` that names the process which has it.
     """
     path = Path(out) / "log" / ".lock"
@@ -57,7 +60,7 @@ def lock_run(out: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        yield lock.fileno()
 
 
 def check_stages(stages: list[Stage], kinds: Sequence[str], again: Sequence[Stage], data: str | None) -> None:
@@ -180,11 +183,11 @@ def run_stages(
     """
     out = Path(out)
     check_writable(out)
-    with lock_run(out):
-        _run_stages(recipe, out, kinds, redo, command, say)
+    with lock_run(out) as lock:
+        _run_stages(recipe, out, kinds, redo, command, say, lock)
 
 
-def _run_stages(recipe, out, kinds, redo, command, say) -> None:
+def _run_stages(recipe, out, kinds, redo, command, say, lock) -> None:
     stages = list_stages(recipe, out)
     published = command and public_command(command)
 
@@ -211,18 +214,19 @@ def _run_stages(recipe, out, kinds, redo, command, say) -> None:
     save_recipe(recipe, out / "recipe.yaml")
     if command:
         tell(f"$ {command}")
+    together = functools.partial(work_together, recipe=recipe, out=out, command=published, lock=lock, tell=tell)
+    trainings = []
     for stage in stages:
         if stage.kind not in kinds:
             continue
         if stage.is_done:
             tell(f"{stage.name}: kept, it is finished")
-            continue
-        tell(f"{stage.name}: {'goes on' if (stage.folder / STARTED).is_file() else 'begins'}")
-        read = None if stage.inputs else data
-        with mark_stage(stage.folder, stage.name, stage.settings, stage.fingerprint, published, read) as facts:
-            facts |= stage.make(stage.folder)
-        marker = json.loads((stage.folder / DONE).read_text())
-        tell(f"{stage.name}: done in {marker['seconds']:.0f} s, peak memory {marker['peak_memory_gb']:.1f} GB")
+        elif stage.kind == "segmenter" and recipe.evaluation.jobs > 1:
+            trainings.append(stage)  # they need nothing of each other
+        else:
+            tell(begins(stage))
+            tell(make_stage(stage, published, data))
+    together("make", stages=trainings)
     if "evaluate" in kinds:
         tests = {split: load_test_records(recipe, split) for split in recipe.data.test_splits}
         finished = [stage for stage in stages if stage.kind == "segmenter" and stage.is_done]
@@ -232,7 +236,14 @@ def _run_stages(recipe, out, kinds, redo, command, say) -> None:
         if missing:
             tell(f"evaluate: not trained yet, hence not scored: {', '.join(missing)}")
         digests = {split: data_digest(recipe, records) for split, records in tests.items()}
-        evaluate_arms(recipe, out, [segmenter_of(stage) for stage in finished], tests, digests, published, tell)
+
+        def score_all(pending):
+            folders = [segmenter.folder for segmenter in pending]
+            together("score", stages=[stage for stage in finished if stage.folder in folders])
+
+        segmenters = [segmenter_of(stage) for stage in finished]
+        parallel = {"score_all": score_all} if recipe.evaluation.jobs > 1 else {}
+        evaluate_arms(recipe, out, segmenters, tests, digests, published, tell, **parallel)
     write_cards(out)
     if "report" in kinds:
         write_report(out)

@@ -1,0 +1,80 @@
+"""Trainings in processes of their own: the same results, one error, and nothing that outlives the run."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from seggen_hf.recipe import load_recipe
+from seggen_hf.runs import lock_run, run_stages
+
+
+@pytest.fixture
+def untrained_run(tiny_run, tmp_path):
+    """A copy of the finished run without its segmenters."""
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    for path in [*folder.glob("segmenter-*"), folder / "predictions"]:
+        shutil.rmtree(path)
+    (folder / "results.json").unlink()
+    return folder
+
+
+def test_trainings_together_make_what_they_make_one_after_the_other(untrained_run, tiny_run, tiny_recipe):
+    said = []
+    run_stages(load_recipe(tiny_recipe, ["evaluation.jobs=2"]), untrained_run, command="seggen run x", say=said.append)
+    names = [f"segmenter-{arm}/seed-0" for arm in ("real", "synthetic")]
+    assert [line for line in said if "begins" in line] == [f"{name}: begins" for name in names]
+    assert sum("done in" in line for line in said) == 2
+    for name in names:
+        before, after = (load_file(run / name / "model.safetensors") for run in (tiny_run, untrained_run))
+        assert before.keys() == after.keys() and all(np.allclose(before[k], after[k], atol=1e-4) for k in before)
+        markers = [json.loads((run / name / "stage.json").read_text()) for run in (tiny_run, untrained_run)]
+        assert markers[0]["fingerprint"] == markers[1]["fingerprint"] and markers[0]["data"] == markers[1]["data"]
+        assert markers[1]["command"] == "seggen run x"
+        assert (untrained_run / name / "predictions" / "unseen" / "0.png").is_file()
+    rows = [json.loads((run / "results.json").read_text())["scores"] for run in (tiny_run, untrained_run)]
+    for one, other in zip(*rows, strict=True):
+        assert [one[k] for k in ("arm", "seed", "split")] == [other[k] for k in ("arm", "seed", "split")]
+        assert one["mIoU"] == pytest.approx(other["mIoU"], abs=1e-3)
+
+
+def test_the_error_of_one_training_ends_the_run_in_a_line(untrained_run, tiny_recipe):
+    shard = next((untrained_run / "synthetic").rglob("*.parquet"))
+    shard.write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="^segmenter-synthetic/seed-0: .*") as caught:
+        run_stages(load_recipe(tiny_recipe, ["evaluation.jobs=2"]), untrained_run)
+    assert "\n" not in str(caught.value) and not (untrained_run / "results.json").exists()
+
+
+def test_trainings_end_with_the_run_and_keep_its_folder_until_then(untrained_run, tiny_recipe):
+    words = [sys.executable, "-m", "seggen_hf.cli", "run", str(tiny_recipe), "--out", str(untrained_run)]
+    words += ["--set", "evaluation.jobs=2", "--set", "segmenter.max_train_steps=100000"]
+    words += ["--set", "segmenter.checkpointing_steps=5"]
+    run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        progress = [untrained_run / f"segmenter-{arm}" / "seed-0" / "history.jsonl" for arm in ("real", "synthetic")]
+        deadline = time.monotonic() + 120
+        while not all(path.is_file() and path.stat().st_size for path in progress):
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    with pytest.raises(ValueError, match="in use by process"), lock_run(untrained_run):  # they live a moment longer
+        pass
+    while True:
+        try:
+            with lock_run(untrained_run):
+                break
+        except ValueError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    sizes = [path.stat().st_size for path in progress]
+    time.sleep(1.0)
+    assert [path.stat().st_size for path in progress] == sizes
