@@ -1,5 +1,6 @@
 """The whole loop with `task: panoptic` at unit size: real generators, real shards, real trainings, real scores."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ from seggen_hf import (
     evaluate_segmenter,
     load_synthetic,
 )
+from seggen_hf.config import FilterConfig
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.data.transforms import cover_crop_map
 from seggen_hf.demo.decisions import Decisions
@@ -30,7 +32,7 @@ from seggen_hf.runs import run_stages
 from seggen_hf.segment_painting import paint_segments
 from seggen_hf.segmenters import build_segmenter
 from seggen_hf.segments import label_map, measure_segments
-from seggen_hf.stages import list_stages, load_test_records, load_train_records
+from seggen_hf.stages import filter_run, list_stages, load_test_records, load_train_records
 from seggen_hf.staging import stage_shards
 
 
@@ -201,3 +203,17 @@ def test_a_segmenter_of_tiles_is_scored_on_whole_images(tiny_recipe, tmp_path):
     assert row["num_images"] == len(records) and "overlapping windows, 2 along" in row["protocol"]
     assert "up to 20 instances" in row["protocol"]
     assert read_image(folder / "predictions" / "test" / "0.png").shape == read_image(records[0]["image"]).shape
+
+
+def test_segments_are_filtered_with_their_maps(run, tmp_path):
+    recipe, folder = run
+    recipe = dataclasses.replace(recipe, filter=FilterConfig(tolerance=1.0))
+    kept, whole = filter_run(recipe, folder, tmp_path / "filtered"), load_synthetic(folder / "synthetic")
+    before = {row["image_id"]: row for row in whole}
+    assert kept.features == whole.features and 0 < np.mean([s["alignment"] for s in kept["scores"]]) < 1
+    for row in kept:
+        panoptic_map, segments = read_panoptic(row["panoptic_map"]), row["segments_info"]
+        assert segments == measure_segments(panoptic_map, segments)
+        assert np.array_equal(label_map(panoptic_map, segments, 255), read_map(row["segmentation_map"]))
+        ids = np.unique(read_panoptic(before[row["image_id"]]["panoptic_map"]))
+        assert set(np.unique(panoptic_map)) <= {0, *ids}

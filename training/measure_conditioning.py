@@ -1,10 +1,11 @@
 """Measure what Mask2Img's ControlNet should be shown of a map: how well its images follow maps, for each condition.
 
     python training/measure_conditioning.py nuclei_mini --set data.dataset_name=FOLDER --output docs/conditioning.md
-    python training/measure_conditioning.py quickstart --set data.task=panoptic --split val --judge_steps 2000
+    python training/measure_conditioning.py quickstart --set data.task=panoptic
 
-A segmenter trained on real records that no generator sees is the judge: its PQ on the images that were drawn for the
-maps of a held-out split, against those maps. Its PQ on the real images of these maps is what a perfect generator gets.
+All on the training split: the generators learn from the recipe's records; a segmenter that learned from others is
+the judge: its PQ on the images that were drawn for the maps of a third part, against those maps. Its PQ on the real
+images of these maps is what a perfect generator gets.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from seggen_hf.data.schema import (
 from seggen_hf.data.sources import load_split
 from seggen_hf.data.transforms import cover_crop
 from seggen_hf.evaluation import evaluate_segmenter
+from seggen_hf.inference import without_windows
 from seggen_hf.pipelines.seggen_pipeline import CONDITIONINGS
 from seggen_hf.provenance import library_versions
 from seggen_hf.recipe import Recipe, load_recipe
@@ -68,18 +70,25 @@ def judged_records(records: Dataset, size: tuple[int, int], count: int) -> Datas
     return attach_labels(made, labels)
 
 
-def train_judge(recipe: Recipe, steps: int, count: int, folder: Path):
-    """A segmenter of records behind those that the generators learn from, and how many they are, `count` at most."""
-    first = len(load_train_records(recipe))
-    data = recipe.data
-    records = load_split(data, data.train_split, (data.max_train_records or 0) + first + count)  # counts images
+def other_records(recipe: Recipe, count: int) -> tuple[Dataset, Dataset]:
+    """Up to `count` records behind those that the generators learn from, in two parts: seven eighths for the judge,
+    and the rest, whose maps are drawn."""
+    first, data = len(load_train_records(recipe)), recipe.data
+    records = load_split(data, data.train_split, first + count)  # this counts images, of which tiles are cut
     records = records.select(range(first, min(len(records), first + count)))
+    if len(records) < 16:
+        raise SystemExit(f"error: {data.train_split} has {len(records)} records more than the recipe learns from.")
+    border = len(records) * 7 // 8
+    return records.select(range(border)), records.select(range(border, len(records)))
+
+
+def train_judge(recipe: Recipe, records: Dataset, steps: int, folder: Path):
     config = dataclasses.replace(
         recipe.segmenter, output_dir=str(folder / "judge"), max_train_steps=steps, checkpointing_steps=0
     )
     task = SegmenterTask.from_config(config, records, labels_of(records), task="panoptic")
     train(task, config)
-    return task.trainable, task.processor, len(records)
+    return task.trainable, without_windows(task.processor)
 
 
 def draw(task: Mask2ImgTask, recipe: Recipe, records: Dataset, seed: int) -> Dataset:
@@ -110,7 +119,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a recipe whose data has segments; its settings train generator and judge")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--split", default="val", help="whose maps are drawn")
     parser.add_argument("--conditionings", nargs="+", default=list(CONDITIONINGS), choices=CONDITIONINGS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the generators' trainings")
     parser.add_argument("--num_maps", type=int, default=192)
@@ -122,12 +130,12 @@ def main() -> None:
     records = load_train_records(recipe)
     labels = labels_of(records)
     records = attach_labels(add_captions(records, labels, recipe.caption), labels)
-    held_out = load_split(recipe.data, arguments.split, None)
+    judged, held_out = other_records(recipe, arguments.judge_records)
     held_out = add_captions(held_out, labels, recipe.caption)
     held_out = judged_records(held_out, (recipe.data.height, recipe.data.width), arguments.num_maps)
     folder = Path(tempfile.mkdtemp(prefix="seggen-conditioning-"))
     try:
-        *judge, count = train_judge(recipe, arguments.judge_steps, arguments.judge_records, folder)
+        judge = train_judge(recipe, judged, arguments.judge_steps, folder)
 
         def score(found: Dataset) -> list[str]:
             thresholds = (recipe.evaluation.object_threshold, recipe.evaluation.overlap_threshold)
@@ -151,7 +159,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     header = ["condition", "seed", *(name.replace("_", " ") for name in SCORES)]
-    typed = " ".join(["python training/measure_conditioning.py", arguments.recipe, f"--split {arguments.split}"])
+    typed = f"python training/measure_conditioning.py {arguments.recipe}"
     lines = [
         f"## {recipe.name}",
         "",
@@ -159,8 +167,8 @@ def main() -> None:
         "|" + "---|" * len(header),
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
-        f"{len(held_out)} maps of {arguments.split}; generators of {recipe.mask2img.max_train_steps} steps on "
-        f"{len(records)} records; a judge of {arguments.judge_steps} steps on {count} other records. Written by "
+        f"{len(held_out)} maps of {recipe.data.train_split}; generators of {recipe.mask2img.max_train_steps} steps on "
+        f"{len(records)} records; a judge of {arguments.judge_steps} steps on {len(judged)} others. Written by "
         f"`{typed}`; " + ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "",
     ]

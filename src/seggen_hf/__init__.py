@@ -12,6 +12,7 @@ _MODULE_OF = {
     "Text2MaskPipeline": "pipelines",
     "PanopticCodec": "pipelines",
     "evaluate_segmenter": "evaluation",
+    "filter_records": "synthesis",
     "load_records": "data.sources",
     "load_synthetic": "synthesis",
     "register_pipelines": "registration",

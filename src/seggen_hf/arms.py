@@ -35,6 +35,7 @@ ARMS = {
         Arm("imgsyn", ("imgsyn",), "synthesize", "with ImgSyn: real maps, generated images"),
         Arm("masksyn", ("masksyn",), "synthesize", "with MaskSyn: generated maps, generated images"),
         Arm("synthetic", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn"),
+        Arm("filtered", ("imgsyn", "masksyn"), "filter", "with both, less what the segmenter of real records rejects"),
         Arm("synthetic-only", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn, no real records", "only"),
         Arm("style-augmentation", (), None, "control: real records, hand-made color, fog and night augmentation"),
         Arm(
@@ -45,6 +46,9 @@ ARMS = {
         ),
     )
 }
+
+
+SYNTHESIZED = {"synthesize", "filter"}  # what the generators' samples are read from
 
 
 def shown_arm(recipe: Recipe) -> str | None:
@@ -61,6 +65,8 @@ def check_arms(recipe: Recipe) -> None:
         if kinds and len(lacking) == len(kinds):
             settings = " and ".join(f"synthesis.{kind}_variants" for kind in lacking)
             raise ValueError(f"Arm {name!r} needs synthetic records, but {settings} is 0. Raise it or drop the arm.")
+        if name == "filtered" and "real" not in recipe.evaluation.arms:
+            raise ValueError("Arm 'filtered' needs the segmenter of arm 'real', which filters. Name both.")
         if name == "renderer" and recipe.data.tiles > 1:
             raise ValueError("Arm 'renderer' draws whole scenes, and data.tiles cuts them. Drop one of the two.")
         if name == "renderer" and recipe.data.dataset_name != "scenes":
@@ -87,12 +93,13 @@ def list_folders(recipe: Recipe) -> list[str]:
     """The folders that a run of `recipe` fills, in order; a run folder may hold others, of arms that it had before."""
     read = {ARMS[name].reads for name in recipe.evaluation.arms}
     folders = ["captions"]
-    if "synthesize" in read:
+    if read & SYNTHESIZED:
         synthesis = recipe.synthesis
         folders += ["text2mask"] if synthesis.masksyn_variants > 0 and not synthesis.text2mask_model else []
         folders += ["synthetic"] if synthesis.mask2img_model else ["mask2img", "synthetic"]
     folders += ["renderer"] if "renderer" in read else []
-    return folders + [f"segmenter-{arm}/seed-{s}" for arm in recipe.evaluation.arms for s in recipe.evaluation.seeds]
+    folders += [f"segmenter-{arm}/seed-{s}" for arm in recipe.evaluation.arms for s in recipe.evaluation.seeds]
+    return folders + (["filtered"] if "filter" in read else [])
 
 
 def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synthetic: Path | None) -> SegmenterConfig:

@@ -202,7 +202,8 @@ def run(
 ):
     """The whole loop of a recipe; each finished stage is kept and skipped on the next call.
 
-    Stages: caption, text2mask, mask2img, synthesize, segmenter (every arm and seed), evaluate, report.
+    Stages: caption, text2mask, mask2img, synthesize, filter (for arm filtered), segmenter (every arm and seed),
+    evaluate, report.
     """
     if dry_run:
         _plan(recipe, settings, json)
@@ -349,6 +350,37 @@ def _synthesis_settings(settings: list[str] | None) -> dict:
             raise WrongArguments(f"--set {setting}: write name=value, such as imgsyn_variants=4.")
         values[name.strip().removeprefix("synthesis.")] = parse_value(text, f"--set {setting}")
     return values
+
+
+@command
+def filter(
+    run: Annotated[Path, typer.Argument(help="A run folder with finished synthetic records and arm real.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for what is kept; RUN/filtered if absent.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", help="A pixel is void above this many times its label's mean loss.")
+    ] = None,
+    min_alignment: Annotated[
+        float | None, typer.Option("--min-alignment", help="Drop records that keep less of their labelled pixels.")
+    ] = None,
+    debug: Debug = False,
+):
+    """Void what the segmenter of real records does not see in synthetic ones; arm `filtered` trains with the rest."""
+    recipe = _recipe_of(run)
+    if recipe is None:
+        raise WrongArguments(f"{run} is no run folder (recipe.yaml).")
+    given = {"tolerance": tolerance, "min_alignment": min_alignment}
+    try:
+        settings = dataclasses.replace(recipe.filter, **{k: v for k, v in given.items() if v is not None})
+    except ValueError as error:
+        raise WrongArguments(str(error)) from error
+    quiet_libraries()
+    from .stages import filter_run
+    from .synthesis.filter import read_summary
+
+    folder = out or run / "filtered"
+    kept = filter_run(dataclasses.replace(recipe, filter=settings), run, folder)
+    alignment = read_summary(folder)["mean_alignment"]
+    _say(f"{len(kept)} records, of whose labelled pixels {alignment:.1%} are kept, are in {folder}")
 
 
 @command

@@ -414,8 +414,8 @@ class EvaluationConfig:
     arms: list[str] = field(
         default_factory=lambda: ["real", "synthetic"],
         metadata=_help(
-            "Trainings compared: real, imgsyn, masksyn, synthetic (both), synthetic-only (both, no real records), "
-            "style-augmentation, renderer."
+            "Trainings compared: real, imgsyn, masksyn, synthetic (both), filtered (both, without what the segmenter "
+            "of real records disagrees with), synthetic-only (both, no real records), style-augmentation, renderer."
         ),
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata=_help("Seeds of the segmenter trainings."))
@@ -428,7 +428,8 @@ class EvaluationConfig:
     )
 
     def __post_init__(self):
-        known = {"real", "imgsyn", "masksyn", "synthetic", "synthetic-only", "style-augmentation", "renderer"}
+        known = {"real", "imgsyn", "masksyn", "synthetic", "filtered", "synthetic-only"}
+        known |= {"style-augmentation", "renderer"}
         unknown = sorted(set(self.arms) - known)
         _check(not unknown, "arms", self.arms, f"taken from {sorted(known)}")
         _check(len(self.arms) > 0, "arms", self.arms, "at least one arm")
@@ -451,6 +452,25 @@ def save_config(config, folder: str | Path) -> None:
     os.replace(temporary, path)
 
 
+@dataclass(kw_only=True)
+class FilterConfig:
+    """What of synthetic records is left out because a segmenter of real records disagrees with it."""
+
+    tolerance: float = field(
+        default=1.25,
+        metadata=_help("A pixel is made void above this many times the mean loss of its label (FreeMask: 1.25)."),
+    )
+    min_alignment: float = field(
+        default=0.0, metadata=_help("Records that keep a smaller share of their labelled pixels are dropped.")
+    )
+    batch_size: int = field(default=16, metadata=_help("Images per forward pass."))
+
+    def __post_init__(self):
+        _check(self.tolerance > 0, "tolerance", self.tolerance, "positive")
+        _check(0 <= self.min_alignment <= 1, "min_alignment", self.min_alignment, "in [0, 1]")
+        _check(self.batch_size > 0, "batch_size", self.batch_size, "positive")
+
+
 # Sections of a recipe, in the order of a run. Each is one flat dataclass.
 SECTIONS = {
     "data": DataConfig,
@@ -458,6 +478,7 @@ SECTIONS = {
     "text2mask": Text2MaskConfig,
     "mask2img": Mask2ImgConfig,
     "synthesis": SynthesisConfig,
+    "filter": FilterConfig,
     "segmenter": SegmenterConfig,
     "evaluation": EvaluationConfig,
 }

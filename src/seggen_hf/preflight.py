@@ -11,7 +11,7 @@ from datasets import Dataset, Image
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from .arms import ARMS, check_arms, list_folders
+from .arms import ARMS, SYNTHESIZED, check_arms, list_folders
 from .data.doctor import digest_image
 from .data.map_decoder import read_label_file
 from .data.schema import labels_of, read_map, write_json
@@ -145,7 +145,7 @@ def check_writable(out: Path) -> None:
 
 def _check_models(recipe: Recipe) -> None:
     """The models that will be loaded: a folder with the right file, or a Hub id that has it."""
-    synthesis, needs_synthesis = recipe.synthesis, any(ARMS[a].reads == "synthesize" for a in recipe.evaluation.arms)
+    synthesis, needs_synthesis = recipe.synthesis, any(ARMS[a].reads in SYNTHESIZED for a in recipe.evaluation.arms)
     if needs_synthesis:
         for name in ("text2mask", "mask2img"):
             if name == "text2mask" and synthesis.masksyn_variants == 0:

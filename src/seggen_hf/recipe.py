@@ -10,6 +10,7 @@ from .config import (
     CaptionConfig,
     DataConfig,
     EvaluationConfig,
+    FilterConfig,
     Mask2ImgConfig,
     SegmenterConfig,
     SynthesisConfig,
@@ -30,6 +31,7 @@ class Recipe:
     text2mask: Text2MaskConfig = field(default_factory=Text2MaskConfig)
     mask2img: Mask2ImgConfig = field(default_factory=Mask2ImgConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 

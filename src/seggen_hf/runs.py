@@ -224,6 +224,8 @@ def _run_stages(recipe, out, kinds, redo, command, say, lock) -> None:
         elif stage.kind == "segmenter" and recipe.evaluation.jobs > 1:
             trainings.append(stage)  # they need nothing of each other
         else:
+            together("make", stages=trainings)  # it may read them
+            trainings = []
             tell(begins(stage))
             tell(make_stage(stage, published, data))
     together("make", stages=trainings)

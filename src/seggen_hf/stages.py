@@ -1,6 +1,8 @@
 """Each stage once: settings in, folder out, done or not; the whole loop is a list of them.
 
 caption -> text2mask, mask2img -> synthesize -> segmenter (every arm and seed) -> evaluate -> report
+
+The stage filter comes after the segmenter of real records, where an arm reads it.
 """
 
 import dataclasses
@@ -14,7 +16,7 @@ import datasets
 import torch
 from accelerate.state import AcceleratorState
 
-from .arms import ARMS, Arm, arm_config, render_records, save_dataset
+from .arms import ARMS, SYNTHESIZED, Arm, arm_config, render_records, save_dataset
 from .config import DataConfig, TrainingConfig
 from .data.captions import add_captions
 from .data.schema import labels_of, write_json
@@ -24,7 +26,9 @@ from .markers import DONE, HOW_ONLY, fingerprint
 from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from .recipe import Recipe
 from .results import Segmenter
-from .synthesis import load_synthetic, synthesize
+from .segmenters import load_segmenter
+from .synthesis import filter_records, load_synthetic, synthesize
+from .synthesis.filter import read_summary
 from .synthesis.generators import open_pipeline
 from .trainers.generator import build_panoptic_codec
 from .trainers.latents import digest_of
@@ -33,10 +37,10 @@ from .trainers.mask2img import Mask2ImgTask
 from .trainers.segmenter import SegmenterTask
 from .trainers.text2mask import Text2MaskTask
 
-STAGES = ("caption", "text2mask", "mask2img", "synthesize", "segmenter", "evaluate", "report")
+STAGES = ("caption", "text2mask", "mask2img", "synthesize", "filter", "segmenter", "evaluate", "report")
 
 # Of what each kind of stage makes; raised when a new version makes something else of the same settings.
-FORMATS = {"caption": 1, "text2mask": 1, "mask2img": 1, "synthesize": 1, "segmenter": 1}
+FORMATS = {"caption": 1, "text2mask": 1, "mask2img": 1, "synthesize": 1, "filter": 1, "segmenter": 1}
 _SOURCE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "task", "image_column", "mask_column", "labels",
     "zero_is_void", "tiles",
@@ -109,6 +113,10 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
         kinds = list(made["kind"])
         return {"records": len(made)} | {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
+    def make_filtered(folder: Path) -> dict:
+        kept = filter_run(recipe, out, folder)
+        return {"records": len(kept), "mean_alignment": round(read_summary(folder)["mean_alignment"], 4)}
+
     def make_renderer(folder: Path) -> dict:
         render_records(datasets.load_from_disk(captions.folder), recipe, folder)
         return {"records": len(datasets.load_from_disk(folder))}
@@ -143,12 +151,31 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
     made_by = {"synthesize": synthetic, "renderer": renderer}
     read = {arm.reads for arm in arms}
     stages = [captions]
-    stages += [*generators, synthetic] if "synthesize" in read else []
+    stages += [*generators, synthetic] if read & SYNTHESIZED else []
     stages += [renderer] if "renderer" in read else []
-    for arm in arms:
+    for arm in sorted(arms, key=lambda arm: arm.reads == "filter"):  # after the segmenter that filters
+        if arm.reads == "filter":
+            judge = f"segmenter-real/seed-{recipe.evaluation.seeds[0]}"
+            inputs = [synthetic, *(stage for stage in stages if stage.name == judge)]
+            settings = _settings("filter", vars(recipe.filter))
+            made_by["filter"] = Stage("filtered", "filter", out / "filtered", settings, make_filtered, inputs)
+            stages.append(made_by["filter"])
         for seed in recipe.evaluation.seeds:
             stages.append(_segmenter_stage(recipe, out, arm, seed, captions, made_by.get(arm.reads), real))
     return stages
+
+
+def filter_run(recipe: Recipe, out: str | Path, folder: str | Path) -> datasets.Dataset:
+    """The run's synthetic records without what its first segmenter of real records disagrees with, in `folder`."""
+    out, captions = Path(out), Path(out) / "captions"
+    judge = out / "segmenter-real" / f"seed-{recipe.evaluation.seeds[0]}"
+    for needed, kind in ((captions, "caption"), (judge, "segmenter"), (out / "synthetic", "synthesize")):
+        if not (needed / DONE).is_file():
+            raise ValueError(f"{needed} is not finished; run the stage {kind} first.")
+    records = datasets.load_from_disk(captions)
+    model, processor = load_segmenter(judge, labels_of(records))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return filter_records(out / "synthetic", folder, model, processor, records, recipe.filter, recipe.data.task)
 
 
 def _segmenter_stage(
@@ -159,7 +186,7 @@ def _segmenter_stage(
 
     def make(folder: Path) -> dict:
         made = None
-        if arm.reads == "synthesize":
+        if arm.reads in SYNTHESIZED:
             made = load_synthetic(synthetic.folder, kinds=arm.kinds)
         elif arm.reads == "renderer":
             made = datasets.load_from_disk(synthetic.folder)

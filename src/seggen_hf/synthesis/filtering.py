@@ -10,6 +10,7 @@ REASONS = {
     "ignored_share": "too many pixels are void, and more than in the record's own map",
     "no_label": "no pixel has a label",
     "one_label": "the generated map has one label only, and the record's own map has several",
+    "misaligned": "a segmenter of real records disagrees with too much of the map",
     "flat_image": "the image is of one color: the generator broke down",
 }
 

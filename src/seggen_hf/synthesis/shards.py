@@ -24,7 +24,7 @@ from seggen_hf.synthesis.manifest import KINDS, MANIFEST, Plan, Shard
 
 PREFIX = "train-"
 ROWS_PER_GROUP = 100  # read into memory at once; what `datasets` writes for images
-SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels")
+SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels", "alignment")
 DECISION, KEEP, REJECT = "decision", "keep", "reject"  # a column of samples that a person looked at
 
 
