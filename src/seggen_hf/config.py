@@ -422,8 +422,8 @@ class EvaluationConfig:
     jobs: int = field(
         default=1,
         metadata=_help(
-            "Trainings, and then scorings, of segmenters at a time, each with its share of the CPU's threads and a "
-            "GPU of its own where there are several. Small models on a CPU gain from two or more."
+            "Stages of a run at a time, trainings and scorings above all, each with its share of the CPU's threads "
+            "and a GPU of its own where there are several. Small models on a CPU gain from two or more."
         ),
     )
 

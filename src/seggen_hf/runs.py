@@ -215,20 +215,16 @@ def _run_stages(recipe, out, kinds, redo, command, say, lock) -> None:
     if command:
         tell(f"$ {command}")
     together = functools.partial(work_together, recipe=recipe, out=out, command=published, lock=lock, tell=tell)
-    trainings = []
-    for stage in stages:
-        if stage.kind not in kinds:
-            continue
-        if stage.is_done:
-            tell(f"{stage.name}: kept, it is finished")
-        elif stage.kind == "segmenter" and recipe.evaluation.jobs > 1:
-            trainings.append(stage)  # they need nothing of each other
-        else:
-            together("make", stages=trainings)  # it may read them
-            trainings = []
+    chosen = [stage for stage in stages if stage.kind in kinds]
+    for stage in [stage for stage in chosen if stage.is_done]:
+        tell(f"{stage.name}: kept, it is finished")
+    pending = [stage for stage in chosen if not stage.is_done]
+    if recipe.evaluation.jobs > 1:
+        together("make", stages=pending)
+    else:
+        for stage in pending:
             tell(begins(stage))
             tell(make_stage(stage, published, data))
-    together("make", stages=trainings)
     if "evaluate" in kinds:
         tests = {split: load_test_records(recipe, split) for split in recipe.data.test_splits}
         finished = [stage for stage in stages if stage.kind == "segmenter" and stage.is_done]

@@ -1,4 +1,4 @@
-"""Several trainings of a run at once, each in a process of its own with a share of the machine.
+"""Several stages of a run at once, each in a process of its own with a share of the machine.
 
 A small model does not keep many CPU threads busy, nor one of several GPUs the others: on two cores, two trainings with
 a thread each make half as many steps again as one after the other with two.
@@ -49,7 +49,7 @@ def work_together(
     lock: int,
     tell: Callable[[str], None],
 ) -> None:
-    """Do `job` for each of `stages` of the run `out`, `evaluation.jobs` at a time.
+    """Do `job` for each of `stages` of the run `out`, `evaluation.jobs` at a time; what a stage reads comes before it.
 
     Args:
         job: `make` a stage, or `score` the segmenter that it has made on the test splits.
@@ -60,28 +60,32 @@ def work_together(
     waiting, running, count = list(stages), {}, recipe.evaluation.jobs
     try:
         while waiting or running:
-            while waiting and len(running) < count:
-                stage, place = waiting.pop(0), min(set(range(count)) - running.keys())
+            unmade = [*waiting, *(stage for stage, _ in running.values())] if job == "make" else []
+            ready = [stage for stage in waiting if not {*stage.inputs, *stage.after}.intersection(unmade)]
+            share = min(count, len(running) + len(ready))  # one that is alone has the whole machine
+            for stage in ready[: count - len(running)]:
+                waiting.remove(stage)
                 if job == "make":
                     tell(begins(stage))
-                running[place] = _begin(job, out, stage.name, place, count, command, lock)
+                place = min(set(range(count)) - running.keys())
+                running[place] = stage, _begin(job, out, stage.name, place, share, command, lock)
             time.sleep(0.2)
-            for place in [place for place, process in running.items() if process.poll() is not None]:
-                process = running.pop(place)
+            for place in [place for place, (_, process) in running.items() if process.poll() is not None]:
+                stage, process = running.pop(place)
                 said = process.stdout.read().strip()
                 if process.returncode != 0:
-                    raise ValueError(said or f"{process.args[-2]} ended with status {process.returncode}.")
+                    raise ValueError(said or f"{stage.name} ended with status {process.returncode}.")
                 for line in said.splitlines():
                     tell(line)
     finally:
-        for process in running.values():
+        for _, process in running.values():
             process.kill()
-        for process in running.values():
+        for _, process in running.values():
             process.wait()
 
 
-def _begin(job: str, out: Path, name: str, place: int, count: int, command: str | None, lock: int):
-    threads = max(1, torch.get_num_threads() // count)
+def _begin(job: str, out: Path, name: str, place: int, share: int, command: str | None, lock: int):
+    threads = max(1, torch.get_num_threads() // share)
     # Each has its bar of progress below the others'.
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(place)}
     if (gpus := torch.cuda.device_count()) > 1:
