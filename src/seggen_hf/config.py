@@ -14,7 +14,8 @@ from .settings import build, find_recipe, nearest_name, read_yaml
 SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 TASKS = ("semantic", "instance", "panoptic")
-LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial")
+LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "multistep")
+SCALE_REFERENCES = ("cover", "fit")
 MIXED_PRECISION = ("no", "fp16", "bf16")
 
 
@@ -123,6 +124,10 @@ class TrainingConfig:
     lr_scheduler: str = field(default="constant_with_warmup", metadata=_help("One of: " + ", ".join(LR_SCHEDULES)))
     lr_warmup_steps: int = field(default=0, metadata=_help("Steps of linear warm-up."))
     lr_power: float = field(default=0.9, metadata=_help("Exponent of the polynomial schedule."))
+    lr_milestones: list[int] = field(
+        default_factory=list,
+        metadata=_help("Multistep schedule: steps at each of which the rate falls to a tenth."),
+    )
     adam_beta1: float = field(default=0.9, metadata=_help("AdamW beta 1."))
     adam_beta2: float = field(default=0.999, metadata=_help("AdamW beta 2."))
     adam_epsilon: float = field(default=1e-8, metadata=_help("AdamW epsilon."))
@@ -149,6 +154,11 @@ class TrainingConfig:
             _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
         _check(self.seed >= 0, "seed", self.seed, "0 or positive")
         _check(self.lr_scheduler in LR_SCHEDULES, "lr_scheduler", self.lr_scheduler, f"one of {LR_SCHEDULES}")
+        steps = [0, *self.lr_milestones, self.max_train_steps]
+        rises = all(a < b for a, b in zip(steps, steps[1:], strict=False))
+        _check(rises, "lr_milestones", self.lr_milestones, f"rising steps below max_train_steps {steps[-1]}")
+        if (self.lr_scheduler == "multistep") != bool(self.lr_milestones):
+            raise ValueError("--lr_milestones and --lr_scheduler multistep go together; one of them is missing.")
         _check(
             self.mixed_precision in MIXED_PRECISION,
             "mixed_precision",
@@ -341,6 +351,12 @@ class SegmenterConfig(TrainingConfig):
         default=None,
         metadata=_help("Short side of images at inference, in pixels; the crop's shorter side if not given."),
     )
+    scale_reference: str = field(
+        default="cover",
+        metadata=_help(
+            "Scale 1 of large-scale jitter: images `cover` the crop (Mask2Former on ADE20K), or `fit` into it (COCO)."
+        ),
+    )
     min_scale: float = field(default=0.5, metadata=_help("Smallest factor of large-scale jitter."))
     max_scale: float = field(default=2.0, metadata=_help("Largest factor of large-scale jitter."))
     random_flip: bool = field(default=True, metadata=_help("Mirror image and map together, half of the time."))
@@ -375,6 +391,8 @@ class SegmenterConfig(TrainingConfig):
         _check(
             0 <= self.synthetic_until <= 1, "synthetic_until", self.synthetic_until, "a share of the steps, in [0, 1]"
         )
+        known = f"one of {SCALE_REFERENCES}"
+        _check(self.scale_reference in SCALE_REFERENCES, "scale_reference", self.scale_reference, known)
         _check(0 < self.min_scale <= self.max_scale, "min_scale", self.min_scale, "positive and at most max_scale")
         for name in ("crop_height", "crop_width", "num_queries", "inference_size"):
             value = getattr(self, name)

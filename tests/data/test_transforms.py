@@ -158,6 +158,20 @@ def test_jitter_at_scale_one_covers_the_crop_without_padding():
         assert (segmentation_map != 255).all()
 
 
+def test_jitter_that_fits_shows_the_whole_image_at_scale_one():
+    image, whole = make_pair()
+    for crop in ((40, 40), (20, 60), (48, 64)):
+        fitted, segmentation_map = large_scale_jitter(
+            image, whole, 1, 1, crop, np.random.default_rng(0), scale_reference="fit"
+        )
+        scale = min(crop[0] / whole.shape[0], crop[1] / whole.shape[1])
+        rows, columns = (round(side * scale) for side in whole.shape)
+        assert (rows, columns) != crop or scale == crop[0] / whole.shape[0] == crop[1] / whole.shape[1]
+        assert np.array_equal(segmentation_map[:rows, :columns], resize_nearest(whole, rows, columns))
+        assert (segmentation_map[rows:] == 255).all() and (segmentation_map[:, columns:] == 255).all()
+        assert fitted.shape == (*crop, 3) and agreement(fitted, segmentation_map) > 0.9
+
+
 @pytest.mark.parametrize("function", ["color", "style", "zoom", "jitter"])
 def test_the_generator_alone_decides(function):
     image, segmentation_map = make_pair()

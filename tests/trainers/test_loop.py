@@ -195,11 +195,22 @@ def test_worker_processes_give_the_same_samples(tmp_path):
         ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]),
         ("cosine", [0.5, 1, 1, 0.5 * (1 + np.cos(np.pi / 4)), 0.5, 0.5 * (1 + np.cos(np.pi * 0.75))]),
         ("polynomial", [0.5, 1, 1, 0.75**0.9, 0.5**0.9, 0.25**0.9]),
+        ("multistep", [0.5, 1, 1, 0.1, 0.1, 0.01]),
     ],
 )
 def test_schedules_warm_up_and_fall(schedule, expected):
-    config = TrainingConfig(max_train_steps=6, lr_warmup_steps=2, lr_scheduler=schedule)
+    milestones = [3, 5] if schedule == "multistep" else []
+    config = TrainingConfig(max_train_steps=6, lr_warmup_steps=2, lr_scheduler=schedule, lr_milestones=milestones)
     assert [lr_factor(config, step) for step in range(6)] == pytest.approx(expected)
+
+
+def test_milestones_rise_and_need_their_schedule():
+    for wrong in ([5, 3], [3, 6], [0, 3]):
+        with pytest.raises(ValueError, match="rising steps below max_train_steps 6"):
+            TrainingConfig(max_train_steps=6, lr_scheduler="multistep", lr_milestones=wrong)
+    for settings_of in ({"lr_scheduler": "multistep"}, {"lr_milestones": [3]}):
+        with pytest.raises(ValueError, match="go together"):
+            TrainingConfig(max_train_steps=6, **settings_of)
 
 
 def test_a_run_leaves_its_settings_and_history(tmp_path):

@@ -102,19 +102,21 @@ def large_scale_jitter(
     crop_size: tuple[int, int],
     rng: np.random.Generator,
     ignore_index: int = 255,
+    scale_reference: str = "cover",
 ):
-    """Mask2Former's scale jitter for semantic training: both at a drawn scale, then a random crop of `crop_size`.
+    """Mask2Former's scale jitter: both at a drawn scale, then a random crop of `crop_size`.
 
     At scale 1 the pair just covers the crop (detectron2's ResizeShortestEdge with sizes 0.5 to 2 times the crop, as in
-    Base-ADE20K-SemanticSegmentation.yaml). A pair smaller than the crop lies at its top left; the rest is padded with
-    the image's mean color and `ignore_index`.
+    Base-ADE20K-SemanticSegmentation.yaml), or, with `scale_reference` "fit", just fits into it (ResizeScale with 0.1
+    to 2.0, of Mask2Former's COCO configurations). A pair smaller than the crop lies at its top left; the rest is
+    padded with the image's mean color and `ignore_index`.
     """
     _check_pair(image, segmentation_map)
     if not 0 < min_scale <= max_scale:
         raise ValueError(f"min_scale and max_scale are {min_scale} and {max_scale}; they must be positive, in order.")
     factor, vertical, horizontal = rng.uniform(min_scale, max_scale), rng.random(), rng.random()
     rows, columns = segmentation_map.shape
-    scale = factor * max(crop_size[0] / rows, crop_size[1] / columns)
+    scale = factor * {"cover": max, "fit": min}[scale_reference](crop_size[0] / rows, crop_size[1] / columns)
     scaled = (max(round(rows * scale), 1), max(round(columns * scale), 1))
     size = (min(scaled[0], crop_size[0]), min(scaled[1], crop_size[1]))
     top, left = (scaled[0] - size[0]) * vertical, (scaled[1] - size[1]) * horizontal

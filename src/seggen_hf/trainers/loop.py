@@ -130,6 +130,8 @@ def lr_factor(config: TrainingConfig, step: int) -> float:
         return (step + 1) / config.lr_warmup_steps
     if config.lr_scheduler in ("constant", "constant_with_warmup"):
         return 1.0
+    if config.lr_scheduler == "multistep":
+        return 0.1 ** sum(step >= milestone for milestone in config.lr_milestones)
     length = max(1, config.max_train_steps - config.lr_warmup_steps)
     progress = min(1.0, (step - config.lr_warmup_steps) / length)
     if config.lr_scheduler == "cosine":

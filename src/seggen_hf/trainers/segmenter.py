@@ -179,7 +179,7 @@ class SegmenterTask:
         image, target_map, segments = (self.synthetic if is_synthetic else self.real)[index]
         crop_size = (config.crop_height, config.crop_width)
         image, target_map = large_scale_jitter(
-            image, target_map, config.min_scale, config.max_scale, crop_size, rng, self.fill
+            image, target_map, config.min_scale, config.max_scale, crop_size, rng, self.fill, config.scale_reference
         )
         if config.random_flip:
             image, target_map = flip_pair(image, target_map, rng)
