@@ -185,6 +185,7 @@ def test_the_cards_snippet_runs(run, monkeypatch, tmp_path):
     folder = folder / "segmenter-synthetic" / "seed-0"
     snippets = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
     (snippet,) = [text for text in snippets if "predict_panoptic" in text]
+    assert "labels.things, 1, 0.0, 0.0)" in snippet  # the thresholds that it was scored with
     Image.new("RGB", (70, 50)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     names: dict = {}

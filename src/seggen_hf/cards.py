@@ -22,6 +22,7 @@ from .pipelines import ColormapCodec
 from .provenance import join_versions, library_versions, public_settings, public_value
 from .recipe import load_recipe
 from .results import percent, read_scores, recipe_hash, table_cell
+from .segment_rules import OBJECT_THRESHOLD, OVERLAP_THRESHOLD
 from .tasks import TASKS, task_of
 
 
@@ -130,10 +131,12 @@ class RunCards:
             eval_results=results or None,
         )
         description = ARMS[arm].description.removeprefix("control: ")
+        scored_with = (self.recipe.evaluation.object_threshold, self.recipe.evaluation.overlap_threshold)
         more = {
             "arm": arm,
             "seed": seed,
             "task": self.task,
+            "thresholds": scored_with if scored_with != (OBJECT_THRESHOLD, OVERLAP_THRESHOLD) else (),
             "scores": scores,
             "versions": join_versions([facts["versions"], *(entry["versions"] for entry in splits.values())]),
             "description": description if description.startswith("with") else f"on {description}",

@@ -12,7 +12,7 @@ from datasets import load_from_disk
 
 from seggen_hf.arms import shown_arm
 from seggen_hf.config import SynthesisConfig
-from seggen_hf.inference import predict_panoptic, predict_semantic
+from seggen_hf.inference import predict_panoptic, predict_semantic, without_windows
 from seggen_hf.labels import LabelSet
 from seggen_hf.markers import read_marker
 from seggen_hf.pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
@@ -158,5 +158,5 @@ def load_models(config: SynthesisConfig, segmenter: str | None = None) -> DemoMo
     loaded = None
     if segmenter is not None:
         model, processor = load_segmenter(segmenter, labels)
-        loaded = (model.to(device).eval(), processor)
+        loaded = (model.to(device).eval(), without_windows(processor))  # drawn images have the size of tiles
     return DemoModels(text2mask.to(device), mask2img.to(device), loaded, config)
