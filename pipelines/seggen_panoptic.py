@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .seggen_colormap import ColormapCodec, _read_labels, connected_regions, generate_palette
+from .seggen_colormap import ColormapCodec, _join_small_regions, _read_labels, connected_regions, generate_palette
 
 CODINGS = ("shades", "edges")
 REACH = 2  # pixels: instances of one class no further apart than this get different shades
+SETTLED_AREA = 4  # times the least area of a region: in larger ones no pixel is taken for noise
+SETTLED_SHARE, SETTLED_DISTANCE = 0.9, 120  # of the least distance of two colors, and at most: what noise may do
 
 
 class DecodedPanoptic(NamedTuple):
@@ -135,9 +137,11 @@ class PanopticCodec:
         if min_region_area is None:
             min_region_area = max(2, round(np.sqrt(rgb.shape[0] * rgb.shape[1]) / 32))
         void = self.colors.ignore_index
-        # Outlines are thinner than any region: fragments are joined before only where there are none.
-        decoded = self.colors.decode(rgb, min_region_area=min_region_area if self.coding == "shades" else 0)
+        decoded = self.colors.decode(rgb)
         color, distance = decoded.segmentation_map, decoded.distance
+        if self.coding == "shades":  # outlines are thinner than any region
+            self._settle(color, rgb, min_region_area)
+            _join_small_regions(color, min_region_area)
         label = np.where(color == void, void, self.label_of_color[np.where(color == void, 0, color)])
         is_edge, region = label < 0, connected_regions(color)
         far = np.zeros_like(is_edge) if max_distance is None else distance > max_distance
@@ -152,6 +156,32 @@ class PanopticCodec:
         label = np.where(far, void, label)
         segments = self._segments(label, region)
         return DecodedPanoptic(*segments, distance, np.where(label == void, self.ignore_index, label))
+
+    def _settle(self, color: np.ndarray, rgb: np.ndarray, min_region_area: int) -> None:
+        """Give pixels of small regions the color of a neighbour's larger one that they nearly have, in place.
+
+        With hundreds of colors, noise makes a pixel's nearest one another. What was painted in another color is no
+        nearer to the neighbour's than the least distance of two colors, and stays.
+        """
+        void, pixels = self.colors.ignore_index, rgb * 255.0 if rgb.dtype.kind == "f" else rgb
+        palette = np.concatenate([self.colors.palette, [self.colors.void_color]]).astype(np.float32)
+        reach = min(SETTLED_SHARE * self.colors.least_distance, SETTLED_DISTANCE)
+        for _ in range(SETTLED_AREA):  # a fragment is eaten from its rim
+            region = connected_regions(color)
+            area = np.bincount(region.reshape(-1))[region]
+            rows, columns = np.nonzero(area <= SETTLED_AREA * min_region_area)
+            nearest = np.full(len(rows), np.inf, np.float32)
+            settled = color[rows, columns]
+            for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                place = (rows + down).clip(0, len(color) - 1), (columns + right).clip(0, color.shape[1] - 1)
+                theirs = color[place]
+                apart = palette[np.where(theirs == void, -1, theirs)] - pixels[rows, columns]
+                distance = np.sqrt(np.square(apart).sum(-1))
+                closer = (area[place] > area[rows, columns]) & (distance < np.minimum(nearest, reach))
+                nearest[closer], settled[closer] = distance[closer], theirs[closer]
+            if (settled == color[rows, columns]).all():
+                return
+            color[rows, columns] = settled
 
     def index_labels(self, segmentation_map: np.ndarray) -> np.ndarray:
         """Color indices of label ids, where nothing is known of segments: the first color of each label."""

@@ -141,6 +141,7 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
         generators.append(Stage("mask2img", "mask2img", out / "mask2img", settings, make_mask2img, [captions]))
         mask2img_model = str(out / "mask2img")
     settings = _settings("synthesis", vars(recipe.synthesis)) | at_size
+    settings |= {"synthesis.decoding": 2} if data.task != "semantic" else {}  # of segments
     inputs = [captions, *generators]
     synthetic = Stage("synthetic", "synthesize", out / "synthetic", settings, make_synthetic, inputs)
     copied = ("imgsyn_variants", "masksyn_variants", "caption_styles", "caption_style_share", "seed")

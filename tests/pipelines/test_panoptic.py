@@ -119,3 +119,28 @@ def test_scenes_survive_noise(noise, least):
             pairs.append((codec.decode(drawn), target))
         found[coding] = quality(pairs, labels)["things"]["pq"]
     assert found["shades"] >= least and found["shades"] > found["edges"]
+
+
+def test_noise_is_no_object_where_colors_are_hundreds():
+    """133 labels, as many colors as COCO's: noise makes one pixel in twenty another color, but no segments."""
+    labels = LabelSet.from_dict([{"id": i, "name": str(i), "isthing": i < 80} for i in range(133)])
+    codec, rng, pairs, misread = PanopticCodec(labels, num_shades=3), np.random.default_rng(0), [], []
+    assert codec.colors.least_distance < 50
+    for _ in range(6):
+        ids = np.full((64, 64), 1)
+        ids[40:] = 2
+        segments = [segment(1, int(rng.integers(80, 133))), segment(2, int(rng.integers(80, 133)))]
+        for id in range(3, 30):
+            top, left = rng.integers(0, 58, 2)
+            ids[top : top + int(rng.integers(2, 9)), left : left + int(rng.integers(2, 9))] = id
+            segments.append(segment(id, int(rng.integers(0, 80))))
+        present = set(np.unique(ids).tolist())
+        target = ids, [s for s in segments if s["id"] in present]
+        painted = codec.encode(*target)
+        clean = codec.decode(painted, min_region_area=1)
+        assert np.array_equal(painted, codec.encode(clean.panoptic_map, clean.segments_info))
+        drawn = np.clip(painted + rng.normal(0, 10, painted.shape), 0, 255).round().astype(np.uint8)
+        misread.append((codec.colors.decode(drawn).segmentation_map != codec.index(*target)).mean())
+        pairs.append((codec.decode(drawn), codec.decode(painted)))
+    pairs = [(noisy, (clean.panoptic_map, clean.segments_info)) for noisy, clean in pairs]
+    assert np.mean(misread) > 0.05 and quality(pairs, labels)["things"]["pq"] > 0.95
