@@ -159,7 +159,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     header = ["condition", "seed", *(name.replace("_", " ") for name in SCORES)]
-    typed = f"python training/measure_conditioning.py {arguments.recipe}"
+    typed = f"python training/measure_conditioning.py {Path(arguments.recipe).name}"
     lines = [
         f"## {recipe.name}",
         "",
