@@ -57,5 +57,7 @@ def test_measured_figures_come_from_a_run(tiny_run, tmp_path):
     assert text.count("**tiny**: scenes, 1 seed") == 1 and "| synthetic: with ImgSyn and MaskSyn |" in text
     assert "(docs/tiny.png)" in text and (tmp_path / "docs" / "tiny.png").is_file()
     assert text.partition("## Files")[2] == README.partition("## Files")[2]
+    sections = script.SECTION.split(README.partition(script.BEGIN)[2].partition(script.END)[0])
+    assert len(sections) > 3 and all(section.strip() in text for section in sections)  # other runs stay
     with pytest.raises(ValueError, match="no results.json"):
         script.write_results(Path(readme), [tmp_path])

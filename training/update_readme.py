@@ -1,19 +1,23 @@
 """Write the measured figures of finished runs into README.md: python training/update_readme.py RUN [RUN ...]
 
-The figures come from each run's results.json and stage markers; nothing is typed.
+The figures come from each run's results.json and stage markers; nothing is typed. What the README says of runs of
+other recipes stays.
 """
 
 import argparse
 import os
+import re
 import shutil
 from pathlib import Path
 
+from seggen_hf.recipe import load_recipe
 from seggen_hf.report import list_costs, list_scores
 from seggen_hf.results import percent, read_results
 from seggen_hf.tasks import task_of
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+SECTION = re.compile(r"^(?=\*\*.+?\*\*: )", re.MULTILINE)
 
 
 def describe_run(run: Path) -> str:
@@ -52,14 +56,15 @@ def describe_run(run: Path) -> str:
             cells.append(f"{cell} ({percent(row['range'])})" if row and row["range"] is not None else cell)
             cells += [percent(row["more"][name]) if row else "–" for name in more]
         lines.append(f"| {arm}: {results['arms'][arm]} | " + " | ".join(cells) + " |")
-    costs = list_costs(run)
+    costs, jobs = list_costs(run), load_recipe(run / "recipe.yaml").evaluation.jobs
+    together = f", {jobs} at a time" if jobs > 1 else ""
     versions = results["versions"]
     lines += [
         "",
         results["verdict"],
         "",
         f"`{results['command'] or 'seggen run ' + results['recipe']}`, recipe hash {results['recipe_hash']}: "
-        f"{sum(row['seconds'] for row in costs) / 60:.0f} minutes of stages, peak memory "
+        f"{sum(row['seconds'] for row in costs) / 60:.0f} minutes of stages{together}, peak memory "
         f"{max(row['peak_memory_gb'] for row in costs):.1f} GB, {results['machine'].get('gpu', 'CPU')}; torch "
         f"{versions['torch']}, diffusers {versions['diffusers']}, transformers {versions['transformers']}.",
     ]
@@ -81,16 +86,28 @@ def show_samples(run: Path, docs: Path) -> str:
 
 
 def write_results(readme: Path, runs: list[Path]) -> None:
-    """Replace what is between the two markers of `readme`. Raises `ValueError` if they are not there."""
+    """Replace what `readme` says of the runs' recipes, between its two markers, or add it at the end.
+
+    Raises: `ValueError` if the markers are not there.
+    """
     text = readme.read_text(encoding="utf-8")
     head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    before, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{readme} lacks the lines {BEGIN} and {END}.")
-    body = "\n\n".join(describe_run(run) + show_samples(run, readme.parent / "docs") for run in runs)
+    sections = {name: text.strip() for text in SECTION.split(before) if (name := _recipe_of(text))}
+    for run in runs:
+        described = describe_run(run)
+        sections[_recipe_of(described)] = described + show_samples(run, readme.parent / "docs")
+    body = "\n\n".join(sections.values())
     temporary = readme.with_name(readme.name + ".tmp")
     temporary.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}", encoding="utf-8")
     os.replace(temporary, readme)
+
+
+def _recipe_of(section: str) -> str | None:
+    found = re.match(r"\*\*(.+?)\*\*: ", section)
+    return found and found.group(1)
 
 
 def main() -> None:
