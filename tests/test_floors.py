@@ -44,7 +44,6 @@ FILE_FLOORS = {
     "segmentation_loss": 2,
     "segment_painting": 2,
     "segmenters": 2,
-    "alignment": 3,
     "arms": 3,
     "card_pictures": 4,
     "cards": 4,

@@ -10,7 +10,7 @@ from seggen_hf.data.schema import labels_of
 from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.inference import describe_inference, predict_panoptic, predict_semantic, without_windows
 from seggen_hf.labels import LabelSet
-from seggen_hf.segment_rules import QueryOutput, instance_masks, panoptic_segments, semantic_scores
+from seggen_hf.segment_rules import ABSENT, QueryOutput, instance_masks, panoptic_segments, semantic_scores
 from seggen_hf.segmenters import build_segmenter
 from seggen_hf.windows import Windows, merge_windows
 
@@ -82,7 +82,7 @@ def test_perfect_windows_say_what_a_perfect_look_at_the_whole_would(seed):
     assert all(categories[0][a] == categories[1][b] for a, b in pairs)
     assert len(instance_masks(merged, THINGS, 1000)) == len(instance_masks(whole, THINGS, 1000))
     maps = [torch.cat(list(semantic_scores(output)), 1).argmax(0) for output in (whole, merged)]
-    assert torch.equal(*maps)
+    assert (maps[0] == maps[1]).float().mean() > 0.98  # but for rims: shares are enlarged, not masks
 
 
 def test_things_that_disagree_where_windows_overlap_stay_two():
@@ -96,6 +96,23 @@ def test_things_that_disagree_where_windows_overlap_stay_two():
     _, (joined,) = panoptic_segments(merge(windows, [[(1, left)], [(1, right)]], (64, 112)), THINGS, 0.5, 0.5)
     assert joined["bbox"][0] <= 8 * STRIDE and joined["bbox"][0] + joined["bbox"][2] >= 17 * STRIDE
     assert len(panoptic_segments(merge(windows, [[(1, left)], [(2, right)]], (64, 112)), THINGS, 0.5, 0.0)[1]) == 2
+
+
+def test_a_large_image_takes_no_memory_for_where_queries_are_not():
+    """A hundred windows: whole masks of all their queries would take a hundred times as much."""
+    windows = Windows(608, 608, 64)
+    found = [[(1, torch.full((16, 16), -9.0))] * 5 for _ in windows.starts]
+    for w, queries in enumerate(found):
+        queries[0] = 1, torch.full((16, 16), -9.0)
+        queries[0][1][6:10, 6:10] = 9.0
+        found[w] = queries[:1] if w % 2 else queries
+    merged = merge(windows, found, (windows.height, windows.width))
+    held = sum(part.numel() for part in merged.mask_logits.parts)
+    assert len(found) == 169 and held < 0.05 * np.prod(merged.mask_logits.shape)
+    rows = merged.mask_logits[torch.tensor([0, 3])][:, 10:40]
+    assert rows.shape == (2, 30, windows.width // STRIDE) and (rows == ABSENT).any()
+    _, segments = panoptic_segments(merged, THINGS, 0.5, 0.5, max_bytes=2**24)
+    assert len(segments) == 169 and min(s["area"] for s in segments) > 0.9 * 16 * STRIDE**2
 
 
 def test_nothing_in_any_window_is_nothing():
@@ -134,7 +151,8 @@ def test_windows_are_seen_at_the_scale_of_tiles(segmenter):
     scores = predict_semantic(model, processor, [np.tile(tile, (3, 3, 1))], return_scores=True)[0]
     assert scores.shape == (3, 96, 96)
     # The first window's own part, without the rows that a window further in owns or that enlarging mixes in.
-    assert np.abs(scores[:, :26, :26] - alone[:, :26, :26]).max() < 0.12 and alone.std() > 0.02
+    alone /= alone.sum(0)  # of an image in windows, scores are shares
+    assert np.abs(scores[:, :26, :26] - alone[:, :26, :26]).max() < 0.05 and alone.std() > 0.1
 
 
 def test_whole_images_are_scored_through_windows(scene_records):

@@ -17,6 +17,37 @@ from .segments import measure_segments
 STRIP_BYTES = 256 * 2**20  # of enlarged masks and scores of one image held at once
 OBJECT_THRESHOLD, OVERLAP_THRESHOLD = 0.8, 0.8  # of Mask2Former's configurations (arXiv:2112.01527)
 MAX_INSTANCES = 100
+ABSENT = -20.0  # mask logit where a query has no part
+
+
+class PlacedMasks:
+    """Mask logits `(queries, h, w)` of which each query has a part, and `ABSENT` elsewhere.
+
+    Thousands of queries of a large image, most of them a few pixels wide, would not fit in memory whole.
+
+    Args:
+        parts: a tensor `(rows, columns)` for each query; places: top and left of each.
+        size (height, width): of the whole.
+    """
+
+    def __init__(self, parts: list[torch.Tensor], places: list[tuple[int, int]], size: tuple[int, int]):
+        self.parts, self.places, self.shape = parts, places, (len(parts), *size)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, key):
+        """`[indices]` are those queries; `[:, first:last]` is a tensor of these rows of all of them."""
+        if not isinstance(key, tuple):
+            chosen = key.tolist()
+            return PlacedMasks([self.parts[i] for i in chosen], [self.places[i] for i in chosen], self.shape[1:])
+        first, last, _ = key[1].indices(self.shape[1])
+        rows = torch.full((len(self), last - first, self.shape[2]), ABSENT, device=self.parts[0].device)
+        for row, part, (top, left) in zip(rows, self.parts, self.places, strict=True):
+            begin, end = max(top, first), min(top + part.shape[0], last)
+            if begin < end:
+                row[begin - first : end - first, left : left + part.shape[1]] = part[begin - top : end - top]
+        return rows
 
 
 @dataclass
@@ -27,13 +58,15 @@ class QueryOutput:
         class_logits (`(queries, num_labels + 1)`), mask_logits (`(queries, h, w)`): as the model returns them.
         padded_size, input_size, original_size (height, width): of the model's input with and without padding, and of
             the image.
+        semantic: what semantic maps are made of, if not of the same queries.
     """
 
     class_logits: torch.Tensor
-    mask_logits: torch.Tensor
+    mask_logits: torch.Tensor | PlacedMasks
     padded_size: tuple[int, int]
     input_size: tuple[int, int]
     original_size: tuple[int, int]
+    semantic: "QueryOutput | None" = None
 
     def strips(
         self, queries: torch.Tensor | None = None, extra_planes: int = 0, max_bytes: int = STRIP_BYTES
@@ -55,7 +88,7 @@ class QueryOutput:
             for start in range(0, height, rows):
                 yield self._rows(logits, start, min(start + rows, height))
             return
-        masks = F.interpolate(logits[None], size=self.padded_size, mode="bilinear", align_corners=False)
+        masks = F.interpolate(logits[:, :][None], size=self.padded_size, mode="bilinear", align_corners=False)
         masks = masks[..., : self.input_size[0], : self.input_size[1]]
         if tuple(self.original_size) != tuple(self.input_size):
             masks = F.interpolate(masks, size=tuple(self.original_size), mode="bilinear", align_corners=False)
@@ -89,6 +122,7 @@ def _resize_rows(source, height: int, size: tuple[int, int], start: int, stop: i
 def semantic_scores(output: QueryOutput, max_bytes: int = STRIP_BYTES) -> Iterator[torch.Tensor]:
     """Scores `(num_labels, rows, width)` of one image, in strips: mask probabilities weighted by class probabilities,
     Mask2Former's semantic inference."""
+    output = output.semantic or output
     weights = output.class_logits.softmax(-1)[:, :-1]
     for masks in output.strips(extra_planes=weights.shape[1], max_bytes=max_bytes):
         yield torch.einsum("qc,qhw->chw", weights, masks.sigmoid())

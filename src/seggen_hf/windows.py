@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .segment_rules import QueryOutput
+from .segment_rules import ABSENT, PlacedMasks, QueryOutput
 
 OVERLAP = 0.25  # of a window, with the next one
 SAME_IOU = 0.5  # of two masks where their windows overlap: above it they are one thing
 LEAST_SCORE = 0.05  # queries of a lower class probability are left out
 SURE_SCORE = 0.5  # stuff of a higher one is joined over all windows
-ABSENT = -20.0  # mask logit outside of a query's windows
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def merge_windows(
         class_logits (`(windows, queries, num_labels + 1)`), mask_logits (`(windows, queries, h, w)`): of each window,
             in the order of `windows.starts`.
         things: label ids that have instances; parts of one in several windows are one query, and so is a stuff class
-            (all other labels). None, for semantic maps, joins nothing: those are sums over all queries.
+            (all other labels). With None the queries are those of semantic maps alone: one a label.
         input_size, original_size (height, width): of the image without padding, and before it was resized.
     """
     stride = windows.size // mask_logits.shape[-1]
@@ -85,36 +84,53 @@ def merge_windows(
     side = mask_logits.shape[-1]
     kept = [(scores[w] > LEAST_SCORE).nonzero()[:, 0].tolist() for w in range(len(boxes))]
     is_sure_stuff = ~is_thing & (scores > SURE_SCORE)
-    groups = [[(w, q)] for w, queries in enumerate(kept) for q in queries]
-    if things is not None:
-        groups = _group(mask_logits, labels, is_thing, is_sure_stuff, kept, boxes)
-
     shape = (windows.height // stride, windows.width // stride)
-    found_classes, found_masks = [], []
-    for members in groups:
-        canvas = torch.full(shape, ABSENT, device=mask_logits.device)
+    sizes = (windows.height, windows.width), input_size, original_size
+    semantic = _semantic(probabilities, mask_logits, boxes, cores, shape, sizes)
+    if things is None:
+        return semantic
+    found_classes, parts, places = [], [], []
+    for members in _group(mask_logits, labels, is_thing, is_sure_stuff, kept, boxes):
+        seen = list(dict.fromkeys(w for w, _ in members))
+        top, left = (min(boxes[w][axis] for w in seen) for axis in (0, 1))
+        bottom, right = (max(boxes[w][axis] for w in seen) + side for axis in (0, 1))
+        part = torch.full((bottom - top, right - left), ABSENT, device=mask_logits.device)
         if is_thing[members[0]]:
             for w, q in members:
-                (top, left), part = boxes[w], mask_logits[w, q]
-                window = canvas[top : top + side, left : left + side]
-                torch.maximum(window, part, out=window)
-        for w in dict.fromkeys(w for w, _ in members):  # where a window is nearest, it knows best
-            (rows, columns), (top, left) = cores[w], boxes[w]
-            part = mask_logits[w, [q for v, q in members if v == w]].amax(0)
-            canvas[cores[w]] = part[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        if is_thing[members[0]]:
-            inside = canvas > 0
-            own = sum(int(inside[cores[w]].sum()) for w in {w for w, _ in members})
-            if 2 * own < int(inside.sum()):
-                continue  # most of it lies where other windows know better, and they see nothing
+                y, x = boxes[w][0] - top, boxes[w][1] - left
+                window = part[y : y + side, x : x + side]
+                torch.maximum(window, mask_logits[w, q], out=window)
+        own = 0
+        for w in seen:  # where a window is nearest, it knows best
+            (rows, columns), (y, x) = cores[w], boxes[w]
+            best = mask_logits[w, [q for v, q in members if v == w]].amax(0)
+            best = best[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+            part[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = best
+            own += int((best > 0).sum())
+        if is_thing[members[0]] and 2 * own < int((part > 0).sum()):
+            continue  # most of it lies where other windows know better, and they see nothing
         found_classes.append(class_logits[max(members, key=lambda member: float(scores[member]))])
-        found_masks.append(canvas)
-    if not found_masks:  # nothing at all: one query that says so
+        parts.append(part)
+        places.append((top, left))
+    if not parts:  # nothing at all: one query that says so
         nothing = torch.full_like(class_logits[0, 0], ABSENT)
         nothing[-1] = 0.0
-        found_classes, found_masks = [nothing], [torch.full(shape, ABSENT, device=mask_logits.device)]
-    sizes = (windows.height, windows.width), input_size, original_size
-    return QueryOutput(torch.stack(found_classes), torch.stack(found_masks), *sizes)
+        found_classes, parts, places = [nothing], [mask_logits[0, 0]], [tuple(boxes[0])]
+    return QueryOutput(torch.stack(found_classes), PlacedMasks(parts, places, shape), *sizes, semantic)
+
+
+def _semantic(probabilities, mask_logits, boxes, cores, shape, sizes) -> QueryOutput:
+    """One query a label, whose mask is the label's share of the semantic scores; each pixel of its nearest window."""
+    num_labels = probabilities.shape[-1]
+    shares = torch.zeros(num_labels, *shape, device=mask_logits.device)
+    for w, (y, x) in enumerate(boxes):
+        rows, columns = cores[w]
+        part = mask_logits[w, :, rows.start - y : rows.stop - y, columns.start - x : columns.stop - x].sigmoid()
+        scores = torch.einsum("qc,qhw->chw", probabilities[w], part)
+        shares[:, rows, columns] = scores / scores.sum(0).clamp(min=1e-6)
+    sure = torch.full((num_labels, num_labels + 1), ABSENT, device=mask_logits.device)
+    sure[range(num_labels), range(num_labels)] = -ABSENT
+    return QueryOutput(sure, shares.clamp(1e-4, 1 - 1e-4).logit(), *sizes)
 
 
 def _group(mask_logits, labels, is_thing, is_sure_stuff, kept, boxes) -> list[list[tuple[int, int]]]:

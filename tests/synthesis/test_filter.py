@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from seggen_hf import load_synthetic
-from seggen_hf.alignment import align_rows, class_losses, pixel_losses
 from seggen_hf.config import FilterConfig
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.inference import predict_semantic, without_windows
@@ -20,6 +19,7 @@ from seggen_hf.segmenters import build_segmenter, load_segmenter
 from seggen_hf.segments import label_map, measure_segments
 from seggen_hf.stages import load_train_records
 from seggen_hf.synthesis import filter_records
+from seggen_hf.synthesis.alignment import align_rows, class_losses, pixel_losses
 
 LABELS = LabelSet.from_dict([{"id": i, "name": str(i), "isthing": i > 0} for i in range(3)])
 

@@ -12,13 +12,13 @@ from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
-from seggen_hf.alignment import align_rows, class_losses
 from seggen_hf.config import FilterConfig
 from seggen_hf.data.schema import check_columns, encode_map, encode_panoptic, labels_of, write_json
 from seggen_hf.digests import records_digest, weights_digest
 from seggen_hf.inference import without_windows
 from seggen_hf.labels import LabelSet
 from seggen_hf.segmenters import differing_labels
+from seggen_hf.synthesis.alignment import align_rows, class_losses
 from seggen_hf.synthesis.filtering import REASONS
 from seggen_hf.synthesis.manifest import MANIFEST, Shard, check_manifest, check_output_dir
 from seggen_hf.synthesis.shards import (
