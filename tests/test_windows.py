@@ -45,6 +45,7 @@ def test_windows_cover_an_image_and_their_middles_share_it_out(rows, columns, si
     covered, owned = (np.zeros((windows.height, windows.width), int) for _ in range(2))
     for top, left in windows.starts:
         assert 0 <= top <= windows.height - windows.size and 0 <= left <= windows.width - windows.size
+        assert top % STRIDE == left % STRIDE == 0
         covered[top : top + windows.size, left : left + windows.size] += 1
         owned[windows.core((top, left))] += 1
         for core, start in zip(windows.core((top, left)), (top, left), strict=True):
@@ -113,6 +114,21 @@ def test_a_large_image_takes_no_memory_for_where_queries_are_not():
     assert rows.shape == (2, 30, windows.width // STRIDE) and (rows == ABSENT).any()
     _, segments = panoptic_segments(merged, THINGS, 0.5, 0.5, max_bytes=2**24)
     assert len(segments) == 169 and min(s["area"] for s in segments) > 0.9 * 16 * STRIDE**2
+
+
+def test_a_doubtful_second_look_does_not_come_between_two_sure_ones():
+    """Each window sees a thing twice, surely and with doubt; the doubtful mask of one agrees best with the sure one
+    of the other."""
+    windows = Windows(64, 112, 64)
+    left, right = torch.full((16, 16), -9.0), torch.full((16, 16), -9.0)
+    left[2:6, 8:16], right[2:6, 0:6] = 9.0, 9.0
+    doubtful = left.clone()
+    left[6:7, 12:16] = 9.0  # the sure one is a row too high
+    class_logits = torch.tensor([[CLASS_LOGITS[1], [0, 1.0, 0, 1.3]], [CLASS_LOGITS[1], [0, 0, 0, 9.0]]])
+    masks = torch.stack([torch.stack([left, doubtful]), torch.stack([right, torch.full((16, 16), -9.0)])])
+    merged = merge_windows(windows, class_logits, masks, THINGS, (64, 112), (64, 112))
+    (found,) = panoptic_segments(merged, THINGS, 0.5, 0.5)[1]
+    assert found["bbox"][0] <= 8 * STRIDE and found["bbox"][0] + found["bbox"][2] >= 17 * STRIDE
 
 
 def test_nothing_in_any_window_is_nothing():

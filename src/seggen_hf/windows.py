@@ -15,9 +15,10 @@ import torch
 from .segment_rules import ABSENT, PlacedMasks, QueryOutput
 
 OVERLAP = 0.25  # of a window, with the next one
+GRID = 8  # pixels; windows begin at multiples of it, and so on whole pixels of the mask logits, which have a quarter
 SAME_IOU = 0.5  # of two masks where their windows overlap: above it they are one thing
 LEAST_SCORE = 0.05  # queries of a lower class probability are left out
-SURE_SCORE = 0.5  # stuff of a higher one is joined over all windows
+SURE_SCORE = 0.5  # only things and stuff of a higher one join: masks of others would spoil those of sure ones
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Windows:
         return [(top, left) for top in self._starts(self.height) for left in self._starts(self.width)]
 
     def _starts(self, side: int) -> list[int]:
-        step = round(self.size * (1 - OVERLAP))
+        step = round(self.size * (1 - OVERLAP) / GRID) * GRID
         return sorted({min(start, side - self.size) for start in range(0, side - self.size + step, step)})
 
     def core(self, start: tuple[int, int]) -> tuple[slice, slice]:
@@ -83,14 +84,13 @@ def merge_windows(
     cores = [tuple(slice(s.start // stride, s.stop // stride) for s in windows.core(p)) for p in windows.starts]
     side = mask_logits.shape[-1]
     kept = [(scores[w] > LEAST_SCORE).nonzero()[:, 0].tolist() for w in range(len(boxes))]
-    is_sure_stuff = ~is_thing & (scores > SURE_SCORE)
     shape = (windows.height // stride, windows.width // stride)
     sizes = (windows.height, windows.width), input_size, original_size
     semantic = _semantic(probabilities, mask_logits, boxes, cores, shape, sizes)
     if things is None:
         return semantic
     found_classes, parts, places = [], [], []
-    for members in _group(mask_logits, labels, is_thing, is_sure_stuff, kept, boxes):
+    for members in _group(mask_logits, labels, scores, is_thing, kept, boxes):
         seen = list(dict.fromkeys(w for w, _ in members))
         top, left = (min(boxes[w][axis] for w in seen) for axis in (0, 1))
         bottom, right = (max(boxes[w][axis] for w in seen) + side for axis in (0, 1))
@@ -133,22 +133,39 @@ def _semantic(probabilities, mask_logits, boxes, cores, shape, sizes) -> QueryOu
     return QueryOutput(sure, shares.clamp(1e-4, 1 - 1e-4).logit(), *sizes)
 
 
-def _group(mask_logits, labels, is_thing, is_sure_stuff, kept, boxes) -> list[list[tuple[int, int]]]:
-    """Lists of (window, query) that are one: of things those of one label that agree where their windows overlap, of
-    stuff those of one label that are sure of it."""
-    parent = {(w, q): (w, q) for w, queries in enumerate(kept) for q in queries}
+def _group(mask_logits, labels, scores, is_thing, kept, boxes) -> list[list[tuple[int, int]]]:
+    """Lists of (window, query) that are one.
 
-    def root(member):
-        while parent[member] != member:
-            member = parent[member]
-        return member
-
-    first: dict[int, tuple[int, int]] = {}
-    for member in parent:
-        if is_sure_stuff[member]:
-            parent[member] = first.setdefault(int(labels[member]), member)
-    side = mask_logits.shape[-1]
+    Things, the surest first: a query joins the one of its label in another window with which it agrees best where the
+    two windows overlap, if no query of its own window has done so. Stuff: all of a label that are sure of it.
+    """
+    groups, stuff = [], {}
+    for member in [(w, q) for w, queries in enumerate(kept) for q in queries if not is_thing[w, q]]:
+        if scores[member] > SURE_SCORE:
+            stuff.setdefault(int(labels[member]), []).append(member)
+        else:
+            groups.append([member])
+    groups += stuff.values()
     of_things = [[q for q in queries if is_thing[w, q]] for w, queries in enumerate(kept)]
+    agreeing = _agreeing(mask_logits, labels, of_things, boxes)
+    found: dict[tuple[int, int], list] = {}
+    members = [(w, q) for w, queries in enumerate(of_things) for q in queries]
+    for member in sorted(members, key=lambda member: -float(scores[member])):
+        sees = agreeing.get(member, ()) if scores[member] > SURE_SCORE else ()
+        near = sorted(((iou, other) for other, iou in sees if other in found), reverse=True)
+        open_ones = (found[other] for _, other in near if all(w != member[0] for w, _ in found[other]))
+        group = next(open_ones, None)
+        if group is None:
+            group = []
+            groups.append(group)
+        group.append(member)
+        found[member] = group
+    return groups
+
+
+def _agreeing(mask_logits, labels, of_things, boxes) -> dict[tuple[int, int], list[tuple[tuple[int, int], float]]]:
+    """Of each thing query those of its label in other windows, and the IoU of the two where the windows overlap."""
+    side, agreeing = mask_logits.shape[-1], {}
     for a, b in itertools.combinations([w for w, queries in enumerate(of_things) if queries], 2):
         top, left = max(boxes[a][0], boxes[b][0]), max(boxes[a][1], boxes[b][1])
         bottom, right = min(boxes[a][0], boxes[b][0]) + side, min(boxes[a][1], boxes[b][1]) + side
@@ -162,10 +179,8 @@ def _group(mask_logits, labels, is_thing, is_sure_stuff, kept, boxes) -> list[li
         shared = parts[0] @ parts[1].T
         iou = shared / (parts[0].sum(1)[:, None] + parts[1].sum(1) - shared).clamp(min=1)
         iou *= labels[a, of_things[a]][:, None] == labels[b, of_things[b]]
-        best = (iou == iou.amax(1, keepdim=True)) & (iou == iou.amax(0, keepdim=True)) & (iou > SAME_IOU)
-        for i, j in best.nonzero().tolist():
-            parent[root((a, of_things[a][i]))] = root((b, of_things[b][j]))
-    groups: dict[tuple[int, int], list] = {}
-    for member in parent:
-        groups.setdefault(root(member), []).append(member)
-    return list(groups.values())
+        for i, j in (iou > SAME_IOU).nonzero().tolist():
+            one, other = (a, of_things[a][i]), (b, of_things[b][j])
+            agreeing.setdefault(one, []).append((other, float(iou[i, j])))
+            agreeing.setdefault(other, []).append((one, float(iou[i, j])))
+    return agreeing
