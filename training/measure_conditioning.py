@@ -46,6 +46,12 @@ from seggen_hf.trainers.mask2img import Mask2ImgTask
 from seggen_hf.trainers.segmenter import SegmenterTask
 
 BATCH = 16
+TITLE = """# What Mask2Img should be shown of a map
+
+`rgb` is the painted map alone (SegGen, arXiv:2311.03355); `rgb_edges` has a fourth channel with the borders of
+segments, `bits` the binary digits of the color's index (`mask2img.conditioning`). Scores, %, are those of a judge that
+learned from other real images, on the images that were drawn for held-out maps, against these maps.
+"""
 SCORES = ("PQ_things", "SQ_things", "RQ_things", "PQ_stuff", "AP", "mIoU")
 
 
@@ -173,9 +179,9 @@ def main() -> None:
         "",
     ]
     path = Path(arguments.output)
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before = path.read_text(encoding="utf-8") if path.is_file() else TITLE
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(before + "\n" * bool(before) + "\n".join(lines), encoding="utf-8")
+    temporary.write_text(before + "\n" + "\n".join(lines), encoding="utf-8")
     os.replace(temporary, path)
 
 
