@@ -49,8 +49,9 @@ BATCH = 16
 TITLE = """# What Mask2Img should be shown of a map
 
 `rgb` is the painted map alone (SegGen, arXiv:2311.03355); `rgb_edges` has a fourth channel with the borders of
-segments, `bits` the binary digits of the color's index (`mask2img.conditioning`). Scores, %, are those of a judge that
-learned from other real images, on the images that were drawn for held-out maps, against these maps.
+segments; `bits` has that channel and, in the colors' place, the binary digits of the label (`mask2img.conditioning`).
+Scores, %, are those of a judge that learned from other real images, on the images that were drawn for held-out maps,
+against these maps.
 """
 SCORES = ("PQ_things", "SQ_things", "RQ_things", "PQ_stuff", "AP", "mIoU")
 
