@@ -211,7 +211,7 @@ def test_segments_are_filtered_with_their_maps(run, tmp_path):
     recipe = dataclasses.replace(recipe, filter=FilterConfig(tolerance=1.0))
     kept, whole = filter_run(recipe, folder, tmp_path / "filtered"), load_synthetic(folder / "synthetic")
     before = {row["image_id"]: row for row in whole}
-    assert kept.features == whole.features and 0 < np.mean([s["alignment"] for s in kept["scores"]]) < 1
+    assert kept.column_names == whole.column_names and 0 < np.mean([s["alignment"] for s in kept["scores"]]) < 1
     for row in kept:
         panoptic_map, segments = read_panoptic(row["panoptic_map"]), row["segments_info"]
         assert segments == measure_segments(panoptic_map, segments)

@@ -116,6 +116,18 @@ def test_a_large_image_takes_no_memory_for_where_queries_are_not():
     assert len(segments) == 169 and min(s["area"] for s in segments) > 0.9 * 16 * STRIDE**2
 
 
+@pytest.mark.parametrize("sureness", [(6, 6, 6), (6, 5, 6), (5, 6, 5), (5, 5.5, 6)])
+def test_a_thing_over_three_windows_is_one_whichever_is_surest(sureness):
+    windows = Windows(64, 160, 64)
+    assert len(windows.starts) == 3
+    bar = torch.full((1, 1, 16, 16), -9.0)
+    bar[..., 6:10, :] = 9.0
+    class_logits = torch.tensor([[[0.0, sure, 0, 0]] for sure in sureness])
+    merged = merge_windows(windows, class_logits, bar.repeat(3, 1, 1, 1), THINGS, (64, 160), (64, 160))
+    (found,) = panoptic_segments(merged, THINGS, 0.5, 0.5)[1]
+    assert found["bbox"][2] == 160 and len(merged.mask_logits) == 1
+
+
 def test_a_doubtful_second_look_does_not_come_between_two_sure_ones():
     """Each window sees a thing twice, surely and with doubt; the doubtful mask of one agrees best with the sure one
     of the other."""

@@ -11,7 +11,9 @@ images of these maps is what a perfect generator gets.
 import argparse
 import dataclasses
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -35,9 +37,11 @@ from seggen_hf.data.sources import load_split
 from seggen_hf.data.transforms import cover_crop
 from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.inference import without_windows
+from seggen_hf.pipelines import Mask2ImgPipeline
 from seggen_hf.pipelines.seggen_pipeline import CONDITIONINGS
-from seggen_hf.provenance import library_versions
+from seggen_hf.provenance import library_versions, public_command
 from seggen_hf.recipe import Recipe, load_recipe
+from seggen_hf.segmenters import load_segmenter
 from seggen_hf.segments import label_map, measure_segments
 from seggen_hf.stages import load_train_records
 from seggen_hf.trainers.generator import build_panoptic_codec
@@ -94,13 +98,13 @@ def train_judge(recipe: Recipe, records: Dataset, steps: int, folder: Path):
         recipe.segmenter, output_dir=str(folder / "judge"), max_train_steps=steps, checkpointing_steps=0
     )
     task = SegmenterTask.from_config(config, records, labels_of(records), task="panoptic")
-    train(task, config)
-    return task.trainable, without_windows(task.processor)
+    model, processor = load_segmenter(train(task, config).folder, labels_of(records))
+    return model.eval(), without_windows(processor)
 
 
-def draw(task: Mask2ImgTask, recipe: Recipe, records: Dataset, seed: int) -> Dataset:
-    """The records with images drawn for their maps."""
-    pipeline, synthesis, images = task.to_pipeline(), recipe.synthesis, []
+def draw(folder: Path, recipe: Recipe, records: Dataset, seed: int) -> Dataset:
+    """The records with images drawn for their maps, by the weights that a run would keep."""
+    pipeline, synthesis, images = Mask2ImgPipeline.from_pretrained(folder), recipe.synthesis, []
     pipeline.set_progress_bar_config(disable=True)
     for start in tqdm(range(0, len(records), BATCH), "Drawing"):
         rows = [records[index] for index in range(start, min(start + BATCH, len(records)))]
@@ -134,6 +138,8 @@ def main() -> None:
     parser.add_argument("--output", default="docs/conditioning.md", help="a table is added to it")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe, arguments.settings)
+    if recipe.data.task == "semantic":
+        parser.error("the judge scores segments; add --set data.task=panoptic")
     records = load_train_records(recipe)
     labels = labels_of(records)
     records = attach_labels(add_captions(records, labels, recipe.caption), labels)
@@ -160,13 +166,13 @@ def main() -> None:
                     num_validation_images=0,
                 )
                 task = Mask2ImgTask.from_config(config, records, labels, build_panoptic_codec(recipe.data, labels))
-                train(task, config)
-                rows.append([conditioning, str(seed), *score(draw(task, recipe, held_out, 0))])
+                run = train(task, config)
+                rows.append([conditioning, str(seed), *score(draw(run.folder, recipe, held_out, 0))])
                 print(rows[-1], flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     header = ["condition", "seed", *(name.replace("_", " ") for name in SCORES)]
-    typed = f"python training/measure_conditioning.py {Path(arguments.recipe).name}"
+    typed = public_command(shlex.join(["python", *sys.argv]))
     lines = [
         f"## {recipe.name}",
         "",

@@ -9,7 +9,9 @@ for labels that one lacks; where more real ones bring little, it cannot bring mu
 import argparse
 import dataclasses
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources import load_split
 from seggen_hf.data.tiles import tile_records
 from seggen_hf.evaluation import evaluate_segmenter
-from seggen_hf.provenance import library_versions
+from seggen_hf.provenance import library_versions, public_command
 from seggen_hf.recipe import load_recipe
+from seggen_hf.segmenters import load_segmenter
 from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.segmenter import SegmenterTask
@@ -53,10 +56,9 @@ def main() -> None:
                 learner = SegmenterTask.from_config(
                     config, records, labels_of(records), task=data.task, tiles=data.tiles
                 )
-                train(learner, config)
+                run = train(learner, config)
                 scores = evaluate_segmenter(
-                    learner.trainable,
-                    learner.processor,
+                    *load_segmenter(run.folder, labels_of(records)),  # the weights that a run would keep
                     held_out,
                     data.task,
                     evaluation.eval_batch_size,
@@ -67,6 +69,7 @@ def main() -> None:
                 print(dict(zip(header, rows[-1], strict=True)), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    typed = public_command(shlex.join(["python", *sys.argv]))
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     lines = [
         f"## {recipe.name}",
@@ -76,7 +79,7 @@ def main() -> None:
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         f"{recipe.segmenter.max_train_steps} steps on real images; {arguments.held_out} others of {data.train_split} "
-        f"scored, whole. Written by `python training/measure_labels.py {Path(arguments.recipe).name}`; {versions}",
+        f"scored, whole. Written by `{typed}`; {versions}",
         "",
     ]
     path = Path(arguments.output)

@@ -53,7 +53,8 @@ SYNTHESIZED = {"synthesize", "filter"}  # what the generators' samples are read 
 
 def shown_arm(recipe: Recipe) -> str | None:
     """The arm whose segmenter is published and shown if none is named: one with synthetic records, if it was run."""
-    return next((name for name in ("synthetic", "imgsyn", "masksyn", "real") if name in recipe.evaluation.arms), None)
+    best = ("synthetic", "filtered", "imgsyn", "masksyn", "real")
+    return next((name for name in best if name in recipe.evaluation.arms), None)
 
 
 def check_arms(recipe: Recipe) -> None:

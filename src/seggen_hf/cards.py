@@ -136,6 +136,7 @@ class RunCards:
             "arm": arm,
             "seed": seed,
             "task": self.task,
+            "tiles": self.recipe.data.tiles,
             "thresholds": scored_with if scored_with != (OBJECT_THRESHOLD, OVERLAP_THRESHOLD) else (),
             "scores": scores,
             "versions": join_versions([facts["versions"], *(entry["versions"] for entry in splits.values())]),

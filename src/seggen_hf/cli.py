@@ -373,12 +373,17 @@ def filter(
         settings = dataclasses.replace(recipe.filter, **{k: v for k, v in given.items() if v is not None})
     except ValueError as error:
         raise WrongArguments(str(error)) from error
+    if "filtered" in recipe.evaluation.arms and settings == recipe.filter and out is None:
+        _run(str(run), [], None, only=["filter"])
+        return
     quiet_libraries()
+    from .runs import lock_run
     from .stages import filter_run
     from .synthesis.filter import read_summary
 
     folder = out or run / "filtered"
-    kept = filter_run(dataclasses.replace(recipe, filter=settings), run, folder)
+    with lock_run(run):
+        kept = filter_run(dataclasses.replace(recipe, filter=settings), run, folder)
     alignment = read_summary(folder)["mean_alignment"]
     _say(f"{len(kept)} records, of whose labelled pixels {alignment:.1%} are kept, are in {folder}")
 

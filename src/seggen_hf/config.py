@@ -427,7 +427,7 @@ class EvaluationConfig:
         default=0.8, metadata=_help("Panoptic: share of its mask that a segment must keep (Mask2Former: 0.8).")
     )
     max_detections: int = field(
-        default=100, metadata=_help("Instances of a class in an image that count for AP, the best ones (COCO: 100).")
+        default=100, metadata=_help("Instances of an image that count for AP, the best of all classes (COCO: 100).")
     )
     arms: list[str] = field(
         default_factory=lambda: ["real", "synthetic"],

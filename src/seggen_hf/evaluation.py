@@ -44,7 +44,7 @@ def evaluate_segmenter(
         task: `semantic`, `panoptic` or `instance`.
         labels (`LabelSet`): by default those that `records` carries.
         thresholds: of `panoptic_segments`, for the task panoptic.
-        max_detections: instances of a class in an image that count for AP, the best ones; COCO's 100.
+        max_detections: instances of an image that count for AP, the best of all classes; COCO's 100.
 
     Returns: shares in [0, 1], None where nothing was counted. For semantic the scores of `MeanIoU.compute`; for
         panoptic `PQ`, `SQ`, `RQ`, these of things and stuff (`PQ_things`, ...), `AP` and its kin of the instances that

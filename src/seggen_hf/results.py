@@ -55,6 +55,8 @@ def describe_machine() -> dict:
 def recipe_hash(recipe: Recipe) -> str:
     """16 hex digits of all settings that differ from their defaults: a setting that is added changes no hash."""
     sections = {"name": recipe.name} | {name: list_differing(getattr(recipe, name)) for name in SECTIONS}
+    if not sections["filter"]:  # came later than the hash
+        del sections["filter"]
     return sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -95,14 +95,21 @@ def check_stages(stages: list[Stage], kinds: Sequence[str], again: Sequence[Stag
                 f"The data has changed since {stage.folder} was made of it. Use another --out, or --redo caption to "
                 "make anew what depends on it."
             )
-    for stage in stages:
-        if stage.kind not in kinds or (stage.is_done and id(stage) not in again):
+    chosen = choose_stages(stages, kinds)
+    for stage in chosen:
+        if stage.is_done and id(stage) not in again:
             continue
         for needed in (*stage.inputs, *stage.after):
-            if needed.kind not in kinds and (not needed.is_done or id(needed) in again):
+            if needed not in chosen and (not needed.is_done or id(needed) in again):
                 raise ValueError(
                     f"{stage.name} reads {needed.folder}, which is not finished; run the stage {needed.kind} first."
                 )
+
+
+def choose_stages(stages: list[Stage], kinds: Sequence[str]) -> list[Stage]:
+    """Those of `kinds`; the filter brings the segmenter that filters, which otherwise comes after it."""
+    judges = [s for stage in stages if stage.kind == "filter" for s in stage.inputs if s.kind == "segmenter"]
+    return [stage for stage in stages if stage.kind in kinds or ("filter" in kinds and stage in judges)]
 
 
 def _has_other_data(stage: Stage, data: str | None) -> bool:
@@ -215,7 +222,7 @@ def _run_stages(recipe, out, kinds, redo, command, say, lock) -> None:
     if command:
         tell(f"$ {command}")
     together = functools.partial(work_together, recipe=recipe, out=out, command=published, lock=lock, tell=tell)
-    chosen = [stage for stage in stages if stage.kind in kinds]
+    chosen = choose_stages(stages, kinds)
     for stage in [stage for stage in chosen if stage.is_done]:
         tell(f"{stage.name}: kept, it is finished")
     pending = [stage for stage in chosen if not stage.is_done]

@@ -4,8 +4,14 @@ from collections.abc import Mapping
 from statistics import fmean
 
 BASELINE = "real"
-CANDIDATES = ("synthetic", "imgsyn", "masksyn")  # the arms that the sentence is about: the joint one, or each kind
-LABELS = {"synthetic": "Synthetic data", "imgsyn": "ImgSyn", "masksyn": "MaskSyn"}
+# The arms that the sentence is about: the joint one, or each kind.
+CANDIDATES = ("synthetic", "filtered", "imgsyn", "masksyn")
+LABELS = {
+    "synthetic": "Synthetic data",
+    "filtered": "Filtered synthetic data",
+    "imgsyn": "ImgSyn",
+    "masksyn": "MaskSyn",
+}
 ENOUGH_SEEDS = 3  # with two, a difference exceeds the range by chance in about one of five comparisons
 
 BySeed = Mapping[int, float]  # seed -> score, a share in [0, 1]

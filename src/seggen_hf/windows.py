@@ -136,8 +136,8 @@ def _semantic(probabilities, mask_logits, boxes, cores, shape, sizes) -> QueryOu
 def _group(mask_logits, labels, scores, is_thing, kept, boxes) -> list[list[tuple[int, int]]]:
     """Lists of (window, query) that are one.
 
-    Things, the surest first: a query joins the one of its label in another window with which it agrees best where the
-    two windows overlap, if no query of its own window has done so. Stuff: all of a label that are sure of it.
+    Things, the surest first: a query joins those of its label in other windows with which it agrees best where the two
+    windows overlap, one of each window. Stuff: all of a label that are sure of it.
     """
     groups, stuff = [], {}
     for member in [(w, q) for w, queries in enumerate(kept) for q in queries if not is_thing[w, q]]:
@@ -152,15 +152,14 @@ def _group(mask_logits, labels, scores, is_thing, kept, boxes) -> list[list[tupl
     members = [(w, q) for w, queries in enumerate(of_things) for q in queries]
     for member in sorted(members, key=lambda member: -float(scores[member])):
         sees = agreeing.get(member, ()) if scores[member] > SURE_SCORE else ()
-        near = sorted(((iou, other) for other, iou in sees if other in found), reverse=True)
-        open_ones = (found[other] for _, other in near if all(w != member[0] for w, _ in found[other]))
-        group = next(open_ones, None)
-        if group is None:
-            group = []
-            groups.append(group)
-        group.append(member)
-        found[member] = group
-    return groups
+        group = [member]
+        for _, other in sorted(((iou, other) for other, iou in sees if other in found), reverse=True):
+            theirs = found[other]  # it may be the link of several
+            if theirs is not group and not {w for w, _ in theirs} & {w for w, _ in group}:
+                group = [*theirs, *group]
+                found |= dict.fromkeys(group, group)
+        found[member] = found.get(member, group)
+    return [*groups, *{id(group): group for group in found.values()}.values()]
 
 
 def _agreeing(mask_logits, labels, of_things, boxes) -> dict[tuple[int, int], list[tuple[tuple[int, int], float]]]:

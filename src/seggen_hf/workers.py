@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -92,13 +93,13 @@ def _begin(job: str, out: Path, name: str, place: int, share: int, command: str 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[place % len(visible)]
     # -P: the user's folder may hold a module called `datasets`.
-    words = [sys.executable, "-P", "-m", "seggen_hf.workers", job, str(out), name, command or ""]
+    words = [sys.executable, "-P", "-m", "seggen_hf.workers", str(os.getpid()), job, str(out), name, command or ""]
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True, pass_fds=[lock])
 
 
-def main(job: str, out: str, name: str, command: str) -> int:
+def main(parent: str, job: str, out: str, name: str, command: str) -> int:
     """One of the processes; what it has to say to the one that began it goes to stdout, and nothing else does."""
-    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=_end_with, args=[int(parent)], daemon=True).start()
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     quiet_libraries()
@@ -115,6 +116,7 @@ def main(job: str, out: str, name: str, command: str) -> int:
     except Exception as error:  # told by the process that waits for this one
         told = " ".join(str(error).split())
         if not isinstance(error, (ValueError, OSError, FloatingPointError)):
+            traceback.print_exc()  # to stderr: the line alone would not say where
             told = f"{type(error).__name__}: {told}"
         print(f"{name}: {told}", file=answer)
         return 1

@@ -23,6 +23,7 @@ from seggen_hf.synthesis.filtering import REASONS
 from seggen_hf.synthesis.manifest import MANIFEST, Shard, check_manifest, check_output_dir
 from seggen_hf.synthesis.shards import (
     DECISION,
+    FILTERED_SCORES,
     REJECT,
     data_path,
     finished_shards,
@@ -85,7 +86,7 @@ def filter_records(
         told = {labels.id2label[i]: None if np.isnan(loss) else float(loss) for i, loss in enumerate(losses)}
         begun = {"shards": names, "fingerprint": fingerprint, "class_losses": told}
         write_json(folder / MANIFEST, begun)
-        labels.save(folder)
+    labels.save(folder)
     told = json.loads((folder / MANIFEST).read_text())["class_losses"]
     limits = [told[labels.id2label[i]] for i in range(labels.num_labels)]
     limits = config.tolerance * np.array([np.nan if limit is None else limit for limit in limits])
@@ -109,8 +110,8 @@ def read_summary(folder: str | Path) -> dict:
 def _source_shards(source: Path) -> list[str]:
     if not (source / MANIFEST).is_file():
         raise ValueError(f"{source} is no folder of a synthesis: it has no {MANIFEST}.")
-    names = json.loads((source / MANIFEST).read_text())["shards"]
-    if missing := [name for name in names if name not in finished_shards(source)]:
+    names, finished = json.loads((source / MANIFEST).read_text())["shards"], finished_shards(source)
+    if missing := [name for name in names if name not in finished]:
         raise ValueError(f"{source} is not finished: {len(missing)} shards are missing, first {missing[0]}.")
     return names
 
@@ -136,7 +137,7 @@ def _filter_shard(source, folder, name, model, processor, limits, labels, config
             kept.append(row)
     kind, number = name.rsplit("-", 1)
     shard = Shard(kind, int(number), 0, 0, read_log(source, name)["num_samples"])
-    write_shard(folder, shard, kept, dropped, time.monotonic() - started, panoptic)
+    write_shard(folder, shard, kept, dropped, time.monotonic() - started, panoptic, FILTERED_SCORES)
 
 
 def _drop(segmentation_map: np.ndarray, alignment: float, config: FilterConfig, ignore_index: int) -> str | None:

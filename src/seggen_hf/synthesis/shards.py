@@ -24,13 +24,14 @@ from seggen_hf.synthesis.manifest import KINDS, MANIFEST, Plan, Shard
 
 PREFIX = "train-"
 ROWS_PER_GROUP = 100  # read into memory at once; what `datasets` writes for images
-SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels", "alignment")
+SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels")
+FILTERED_SCORES = (*SCORES, "alignment")
 DECISION, KEEP, REJECT = "decision", "keep", "reject"  # a column of samples that a person looked at
 
 
-def shard_features(panoptic: bool = False) -> Features:
+def shard_features(panoptic: bool = False, scores: Sequence[str] = SCORES) -> Features:
     """Columns of a shard: those of a record, synthetic ones included. Scores that were not measured are null."""
-    return record_features(synthetic=True, panoptic=panoptic, scores=SCORES)
+    return record_features(synthetic=True, panoptic=panoptic, scores=scores)
 
 
 def reviewed_features(panoptic: bool = False) -> Features:
@@ -47,7 +48,13 @@ def log_path(folder: Path, name: str) -> Path:
 
 
 def write_shard(
-    folder: Path, shard: Shard, rows: list[dict], dropped: list[dict], seconds: float, panoptic: bool = False
+    folder: Path,
+    shard: Shard,
+    rows: list[dict],
+    dropped: list[dict],
+    seconds: float,
+    panoptic: bool = False,
+    scores: Sequence[str] = SCORES,
 ) -> None:
     """Write the log, then the rows: a shard whose Parquet file has its name is whole, and so is its log."""
     for path in (data_path(folder, shard.name), log_path(folder, shard.name)):
@@ -56,7 +63,7 @@ def write_shard(
     write_json(log_path(folder, shard.name), log)
     path = data_path(folder, shard.name)
     temporary = path.with_name(path.name + ".tmp")
-    schema = shard_features(panoptic).arrow_schema
+    schema = shard_features(panoptic, scores).arrow_schema
     with pq.ParquetWriter(temporary, schema) as writer:
         if rows:  # an empty row group could not be read by `datasets`; a file without any can
             writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
