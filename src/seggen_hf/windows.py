@@ -89,6 +89,11 @@ def merge_windows(
     semantic = _semantic(probabilities, mask_logits, boxes, cores, shape, sizes)
     if things is None:
         return semantic
+    owned = []  # pixels of each query in its window's own part
+    for w, (y, x) in enumerate(boxes):
+        rows, columns = cores[w]
+        own = mask_logits[w, :, rows.start - y : rows.stop - y, columns.start - x : columns.stop - x] > 0
+        owned.append(own.flatten(1).sum(1, dtype=torch.float32).tolist())
     found_classes, parts, places = [], [], []
     for members in _group(mask_logits, labels, scores, is_thing, kept, boxes):
         seen = list(dict.fromkeys(w for w, _ in members))
@@ -100,14 +105,13 @@ def merge_windows(
                 y, x = boxes[w][0] - top, boxes[w][1] - left
                 window = part[y : y + side, x : x + side]
                 torch.maximum(window, mask_logits[w, q], out=window)
-        own = 0
         for w in seen:  # where a window is nearest, it knows best
             (rows, columns), (y, x) = cores[w], boxes[w]
             best = mask_logits[w, [q for v, q in members if v == w]].amax(0)
             best = best[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
             part[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = best
-            own += int((best > 0).sum())
-        if is_thing[members[0]] and 2 * own < int((part > 0).sum()):
+        own = sum(owned[w][q] for w, q in members)
+        if is_thing[members[0]] and 2 * own < float((part > 0).sum()):
             continue  # most of it lies where other windows know better, and they see nothing
         found_classes.append(class_logits[max(members, key=lambda member: float(scores[member]))])
         parts.append(part)
