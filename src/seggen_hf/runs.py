@@ -247,8 +247,8 @@ def _run_stages(recipe, out, kinds, redo, command, say, lock) -> None:
             together("score", stages=[stage for stage in finished if stage.folder in folders])
 
         segmenters = [segmenter_of(stage) for stage in finished]
-        parallel = {"score_all": score_all} if recipe.evaluation.jobs > 1 else {}
-        evaluate_arms(recipe, out, segmenters, tests, digests, published, tell, **parallel)
+        scorer = score_all if recipe.evaluation.jobs > 1 else None
+        evaluate_arms(recipe, out, segmenters, tests, digests, published, tell, scorer)
     write_cards(out)
     if "report" in kinds:
         write_report(out)

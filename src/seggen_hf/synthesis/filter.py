@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import time
 from pathlib import Path
 
@@ -32,7 +31,6 @@ from seggen_hf.synthesis.shards import (
     write_shard,
 )
 
-logger = logging.getLogger(__name__)
 SUMMARY = "summary.json"
 
 
