@@ -2,10 +2,11 @@
 
 import shutil
 
+import pytest
 import torch
 from datasets import Dataset, Features, Image
 
-from seggen_hf.digests import records_digest, weights_digest
+from seggen_hf.digests import even_places, records_digest, weights_digest
 
 
 def test_one_changed_weight_changes_the_digest_of_a_small_module():
@@ -30,3 +31,21 @@ def test_a_copied_file_is_the_same_record_and_a_changed_one_is_not(tmp_path):
     assert digest(tmp_path / "two") == before
     (tmp_path / "two" / "1.png").write_bytes(bytes([1]) * 8999 + b"x")
     assert digest(tmp_path / "two") != before
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 63, 64, 65, 1000, 2**24 + 1, 29_491_200, 2**40 + 7])
+def test_places_are_even_and_end_at_the_last_one(length):
+    places = even_places(length, 64).tolist()
+    assert len(places) == min(length, 64) and places == sorted(set(places))
+    if length > 1:
+        assert (places[0], places[-1]) == (0, length - 1)
+        steps = {b - a for a, b in zip(places, places[1:], strict=False)}
+        assert max(steps) - min(steps) <= 1
+
+
+@torch.no_grad()
+def test_a_tensor_of_twenty_million_elements_has_a_digest_that_its_last_one_changes():
+    module = torch.nn.Embedding(20_000_000, 1)  # beyond 2^24, where float32 skips whole numbers
+    before = weights_digest({"a": module})
+    module.weight[-1] += 1
+    assert weights_digest({"a": module}) != before

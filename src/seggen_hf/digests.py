@@ -9,6 +9,15 @@ from accelerate.utils.modeling import get_state_dict_offloaded_model
 from datasets import Dataset, Image
 
 
+def even_places(length: int, count: int) -> torch.Tensor:
+    """Up to `count` evenly spread positions of 0 .. `length` - 1, the first and the last among them, int64 `(n,)`.
+
+    In whole numbers: float32 (`torch.linspace`) has no place for the positions of a tensor beyond 2^24 elements.
+    """
+    count = min(count, length)
+    return torch.arange(count) * (length - 1) // max(count - 1, 1)
+
+
 @torch.no_grad()
 def weights_digest(modules: dict[str, torch.nn.Module]) -> str:
     """Digest of the modules' weights, from 64 evenly spaced values of every tensor.
@@ -22,8 +31,7 @@ def weights_digest(modules: dict[str, torch.nn.Module]) -> str:
         state = get_state_dict_offloaded_model(module) if offloaded else module.state_dict()
         for name, tensor in sorted(state.items()):
             flat = tensor.detach().reshape(-1)
-            places = torch.linspace(0, max(flat.numel() - 1, 0), min(64, flat.numel())).long()
-            values = flat[places.to(flat.device)].cpu().double().numpy()
+            values = flat[even_places(flat.numel(), 64).to(flat.device)].cpu().double().numpy()
             hasher.update(f"{prefix}.{name}{tuple(tensor.shape)}".encode() + values.tobytes())
     return hasher.hexdigest()
 
