@@ -260,10 +260,8 @@ class Mask2ImgConfig(GeneratorConfig):
         super().__post_init__()
         conditionings = ("rgb", "rgb_edges", "bits")
         _check(self.conditioning in conditionings, "conditioning", self.conditioning, f"one of {conditionings}")
-        # A new ControlNet ends in layers of zeros, which no LoRA on others can get past.
-        rule = "0, or with a trained --controlnet_model to adapt and without --train_base"
-        fits = not self.lora_rank or (self.controlnet_model is not None and not self.train_base)
-        _check(fits, "lora_rank", self.lora_rank, rule)
+        rule = "0, or without --train_base: a LoRA leaves the base as it is"
+        _check(not self.lora_rank or not self.train_base, "lora_rank", self.lora_rank, rule)
 
 
 @dataclass(kw_only=True)

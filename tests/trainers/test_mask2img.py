@@ -217,7 +217,27 @@ def test_a_lora_of_a_controlnet_loads_and_equals_the_fused_artefact(miniature_di
     assert difference(residuals(theirs), fused) < 1e-5
 
 
-@pytest.mark.parametrize("changes", [{}, {"controlnet_model": "x", "train_base": True}])
-def test_a_lora_needs_a_trained_controlnet_and_a_frozen_base(changes):
-    with pytest.raises(ValueError, match="--lora_rank is 2.*trained --controlnet_model"):
-        Mask2ImgConfig(lora_rank=2, **changes)
+def test_a_lora_leaves_the_base_as_it_is():
+    with pytest.raises(ValueError, match="--lora_rank is 2.*without --train_base"):
+        Mask2ImgConfig(lora_rank=2, train_base=True)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_lora_of_a_new_controlnet_trains_its_zero_layers_whole(miniature_dir, scene_records, tmp_path, precision):
+    settings = {"lora_rank": 2, "learning_rate": 0.02, "mixed_precision": precision}
+    task, config = build("mask2img", miniature_dir, tmp_path, scene_records, **settings)
+    trained = {name for name, parameter in task.controlnet.named_parameters() if parameter.requires_grad}
+    whole = ("controlnet_cond_embedding.", "controlnet_down_blocks.", "controlnet_mid_block.")
+    assert all(name.startswith(whole) or "lora" in name for name in trained)
+    assert any("lora_B" in name for name in trained) and any(name.startswith(whole) for name in trained)
+    train(task, config)
+    assert not (tmp_path / "lora").exists()  # an adapter alone would fit no ControlNet that anybody has
+    begun = {name: value for name, value in task._begin_controlnet(task.base.unet.float()).named_parameters()}
+    saved = dict(ControlNetModel.from_pretrained(tmp_path / "controlnet").named_parameters())
+    assert saved.keys() == begun.keys()
+    changed = {name for name in saved if not torch.equal(saved[name], begun[name])}
+    assert any(name.endswith("to_q.weight") for name in changed)  # the LoRA, through the zero layers
+    assert any(name.startswith("controlnet_down_blocks.") for name in changed)
+    kept = [name for name in saved if ".norm" in name]
+    if precision == "no":
+        assert kept and not changed & set(kept)

@@ -29,8 +29,9 @@ from .objective import DenoisingObjective
 logger = logging.getLogger(__name__)
 
 # Pixels encoded together while the cache is made: SDXL's autoencoder needs some 5 GB for one 768 x 768 image in fp32.
-_ENCODE_PIXELS = 768 * 768
-_ENCODE_CAPTIONS = 32
+ENCODE_PIXELS = 768 * 768
+ENCODE_CAPTIONS = 32
+VALIDATION_BATCH = 4  # pictures drawn together
 
 
 def load_base(config: GeneratorConfig) -> StableDiffusionXLPipeline:
@@ -81,6 +82,13 @@ def cast_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Give all parameters `dtype`, in place; they stay the same objects."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def cast_frozen(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give the parameters that do not train `dtype`, in place; they stay the same objects."""
+    for parameter in module.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
 
 
 def build_panoptic_codec(data: DataConfig, labels) -> PanopticCodec | None:
@@ -269,7 +277,7 @@ class GeneratorTask:
         """The arrays of a chunk of the cache."""
         dtype = self._cache_dtype
         places = [(index, v) for index in indices for v in range(self.num_variants)]
-        group = max(1, _ENCODE_PIXELS // (self.size[0] * self.size[1]))
+        group = max(1, ENCODE_PIXELS // (self.size[0] * self.size[1]))
         latents, time_ids, maps = [], [], []
         for start in range(0, len(places), group):  # pixels are let go at once: a chunk may hold thousands of views
             views = [self._cached_view(*place) for place in places[start : start + group]]
@@ -283,8 +291,8 @@ class GeneratorTask:
         }
         captions = [self.captions[index] for index in indices]
         encoded = [
-            self.encode_captions(captions[start : start + _ENCODE_CAPTIONS])
-            for start in range(0, len(captions), _ENCODE_CAPTIONS)
+            self.encode_captions(captions[start : start + ENCODE_CAPTIONS])
+            for start in range(0, len(captions), ENCODE_CAPTIONS)
         ]
         arrays["prompt_embeds"] = torch.cat([embeds for embeds, _ in encoded]).cpu().numpy().astype(dtype)
         arrays["pooled"] = torch.cat([pooled for _, pooled in encoded]).cpu().numpy().astype(dtype)
@@ -346,7 +354,6 @@ class GeneratorTask:
         """Move the frozen parts; make or find the cache. Collective. The autoencoder and the text encoders stay in
         float32 (they run once), and on the CPU once their output is cached."""
         self.device, self.weight_dtype = torch.device(device), dtype
-        self._move_frozen()
         self._move_encoders(self.device)
         self._null = tuple(tensor.float().cpu().numpy()[0] for tensor in self.encode_null())
         if self.config.cache_latents:
@@ -355,6 +362,7 @@ class GeneratorTask:
                 self._check_maps()
             self.cache.build(self._encode_records, self.estimate_cache(), self.config.cache_max_gb)
             self._move_encoders(torch.device("cpu"))
+        self._move_frozen()  # last: what encodes has the device for itself
 
     def _check_maps(self) -> None:
         """Refuse maps that the codec cannot paint before anything is encoded; a survey, not all of them."""
@@ -443,17 +451,23 @@ class GeneratorTask:
         return self._finish_map(cover_crop_map(self._read_map(record), self.size), record)
 
     @contextlib.contextmanager
-    def sampling(self):
-        """Within the block the pipeline can run: all on the device, weights in float32, computing in the training's
-        precision, but for the autoencoder, which decodes in float32."""
+    def sampling(self, captions: list[str]):
+        """Within the block the pipeline can run: all but the text encoders on the device, computing in the training's
+        precision, but for the autoencoder, which decodes in float32.
+
+        Yields: the pipeline's arguments that stand for `captions` under guidance, one row a caption.
+        """
         vae, decode = self.base.vae, self.base.vae.decode
-        rounded = [p for p in self.base.unet.parameters() if p.dtype != torch.float32]
+        # Norms: where autocast leaves them to their input (on a CPU), that is float32 at times. The rest is 99.9%.
+        networks = {*self.base.unet.parameters(), *self.trainable.parameters()}
+        rounded = [p for p in networks if p.dtype != torch.float32 and p.ndim == 1]
 
         def decode_in_float32(latents, *args, **kwargs):
             with torch.autocast(self.device.type, enabled=False):
                 return decode(latents.float(), *args, **kwargs)
 
-        self._move_encoders(self.device)
+        prompts = self._encode_prompts(captions)
+        vae.to(self.device)
         for parameter in rounded:
             parameter.data = parameter.data.float()
         vae.decode = decode_in_float32
@@ -463,7 +477,7 @@ class GeneratorTask:
                 self.device.type, dtype=self.weight_dtype, enabled=self.weight_dtype != torch.float32
             )
             with torch.no_grad(), precision:
-                yield
+                yield prompts
         finally:
             del vae.decode
             vae.disable_slicing()
@@ -471,6 +485,18 @@ class GeneratorTask:
                 parameter.data = parameter.data.to(self.weight_dtype)
             if self.cache is not None:
                 self._move_encoders(torch.device("cpu"))
+
+    def _encode_prompts(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        encoders = (self.base.text_encoder, self.base.text_encoder_2)
+        for encoder in encoders:
+            encoder.to(self.device)
+        with torch.no_grad():
+            encoded = self.base.encode_prompt(captions, device=self.device, do_classifier_free_guidance=True)
+        if self.cache is not None:  # the device has no room for what does not run
+            for encoder in encoders:
+                encoder.to("cpu")
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        return dict(zip(names, encoded, strict=True))
 
 
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:

@@ -47,13 +47,17 @@ def add_lora(network: torch.nn.Module, config: GeneratorConfig) -> None:
 
 
 def fuse_lora(network: Network, exact: Network | None = None) -> Network:
-    """A float32 copy of `network` on the CPU with its LoRA added to its weights, or to those of `exact`."""
-    fused = copy.deepcopy(network).to("cpu")
+    """A float32 copy of `network` on the CPU with its LoRA added to its weights; what did not train has those of
+    `exact`, where it is given."""
+    device = next(network.parameters()).device
+    fused = copy.deepcopy(network.to("cpu"))  # the device has no room for two
+    network.to(device)
     cast_weights(fused, torch.float32)
     if exact is not None:
         names = dict(exact.named_parameters())
         for name, parameter in fused.named_parameters():
-            if (original := names.get(name.replace(".base_layer", ""))) is not None:
+            original = names.get(name.replace(".base_layer", ""))
+            if original is not None and not parameter.requires_grad:
                 parameter.data.copy_(original)
     fused.fuse_lora(safe_fusing=True)
     fused.unload_lora()

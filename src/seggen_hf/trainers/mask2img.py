@@ -16,7 +16,7 @@ from ..labels import LabelSet
 from ..metrics import MeanIoU
 from ..pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
 from ..segmenters import load_segmenter
-from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
+from .generator import VALIDATION_BATCH, GeneratorTask, cast_frozen, load_unet, save_grid, save_pipeline
 from .lora import add_lora, fuse_lora, replace_folder
 
 _EMBEDDING_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
@@ -57,6 +57,21 @@ def check_controlnet(
             raise ValueError(f"The ControlNet has {name} {theirs} and the base's U-Net {ours}: they do not fit.")
 
 
+def set_trained(controlnet: ControlNetModel, unet: UNet2DConditionModel, config: Mask2ImgConfig) -> None:
+    """Choose what trains, in place: the ControlNet, or a LoRA of it; with `train_base` the U-Net too.
+
+    A new ControlNet ends in layers of zeros, which no LoRA on others gets past: those, and the condition's embedding,
+    which is random, train whole beside the LoRA. They are small.
+    """
+    unet.requires_grad_(config.train_base)
+    controlnet.requires_grad_(not config.lora_rank)
+    if config.lora_rank:
+        add_lora(controlnet, config)
+        if config.controlnet_model is None:
+            for name in ("controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block"):
+                getattr(controlnet, name).requires_grad_(True)
+
+
 def _plain(value):
     return list(value) if isinstance(value, (list, tuple)) else value
 
@@ -69,10 +84,11 @@ class ControlledUNet(torch.nn.Module):
         self.controlnet, self.unet = controlnet, unet
 
     def forward(self, noisy, timestep, embeds, added, condition):
-        return _denoise(self.controlnet, self.unet, noisy, timestep, embeds, added, condition)
+        return denoise(self.controlnet, self.unet, noisy, timestep, embeds, added, condition)
 
 
-def _denoise(controlnet, unet, noisy, timestep, embeds, added, condition) -> torch.Tensor:
+def denoise(controlnet, unet, noisy, timestep, embeds, added, condition) -> torch.Tensor:
+    """What `unet`, steered by `controlnet`, makes of noisy latents; see `GeneratorTask.predict`."""
     down, middle = controlnet(
         noisy,
         timestep,
@@ -116,31 +132,34 @@ class Mask2ImgTask(GeneratorTask):
         if config.validation_segmenter:
             self.segmenter = load_segmenter(config.validation_segmenter, labels)
 
-    def _build_trainable(self) -> torch.nn.Module:
-        unet, factor = self.base.unet, self.base.vae_scale_factor
-        num_channels = condition_channels(self.config.conditioning, len(self.id2label))
+    def _begin_controlnet(self, unet: UNet2DConditionModel) -> ControlNetModel:
+        """The ControlNet that the training begins with: the one that the settings name, or a copy of `unet`'s encoder.
+
+        Raises: `ValueError` if the named one cannot be loaded.
+        """
         if self.config.controlnet_model:
             try:
-                controlnet = ControlNetModel.from_pretrained(
+                return ControlNetModel.from_pretrained(
                     self.config.controlnet_model, use_safetensors=True, dtype=torch.float32
                 )
             except OSError as error:
                 raise ValueError(
                     f"--controlnet_model {self.config.controlnet_model} cannot be loaded: {error}"
                 ) from error
-            check_controlnet(controlnet, unet, factor, num_channels)
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.config.seed)
-                controlnet = ControlNetModel.from_unet(
-                    unet,
-                    conditioning_channels=num_channels,
-                    conditioning_embedding_out_channels=embedding_channels(factor),
-                )
-        self.controlnet = controlnet.requires_grad_(not self.config.lora_rank)
-        if self.config.lora_rank:
-            add_lora(controlnet, self.config)
-        unet.requires_grad_(self.config.train_base)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return ControlNetModel.from_unet(
+                unet,
+                conditioning_channels=condition_channels(self.config.conditioning, len(self.id2label)),
+                conditioning_embedding_out_channels=embedding_channels(self.base.vae_scale_factor),
+            )
+
+    def _build_trainable(self) -> torch.nn.Module:
+        unet, factor = self.base.unet, self.base.vae_scale_factor
+        controlnet = self._begin_controlnet(unet)
+        check_controlnet(controlnet, unet, factor, condition_channels(self.config.conditioning, len(self.id2label)))
+        self.controlnet = controlnet
+        set_trained(controlnet, unet, self.config)
         if self.config.gradient_checkpointing:
             controlnet.enable_gradient_checkpointing()
             unet.enable_gradient_checkpointing()
@@ -148,9 +167,11 @@ class Mask2ImgTask(GeneratorTask):
         return ControlledUNet(controlnet, unet) if self.config.train_base else controlnet
 
     def _move_frozen(self) -> None:
+        if self.config.lora_rank:
+            cast_frozen(self.controlnet, self.weight_dtype)
         if not self.config.train_base:
+            cast_frozen(self.base.unet, self.weight_dtype)
             self.base.unet.to(self.device)
-            cast_weights(self.base.unet, self.weight_dtype)
 
     def collate(self, samples: list[dict]) -> dict:
         batch = super().collate(samples)
@@ -167,7 +188,7 @@ class Mask2ImgTask(GeneratorTask):
     def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
         added = {"text_embeds": batch["pooled"], "time_ids": batch["time_ids"].to(noisy.dtype)}
         inputs = (noisy, batch["timestep"], batch["prompt_embeds"], added, batch["condition"])
-        return module(*inputs) if self.config.train_base else _denoise(module, self.base.unet, *inputs)
+        return module(*inputs) if self.config.train_base else denoise(module, self.base.unet, *inputs)
 
     def to_pipeline(
         self, unet: UNet2DConditionModel | None = None, controlnet: ControlNetModel | None = None
@@ -198,12 +219,12 @@ class Mask2ImgTask(GeneratorTask):
         maps = [self.resized_map(i) for i in indices]
         painted = [self.codec.encode(m) for m in maps]
         drawn = []
-        with self.sampling():
-            for start in range(0, len(indices), 4):
-                part = slice(start, start + 4)
+        with self.sampling([self.captions[i] for i in indices]) as prompts:
+            for start in range(0, len(indices), VALIDATION_BATCH):
+                part = slice(start, start + VALIDATION_BATCH)
                 images = pipeline(
-                    [self.captions[i] for i in indices[part]],
-                    painted[part],
+                    **{name: rows[part] for name, rows in prompts.items()},
+                    segmentation_map=painted[part],
                     height=self.size[0],
                     width=self.size[1],
                     num_inference_steps=self.config.validation_inference_steps,
@@ -247,13 +268,15 @@ class Mask2ImgTask(GeneratorTask):
     def save(self, folder: Path) -> None:
         """Write the `Mask2ImgPipeline` into `folder`, safetensors; a frozen U-Net as the base has it, in float32.
 
-        Of a LoRA also the adapter, in `folder/lora`, for the ControlNet that the training began with:
-        `load_lora_adapter(folder, prefix=None, weight_name="pytorch_lora_weights.safetensors")`. The pipeline's own
-        ControlNet has it added to its weights.
+        Of a LoRA on a trained ControlNet also the adapter, in `folder/lora`, for the ControlNet that the training
+        began with: `load_lora_adapter(folder, prefix=None, weight_name="pytorch_lora_weights.safetensors")`. The
+        pipeline's own ControlNet has it added to its weights.
         """
         rounded = not self.config.train_base and self.weight_dtype != torch.float32
+        unet = load_unet(self.config) if rounded else None
         controlnet = None
         if self.config.lora_rank:
-            replace_folder(folder / "lora", self.controlnet.save_lora_adapter)
-            controlnet = fuse_lora(self.controlnet)
-        save_pipeline(self.to_pipeline(load_unet(self.config) if rounded else None, controlnet), folder)
+            if self.config.controlnet_model is not None:
+                replace_folder(folder / "lora", self.controlnet.save_lora_adapter)
+            controlnet = fuse_lora(self.controlnet, self._begin_controlnet(unet) if rounded else None)
+        save_pipeline(self.to_pipeline(unet, controlnet), folder)

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.training_utils import cast_training_params
 from peft.utils import get_peft_model_state_dict
 
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from ..pipelines import Text2MaskPipeline
-from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
+from .generator import VALIDATION_BATCH, GeneratorTask, cast_frozen, load_unet, save_grid, save_pipeline
 from .lora import add_lora, fuse_lora, replace_folder
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
@@ -52,9 +51,8 @@ class Text2MaskTask(GeneratorTask):
 
     def _move_frozen(self) -> None:
         if self.config.lora_rank:
+            cast_frozen(self.base.unet, self.weight_dtype)
             self.base.unet.to(self.device)
-            cast_weights(self.base.unet, self.weight_dtype)
-            cast_training_params(self.base.unet, dtype=torch.float32)
 
     def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
         added = {"text_embeds": batch["pooled"], "time_ids": batch["time_ids"].to(noisy.dtype)}
@@ -85,16 +83,16 @@ class Text2MaskTask(GeneratorTask):
         pipeline = self.to_pipeline()
         pipeline.set_progress_bar_config(disable=True)
         maps, distances, drawn, read = [], [], [], []
-        with self.sampling():
-            for start in range(0, len(indices), 4):
-                part = indices[start : start + 4]
+        with self.sampling([self.captions[i] for i in indices]) as prompts:
+            for start in range(0, len(indices), VALIDATION_BATCH):
+                part = slice(start, start + VALIDATION_BATCH)
                 output = pipeline(
-                    [self.captions[i] for i in part],
+                    **{name: rows[part] for name, rows in prompts.items()},
                     height=self.size[0],
                     width=self.size[1],
                     num_inference_steps=self.config.validation_inference_steps,
                     guidance_scale=self.config.validation_guidance_scale,
-                    generator=[torch.Generator().manual_seed(self.config.seed + i) for i in part],
+                    generator=[torch.Generator().manual_seed(self.config.seed + i) for i in indices[part]],
                     max_color_distance=_CONFIDENT_DISTANCE,
                     output_type="np",
                 )
