@@ -28,6 +28,7 @@ from ..segmentation_loss import (
     segmentation_loss,
     semantic_targets,
 )
+from ..segmenter_layers import adapt_layers, enable_checkpointing
 from ..segmenters import build_segmenter
 from ..tasks import TASKS
 from .latents import digest_of
@@ -132,6 +133,7 @@ class SegmenterTask:
         windows = [getattr(part.records, "windows", list)() for part in (self.real, self.synthetic)]
         self.mixture = RecordMixture(len(self.real), len(self.synthetic), config, *windows)
         self.num_records, self.epoch_order = self.mixture.num_records, self.mixture.epoch_order
+        adapt_layers(model)
         self.drop_paths = seed_drop_path(model)
         freeze_unused(model)
 
@@ -160,10 +162,7 @@ class SegmenterTask:
             tiles=tiles,
         )
         if config.gradient_checkpointing:
-            backbone = model.model.pixel_level_module.encoder
-            if not backbone.supports_gradient_checkpointing:
-                raise ValueError(f"A {backbone.config.model_type} backbone has no --gradient_checkpointing.")
-            backbone.activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model)
         return cls(model, processor, config, labels, records, synthetic_records, validation_records, task)
 
     def facts(self) -> dict:
