@@ -43,6 +43,7 @@ FILE_FLOORS = {
     "sdxl_config": 2,
     "segmentation_loss": 2,
     "segment_painting": 2,
+    "segmenter_layers": 2,
     "segmenters": 2,
     "arms": 3,
     "card_pictures": 4,

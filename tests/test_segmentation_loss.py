@@ -1,11 +1,14 @@
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from torch.overrides import TorchFunctionMode
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former import modeling_mask2former as library
 
 from seggen_hf.segmentation_loss import (
     SegmentationTargets,
+    count_points,
+    draw_pixels,
     draw_points,
     matching_cost,
     panoptic_targets,
@@ -43,6 +46,10 @@ def blocks(seed=0, void=0):
     return segmentation_map
 
 
+def loss_of(out, targets, seeds, settings):
+    return segmentation_loss(out, draw_points(targets, seeds, settings), settings)
+
+
 def leaves(out):
     return [
         t
@@ -54,10 +61,10 @@ def leaves(out):
 def test_without_void_it_is_the_librarys_loss_at_the_same_points(monkeypatch):
     settings = config(importance_sample_ratio=0.75)
     out, target = outputs(batch=1), semantic_targets(blocks())
-    loss, parts = segmentation_loss(out, [target], [7], settings)
+    loss, parts = loss_of(out, [target], [7], settings)
     gradients = torch.autograd.grad(loss, leaves(out))
 
-    points = draw_points(target.valid_mask, 7, 200 + 600 + 50)
+    points = draw_pixels(target.valid_mask, 7, 200 + 600 + 50)
     coordinates = torch.stack([(points % SIZE + 0.5) / SIZE, (points // SIZE + 0.5) / SIZE], -1)
     ours = dict(zip((200, 600, 50), coordinates.split([200, 600, 50]), strict=True))
     monkeypatch.setattr(torch, "rand", lambda n, count, _, device=None: ours[count].expand(n, -1, -1).clone())
@@ -79,17 +86,17 @@ def test_without_void_it_is_the_librarys_loss_at_the_same_points(monkeypatch):
 
 def test_matching_cost_is_the_librarys():
     settings, out, target = config(), outputs(batch=1, layers=1), semantic_targets(blocks())
-    points = out.masks_queries_logits.flatten(2)[None]  # all pixels
+    points = out.masks_queries_logits.flatten(2)  # all pixels
     labels = target.mask_labels.flatten(1).float()
-    cost = matching_cost(out.class_queries_logits[None], points, labels[None], target.class_labels[None], settings)
-    flat = points[0, 0]
+    cost = matching_cost(out.class_queries_logits, points, labels[None], target.class_labels[None], settings)
+    flat = points[0]
     expected = (
         5 * library.pair_wise_sigmoid_cross_entropy_loss(flat, labels)
         + 5 * library.pair_wise_dice_loss(flat, labels)
         - 2 * out.class_queries_logits[0].softmax(-1)[:, target.class_labels]
     )
-    torch.testing.assert_close(cost[0, 0], expected, rtol=1e-4, atol=1e-5)
-    assert (linear_sum_assignment(cost[0, 0].detach())[0] == linear_sum_assignment(expected.detach())[0]).all()
+    torch.testing.assert_close(cost[0], expected, rtol=1e-4, atol=1e-5)
+    assert (linear_sum_assignment(cost[0].detach())[0] == linear_sum_assignment(expected.detach())[0]).all()
 
 
 @pytest.mark.parametrize(("mask_size", "first_free_column"), [(SIZE, SIZE - 12), (SIZE // 4, SIZE // 4 - 2)])
@@ -100,7 +107,7 @@ def test_logits_under_void_pixels_change_neither_loss_nor_gradients(mask_size, f
     with torch.no_grad():
         for layer in [*after.auxiliary_logits, after]:
             layer["masks_queries_logits"][..., first_free_column:] += 50 * torch.randn(mask_size - first_free_column)
-    losses = [segmentation_loss(out, [target], [3], config())[0] for out in (before, after)]
+    losses = [loss_of(out, [target], [3], config())[0] for out in (before, after)]
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
     gradients = [torch.autograd.grad(loss, leaves(out)) for loss, out in zip(losses, (before, after), strict=True)]
     for a, b in zip(*gradients, strict=True):
@@ -132,10 +139,10 @@ def test_segments_are_targets_and_void_and_crowds_are_not_negatives():
 
 def test_points_are_drawn_among_labelled_pixels_by_the_seed_alone():
     valid = semantic_targets(blocks(void=12)).valid_mask
-    points = draw_points(valid, 5, 4000)
+    points = draw_pixels(valid, 5, 4000)
     assert valid.flatten()[points].all()
     assert len(points.unique()) > 0.98 * valid.sum()
-    assert torch.equal(points, draw_points(valid, 5, 4000)) and not torch.equal(points, draw_points(valid, 6, 4000))
+    assert torch.equal(points, draw_pixels(valid, 5, 4000)) and not torch.equal(points, draw_pixels(valid, 6, 4000))
 
 
 def test_points_see_what_interpolation_at_inference_shows():
@@ -150,7 +157,7 @@ def test_the_loss_of_a_batch_is_that_of_its_parts_with_common_normalizers(monkey
     targets = [semantic_targets(blocks(seed, void)) for seed, void in ((0, 0), (1, 12), (2, 24), (3, 0))]
     seeds, settings = [4, 5, 6, 7], config()
     out = outputs(batch=4)
-    joint, _ = segmentation_loss(out, targets, seeds, settings)
+    joint, _ = loss_of(out, targets, seeds, settings)
 
     def part(rows):
         cut = [
@@ -164,21 +171,19 @@ def test_the_loss_of_a_batch_is_that_of_its_parts_with_common_normalizers(monkey
 
     monkeypatch.setattr(module, "sum_over_processes", lambda values: (totals.append(values), (values, 1))[1])
     for rows in (slice(0, 2), slice(2, 4)):
-        segmentation_loss(part(rows), targets[rows], seeds[rows], settings)
+        loss_of(part(rows), targets[rows], seeds[rows], settings)
     total = totals[0] + totals[1]
     monkeypatch.setattr(module, "sum_over_processes", lambda values: (total, 2))
-    halves = [
-        segmentation_loss(part(rows), targets[rows], seeds[rows], settings)[0] for rows in (slice(0, 2), slice(2, 4))
-    ]
+    halves = [loss_of(part(rows), targets[rows], seeds[rows], settings)[0] for rows in (slice(0, 2), slice(2, 4))]
     assert (sum(halves) / 2).item() == pytest.approx(joint.item(), rel=1e-6)
 
 
 def test_images_without_labelled_pixels_add_nothing_and_keep_the_graph():
     empty = semantic_targets(torch.full((SIZE, SIZE), 255))
     out = outputs(batch=2)
-    both, _ = segmentation_loss(out, [semantic_targets(blocks()), empty], [1, 2], config())
+    both, _ = loss_of(out, [semantic_targets(blocks()), empty], [1, 2], config())
     assert all(g[1].abs().sum() == 0 for g in torch.autograd.grad(both, leaves(out)))
-    nothing, _ = segmentation_loss(out, [empty, empty], [1, 2], config())
+    nothing, _ = loss_of(out, [empty, empty], [1, 2], config())
     assert nothing.item() == 0
     assert all(g is not None for g in torch.autograd.grad(nothing, leaves(out)))
 
@@ -186,8 +191,62 @@ def test_images_without_labelled_pixels_add_nothing_and_keep_the_graph():
 def test_more_masks_than_queries_and_overlapping_masks_are_matched():
     masks = torch.rand(QUERIES + 3, SIZE, SIZE) < 0.3
     target = SegmentationTargets(masks, torch.zeros(QUERIES + 3, dtype=torch.int64), torch.ones(SIZE, SIZE) > 0)
-    loss, _ = segmentation_loss(outputs(batch=1), [target], [1], config())
+    loss, _ = loss_of(outputs(batch=1), [target], [1], config())
     assert torch.isfinite(loss)
+
+
+class Waits(TorchFunctionMode):
+    """Counts calls for which a GPU's queue of work must first be done."""
+
+    ASKING = ("cpu", "numpy", "item", "tolist", "nonzero", "unique", "masked_select", "__bool__", "__float__")
+    number = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name, kwargs = getattr(function, "__name__", ""), kwargs or {}
+        indexes = args[1] if name in ("__getitem__", "__setitem__") else ()
+        indexes = indexes if isinstance(indexes, tuple) else (indexes,)
+        by_mask = any(torch.is_tensor(index) and index.dtype == torch.bool for index in indexes)
+        moved = name == "to" and not kwargs.get("non_blocking") and torch.device in map(type, args)
+        copied = moved or name in ("tensor", "as_tensor")
+        self.number += name in self.ASKING or by_mask or copied
+        return function(*args, **kwargs)
+
+
+def test_the_device_is_waited_for_once():
+    """For the costs of all images and layers; a thousand small waits a second is what a GPU otherwise does."""
+    targets = draw_points([semantic_targets(blocks(seed, 8)) for seed in range(3)], [1, 2, 3], config())
+    with Waits() as waits:
+        loss, _ = segmentation_loss(outputs(batch=3, layers=4), targets, config())
+    assert waits.number == 2  # `cpu`, and `numpy` of what is there
+    with Waits() as waits:
+        loss.cpu(), loss.item(), loss.expand(3)[torch.ones(3) > 0], bool(loss > 0), torch.tensor(1.0)
+        loss.to(loss.device), loss.to(loss.device, non_blocking=True)
+    assert waits.number == 6
+
+
+def test_half_precision_logits_are_summed_in_float32():
+    out, targets = outputs(), [semantic_targets(blocks(seed)) for seed in range(2)]
+    for layer in [*out.auxiliary_logits, out]:
+        for name in ("class_queries_logits", "masks_queries_logits"):
+            layer[name] = layer[name].detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, parts = loss_of(out, targets, [1, 2], config())
+    assert all(value.dtype == torch.float32 for value in (loss, *parts.values()))
+    loss.backward()
+    assert all(leaf.grad.isfinite().all() and leaf.grad.dtype == torch.bfloat16 for leaf in leaves(out))
+    for layer in [*out.auxiliary_logits, out]:
+        for name in ("class_queries_logits", "masks_queries_logits"):
+            layer[name] = layer[name].float()
+    assert loss_of(out, targets, [1, 2], config())[0].item() == loss.item()
+
+
+def test_a_batch_holds_what_its_points_say():
+    targets = [semantic_targets(blocks(void=12)), semantic_targets(torch.full((SIZE, SIZE), 255))]
+    batch = draw_points(targets, [5, 6], config())
+    assert batch.num_masks == [len(targets[0].class_labels), 0] and batch.is_labelled.tolist() == [True, False]
+    columns, rows = (batch.centers[0] * SIZE - 0.5).round().long().unbind(-1)
+    assert torch.equal(batch.labels[0], targets[0].mask_labels[:, rows, columns]) and not batch.labels[1].any()
+    assert targets[0].valid_mask[rows, columns].all() and len(rows) == sum(count_points(config()))
 
 
 def test_diverged_outputs_are_named():
@@ -195,4 +254,4 @@ def test_diverged_outputs_are_named():
     with torch.no_grad():
         out.masks_queries_logits[0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="learning_rate"):
-        segmentation_loss(out, [semantic_targets(blocks())], [1], config())
+        loss_of(out, [semantic_targets(blocks())], [1], config())

@@ -94,7 +94,7 @@ def test_a_sample_follows_from_its_generator_alone(task):
 def test_padding_of_small_scales_is_void(task):
     sample = task.sample(0, np.random.default_rng(0), 0)
     assert sample["pixel_values"].shape == (3, 64, 64) and sample["targets"].valid_mask.shape == (64, 64)
-    valid = task.collate([sample])["valid_masks"][0]
+    valid = sample["targets"].valid_mask
     assert not valid[-1].any() and valid[0, 0] and 0.2 < valid.float().mean() < 0.85
 
 
@@ -163,7 +163,8 @@ def test_stochastic_depth_follows_from_the_samples_seed(scene_records, tmp_path)
     batch = task.collate([task.sample(i, np.random.default_rng(i), 0) for i in range(4)])
     first = task.loss(model, batch)[0].item()
     assert task.loss(model, batch)[0].item() == first
-    assert task.loss(model, batch | {"seeds": [1, 2, 3, 4]})[0].item() != first
+    other = task.collate([task.sample(i, np.random.default_rng(i), 0) | {"seed": i} for i in range(4)])
+    assert task.loss(model, batch | {"drop_path_draws": other["drop_path_draws"]})[0].item() != first
     layer = SampleDropPath(0.5).train()
     layer.draws = torch.tensor([0.4, 0.6])
     assert layer(torch.ones(2, 3, 1)).flatten(1)[:, 0].tolist() == [0.0, 2.0]

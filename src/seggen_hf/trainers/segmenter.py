@@ -20,7 +20,15 @@ from ..inference import normalize, predict_panoptic, predict_semantic, without_w
 from ..labels import LabelSet
 from ..pipelines import ColormapCodec
 from ..segment_painting import paint_segments
-from ..segmentation_loss import SegmentationTargets, panoptic_targets, segmentation_loss, semantic_targets
+from ..segmentation_loss import (
+    PointTargets,
+    SegmentationTargets,
+    draw_points,
+    panoptic_targets,
+    segmentation_loss,
+    semantic_targets,
+)
+from ..segmenter_layers import adapt_layers, enable_checkpointing
 from ..segmenters import build_segmenter
 from ..tasks import TASKS
 from .latents import digest_of
@@ -125,6 +133,7 @@ class SegmenterTask:
         windows = [getattr(part.records, "windows", list)() for part in (self.real, self.synthetic)]
         self.mixture = RecordMixture(len(self.real), len(self.synthetic), config, *windows)
         self.num_records, self.epoch_order = self.mixture.num_records, self.mixture.epoch_order
+        adapt_layers(model)
         self.drop_paths = seed_drop_path(model)
         freeze_unused(model)
 
@@ -153,10 +162,7 @@ class SegmenterTask:
             tiles=tiles,
         )
         if config.gradient_checkpointing:
-            backbone = model.model.pixel_level_module.encoder
-            if not backbone.supports_gradient_checkpointing:
-                raise ValueError(f"A {backbone.config.model_type} backbone has no --gradient_checkpointing.")
-            backbone.activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model)
         return cls(model, processor, config, labels, records, synthetic_records, validation_records, task)
 
     def facts(self) -> dict:
@@ -200,29 +206,24 @@ class SegmenterTask:
         return panoptic_targets(target_map, segments, things_only=self.task == "instance")
 
     def collate(self, samples: list[dict]) -> dict:
-        targets = [sample["targets"] for sample in samples]
+        """Everything that a step needs and that follows from the samples alone: where there are worker processes, they
+        make it, and the device gets one copy of each tensor."""
+        seeds = [sample["seed"] for sample in samples]
+        points = draw_points([sample["targets"] for sample in samples], seeds, self.trainable.config)
+        draws = [np.random.default_rng([seed, 1]).random(len(self.drop_paths)) for seed in seeds]
         return {
             "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
-            "mask_labels": [target.mask_labels for target in targets],
-            "class_labels": [target.class_labels for target in targets],
-            "valid_masks": [target.valid_mask for target in targets],
-            "seeds": [sample["seed"] for sample in samples],
+            "targets": vars(points),
+            "drop_path_draws": torch.from_numpy(np.stack(draws, axis=1)),  # (layers, B)
             "synthetic_share": torch.tensor([float(sample["is_synthetic"]) for sample in samples]).mean(),
         }
 
     def loss(self, module: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Collective: its normalizers are sums over all processes."""
-        pixel_values = batch["pixel_values"]
-        if self.drop_paths:
-            draws = np.stack(
-                [np.random.default_rng([seed, 1]).random(len(self.drop_paths)) for seed in batch["seeds"]]
-            )
-            for layer, column in zip(self.drop_paths, draws.T, strict=True):
-                layer.draws = torch.from_numpy(column.copy()).to(pixel_values.device)
-        outputs = module(pixel_values=pixel_values, output_auxiliary_logits=True)
-        keys = ("mask_labels", "class_labels", "valid_masks")
-        targets = [SegmentationTargets(*values) for values in zip(*(batch[key] for key in keys), strict=True)]
-        loss, parts = segmentation_loss(outputs, targets, batch["seeds"], self.trainable.config)
+        for layer, draws in zip(self.drop_paths, batch["drop_path_draws"], strict=True):
+            layer.draws = draws
+        outputs = module(pixel_values=batch["pixel_values"], output_auxiliary_logits=True)
+        loss, parts = segmentation_loss(outputs, PointTargets(**batch["targets"]), self.trainable.config)
         return loss, parts | {"synthetic_share": batch["synthetic_share"]}
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
