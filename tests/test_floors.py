@@ -39,6 +39,7 @@ FILE_FLOORS = {
     "patch_code": 2,
     "provenance": 2,
     "quiet": 1,
+    "stopping": 1,
     "roundtrip": 2,
     "sdxl_config": 2,
     "segmentation_loss": 2,

@@ -4,12 +4,15 @@ import shutil
 import pytest
 import torch
 
+from seggen_hf.trainers.average import WeightAverage
+from seggen_hf.trainers.checkpoint_writer import CheckpointWriter
 from seggen_hf.trainers.checkpoints import (
     TrainingState,
+    checkpoint_bytes,
     list_checkpoints,
     load_checkpoint,
+    make_room,
     rotate_checkpoints,
-    save_checkpoint,
 )
 
 
@@ -23,6 +26,13 @@ def trained(steps: int = 2, frozen: bool = False):
         optimizer.step()
         optimizer.zero_grad()
     return model, optimizer
+
+
+def save_checkpoint(folder, model, optimizer, average, state):
+    writer = CheckpointWriter(folder, limit=9)
+    writer.begin(model, optimizer, average, state)
+    writer.wait()
+    return folder / f"step-{state.step:08d}"
 
 
 def test_weights_moments_and_counters_come_back(tmp_path):
@@ -80,12 +90,48 @@ def test_a_damaged_checkpoint_is_never_taken(tmp_path, damage):
     assert list_checkpoints(tmp_path) == [good]
 
 
-def test_rotation_keeps_the_newest_and_clears_leftovers(tmp_path):
+def test_rotation_keeps_the_newest(tmp_path):
     for step in (9, 10, 100):
         save_checkpoint(tmp_path, *trained(1), None, TrainingState(step=step))
-    (tmp_path / ".step-00000101.tmp").mkdir()
     rotate_checkpoints(tmp_path, limit=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"), [(1, ["step-00000004"]), (2, ["step-00000004"]), (3, ["step-00000003", "step-00000004"])]
+)
+def test_room_is_made_before_writing_and_a_whole_one_stays(tmp_path, limit, kept):
+    for step in range(1, 5):
+        save_checkpoint(tmp_path, *trained(1), None, TrainingState(step=step))
+    (tmp_path / ".step-00000005.tmp").mkdir()
+    make_room(tmp_path, limit, needed=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == kept
+
+
+def test_a_disk_without_room_is_told_in_bytes_and_nothing_is_removed(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, *trained(1), None, TrainingState(step=step))
+    with pytest.raises(OSError, match=r"needs 1,000,000,000,000,000 bytes and the disk of .* has [\d,]+ for it"):
+        make_room(tmp_path, 2, needed=10**15)
+    assert len(list_checkpoints(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_the_bytes_of_a_checkpoint_are_known_before_it_is_written(tmp_path, average):
+    model = torch.nn.Sequential(
+        *(torch.nn.Sequential(torch.nn.Linear(300, 300), torch.nn.BatchNorm1d(300)) for _ in range(4))
+    )
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(3, 300)).square().mean().backward()
+    optimizer.step()
+    parameters = list(model.parameters())
+    path = save_checkpoint(
+        tmp_path, model, optimizer, WeightAverage(parameters, 0.9) if average else None, TrainingState(step=1)
+    )
+    written = sum(file.stat().st_size for file in path.iterdir())
+    buffers = sum(b.numel() for b in model.buffers())
+    expected = checkpoint_bytes(sum(p.numel() for p in parameters), buffers, average)
+    assert written == pytest.approx(expected, rel=0.01)
 
 
 def test_a_checkpoint_holds_safetensors_and_json_alone(tmp_path):

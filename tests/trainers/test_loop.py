@@ -10,7 +10,9 @@ from toy import ToyTask, settings
 
 from seggen_hf.config import TrainingConfig
 from seggen_hf.trainers.checkpoints import list_checkpoints, read_state
-from seggen_hf.trainers.loop import RankBatches, SampleStream, build_accelerator, describe_training, lr_factor, train
+from seggen_hf.trainers.loop import build_accelerator, describe_training, train
+from seggen_hf.trainers.optimizer import lr_factor
+from seggen_hf.trainers.stream import RankBatches, SampleStream
 
 
 def weights(folder) -> dict:

@@ -1,4 +1,7 @@
-"""Checkpoints without pickle: weights and optimizer state as safetensors, counters as JSON, whole or absent."""
+"""Checkpoints without pickle: weights and optimizer state as safetensors, counters as JSON, whole or absent.
+
+How they are written is told in `checkpoint_writer`.
+"""
 
 import json
 import logging
@@ -10,9 +13,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 logger = logging.getLogger(__name__)
+
+MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
+STATE = "state.json"
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -29,52 +35,71 @@ class TrainingState:
     validated: int = 0  # the last step that was validated
 
 
-def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """`{"<parameter index>.<state name>": tensor}`; AdamW's state holds tensors only."""
-    state = optimizer.state_dict()["state"]
+def _flatten(entries: dict, prefix: str) -> dict[str, torch.Tensor]:
+    """`{"<prefix>.<name>": tensor}` of an optimizer's state of a parameter; 8-bit optimizers nest dicts in it."""
     tensors = {}
-    for index, entries in state.items():
-        for name, value in entries.items():
-            tensors[f"{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            tensors |= _flatten(value, f"{prefix}.{name}")
+        elif value is not None:
+            tensors[f"{prefix}.{name}"] = torch.as_tensor(value)
     return tensors
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
+def _unflatten(tensors: dict[str, torch.Tensor]) -> dict[int, dict]:
+    """The state that `_flatten` took apart; whole numbers (a count of steps) are plain ones again."""
+    state: dict[int, dict] = {}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        index, *path, name = key.split(".")
+        entries = state.setdefault(int(index), {})
+        for part in path:
+            entries = entries.setdefault(part, {})
+        is_number = value.ndim == 0 and not value.is_floating_point()
+        entries[name] = int(value) if is_number else value
+    return state
 
 
-def trainable_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters that train, and buffers that training changes (batch-norm statistics)."""
     tensors = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     persistent = module.state_dict()
-    tensors |= {name: b for name, b in module.named_buffers() if name in persistent}
-    return {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
+    return tensors | {name: b for name, b in module.named_buffers() if name in persistent}
 
 
-def save_checkpoint(folder: Path, module, optimizer, ema, state: TrainingState) -> Path:
-    """Write `folder/step-XXXXXXXX` under a temporary name, then rename it. Main process only."""
-    target = folder / f"step-{state.step:08d}"
-    temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(trainable_tensors(module), temporary / "model.safetensors")
-    save_file(_flatten_optimizer(optimizer), temporary / "optimizer.safetensors")
-    if ema is not None:
-        shadow = {str(i): p.detach().cpu().contiguous() for i, p in enumerate(ema.shadow_params)}
-        save_file(shadow, temporary / "ema.safetensors", metadata={"optimization_step": str(ema.optimization_step)})
-    (temporary / "state.json").write_text(json.dumps(vars(state)))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
-    return target
+def checkpoint_tensors(module, optimizer, average) -> dict[str, dict[str, torch.Tensor]]:
+    """`{file: {name: tensor}}` of all that a checkpoint keeps, the training's own tensors.
+
+    Each in the precision that training has it in: rounded moments or averages would make a resumed run another one.
+    """
+    moments = {}
+    for index, entries in optimizer.state_dict()["state"].items():
+        moments |= _flatten(entries, str(index))
+    files = {MODEL: _trained(module), OPTIMIZER: moments}
+    if average is not None:
+        files[AVERAGE] = {str(i): tensor for i, tensor in enumerate(average.shadow)}
+    return files
+
+
+def checkpoint_bytes(trained: int, buffers: int = 0, average: bool = False, optimizer: str = "adamw") -> int:
+    """Bytes of a checkpoint.
+
+    Args:
+        trained: number of the parameters that train, which are float32.
+        buffers: number of the values in the network's persistent buffers, float32 too.
+        average: whether an average of the weights is kept.
+        optimizer: `adamw`, or `adamw_8bit`: bytes for moments, with a float32 scale for each 256 of them.
+    """
+    moments = {"adamw": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}[optimizer]
+    return round(trained * (4 + 4 * average + moments)) + 4 * buffers
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def update_state(folder: Path, state: TrainingState) -> None:
     """Write what validation added into the checkpoint of this step, if there is one. Main process only."""
-    target = folder / f"step-{state.step:08d}" / "state.json"
+    target = folder / checkpoint_name(state.step) / STATE
     if target.is_file():
         temporary = target.with_name(".state.json.tmp")
         temporary.write_text(json.dumps(vars(state)))
@@ -92,8 +117,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def _is_whole(path: Path) -> bool:
     """Whether every file is there at the length that its header states."""
     try:
-        TrainingState(**json.loads((path / "state.json").read_text()))
-        for name in {"model.safetensors", "optimizer.safetensors"} | {p.name for p in path.glob("*.safetensors")}:
+        TrainingState(**json.loads((path / STATE).read_text()))
+        for name in {MODEL, OPTIMIZER} | {p.name for p in path.glob("*.safetensors")}:
             with safe_open(path / name, framework="pt"):
                 pass
     except (OSError, ValueError, TypeError, SafetensorError):
@@ -102,12 +127,43 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def rotate_checkpoints(folder: Path, limit: int) -> None:
-    """Remove the oldest checkpoints beyond `limit`, and what killed runs left behind."""
-    for path in list_checkpoints(folder)[:-limit]:
-        os.replace(path, folder / f".{path.name}.tmp")  # no half-removed folder keeps the name of a checkpoint
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        # No half-removed folder keeps the name of a checkpoint.
+        shutil.rmtree(path.replace(path.with_name(f".{path.name}.tmp")))
+
+
+def make_room(folder: Path, limit: int, needed: int) -> None:
+    """Prepare for a checkpoint of `needed` bytes: remove what killed runs left, and the oldest ones while a whole one
+    stays, so that with the new one there are at most `limit`, or two.
+
+    Raises: `OSError`, with nothing whole removed, if the disk has no room for it.
+    """
     for path in folder.glob(".step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+    whole = list_checkpoints(folder)
+    outdated = whole[: max(0, len(whole) - max(1, limit - 1))]
+    check_room(folder, needed, sum(map(_size, outdated)))
+    _remove(outdated)
+
+
+def check_room(folder: Path, needed: int, freed: int = 0) -> None:
+    """Raise `OSError` with the numbers if the disk of `folder` has no `needed` bytes, once `freed` are free too."""
+    free = shutil.disk_usage(folder).free + freed
+    if free < needed:
+        raise OSError(
+            f"A checkpoint needs {needed:,} bytes and the disk of {folder} has {free:,} for it. Make room and call "
+            "again, or name an --output_dir on another disk."
+        )
+
+
+def rotate_checkpoints(folder: Path, limit: int) -> None:
+    """Remove the oldest checkpoints beyond `limit`."""
+    _remove(list_checkpoints(folder)[:-limit])
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -147,7 +203,7 @@ def read_state(path: Path, fingerprint: dict) -> TrainingState:
     Raises:
         ValueError: the checkpoint was made with other settings or data; names each.
     """
-    state = TrainingState(**json.loads((path / "state.json").read_text()))
+    state = TrainingState(**json.loads((path / STATE).read_text()))
     may_differ = {"max_train_steps"}
     if state.step == fingerprint.get("max_train_steps"):
         may_differ.add("processes")
@@ -166,22 +222,21 @@ def read_state(path: Path, fingerprint: dict) -> TrainingState:
     return state
 
 
-def load_checkpoint(path: Path, module, optimizer, ema, fingerprint: dict) -> TrainingState:
+def load_checkpoint(path: Path, module, optimizer, average, fingerprint: dict) -> TrainingState:
     """Restore weights, optimizer and average in place, on every rank; returns the counters.
 
     Raises:
         ValueError: `read_state` refuses the checkpoint, or it holds another model.
     """
     state = read_state(path, fingerprint)
-    tensors = load_file(path / "model.safetensors")
-    ours = {name: tensor.shape for name, tensor in trainable_tensors(module).items()}
+    tensors = load_file(path / MODEL)
+    ours = {name: tensor.shape for name, tensor in _trained(module).items()}
     if ours != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ValueError(f"{path} holds another model than the one being trained; name another --output_dir.")
     module.load_state_dict(tensors, strict=False)
-    _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
-    if ema is not None:
-        shadow = load_file(path / "ema.safetensors")
-        for index, parameter in enumerate(ema.shadow_params):
-            parameter.data.copy_(shadow[str(index)])
-        ema.optimization_step = state.step
+    moments = _unflatten(load_file(path / OPTIMIZER))
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    if average is not None:
+        for index, tensor in load_file(path / AVERAGE).items():
+            average.shadow[int(index)].copy_(tensor)
     return state

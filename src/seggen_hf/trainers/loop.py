@@ -1,18 +1,12 @@
-"""The one training loop: step, accumulate, clip, average, log, validate, checkpoint, resume.
-
-Every random draw of a sample follows from its place in the stream of samples: place `p` draws from
-`np.random.default_rng([seed, p])`. So one process, many processes and a resumed run see the same samples, and a
-checkpoint carries no random state.
-"""
+"""The one training loop: step, accumulate, clip, average, log, validate, checkpoint, resume."""
 
 import contextlib
 import dataclasses
 import json
 import logging
-import math
 import os
+import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,27 +18,33 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import filter_trackers
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
-from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from ..config import TrainingConfig, save_config
 from ..markers import HOW_ONLY
+from ..stopping import Stopped, StopRequest, stop_requests
+from .average import WeightAverage
+from .checkpoint_writer import CheckpointWriter
 from .checkpoints import (
     TrainingState,
+    check_room,
+    checkpoint_bytes,
     find_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     read_state,
-    rotate_checkpoints,
-    save_checkpoint,
     set_aside,
-    update_state,
 )
+from .optimizer import build_optimizer, lr_factor
+from .stream import build_loader, to_device
+from .window import LogWindow
 
 logger = logging.getLogger(__name__)
 
 # What one process does while the others wait (captions of a whole data set, converted maps) may take hours.
 PROCESS_TIMEOUT = timedelta(days=1)
+# Steps after which several processes ask each other for signals: each time they wait for their devices.
+_AGREEMENT_STEPS = 10
 
 
 class Task(Protocol):
@@ -84,61 +84,6 @@ class Run:
     seconds: float
 
 
-class SampleStream(Dataset):
-    """Sample number `position` of the endless, shuffled stream over a task's records."""
-
-    def __init__(self, task: Task, seed: int, samples_per_step: int):
-        self.task, self.seed, self.samples_per_step = task, seed, samples_per_step
-        self._epoch, self._permutation = -1, None
-
-    def record_index(self, position: int) -> int:
-        epoch, place = divmod(position, self.task.num_records)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            rng = np.random.default_rng([self.seed, 2**32, epoch])
-            order = getattr(self.task, "epoch_order", None)
-            self._permutation = order(rng) if order else rng.permutation(self.task.num_records)
-        return int(self._permutation[place])
-
-    def __getitem__(self, position: int) -> dict:
-        rng = np.random.default_rng([self.seed, position])
-        return self.task.sample(self.record_index(position), rng, position // self.samples_per_step)
-
-
-class RankBatches(Sampler):
-    """Stream positions of one rank's batches, from `first_step` on: ranks lie side by side in each batch."""
-
-    def __init__(
-        self, first_step: int, last_step: int, accumulation: int, batch_size: int, rank: int, world_size: int
-    ):
-        self.steps, self.accumulation, self.batch_size = range(first_step, last_step), accumulation, batch_size
-        self.rank, self.world_size = rank, world_size
-
-    def __len__(self) -> int:
-        return len(self.steps) * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            for micro in range(self.accumulation):
-                batch = (step * self.accumulation + micro) * self.world_size + self.rank
-                yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
-
-
-def lr_factor(config: TrainingConfig, step: int) -> float:
-    """Factor of the learning rate at `step` (0-based), a function of nothing else."""
-    if step < config.lr_warmup_steps:
-        return (step + 1) / config.lr_warmup_steps
-    if config.lr_scheduler in ("constant", "constant_with_warmup"):
-        return 1.0
-    if config.lr_scheduler == "multistep":
-        return 0.1 ** sum(step >= milestone for milestone in config.lr_milestones)
-    length = max(1, config.max_train_steps - config.lr_warmup_steps)
-    progress = min(1.0, (step - config.lr_warmup_steps) / length)
-    if config.lr_scheduler == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return (1 - progress) ** (config.lr_power if config.lr_scheduler == "polynomial" else 1.0)
-
-
 def build_accelerator(config: TrainingConfig) -> Accelerator:
     """The only place where Accelerate is configured.
 
@@ -157,30 +102,6 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=f"{config.output_dir}/log"),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
     )
-
-
-@contextlib.contextmanager
-def averaged_weights(ema: EMAModel | None, parameters: list[torch.nn.Parameter]):
-    """Within the block the parameters hold their average; without one they stay as they are."""
-    if ema is None:
-        yield
-        return
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    try:
-        yield
-    finally:
-        ema.restore(parameters)
-
-
-def _to_device(batch, device):
-    if torch.is_tensor(batch):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {k: _to_device(v, device) for k, v in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return [_to_device(v, device) for v in batch]
-    return batch
 
 
 def _write_history(folder: Path, history: list[dict]) -> None:
@@ -205,182 +126,231 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; the last whole checkpoint stays as it is.
+        OSError: a checkpoint could not be written.
+        Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step; at a second one at once, without.
         ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step.
     """
     accelerator = accelerator or build_accelerator(config)
     try:
-        return _train(task, config, accelerator)
+        return _Training(task, config, accelerator).run()
     finally:
         for tracker in accelerator.trackers:
             tracker.finish()
         accelerator.trackers = []
 
 
-def _train(task: Task, config: TrainingConfig, accelerator: Accelerator) -> Run:
-    folder = Path(config.output_dir)
-    checkpoints = folder / "checkpoints"
-    fingerprint = describe_training(task, config, accelerator.num_processes)
-    if not config.resume:
-        if accelerator.is_main_process and (replaced := set_aside(checkpoints)):
-            logger.warning("The checkpoints of an earlier training are now in %s", replaced)
-        accelerator.wait_for_everyone()
-    begun_at = find_checkpoint(checkpoints, config.max_train_steps)
-    if begun_at:  # refused before the task makes or removes a cache
-        planned = read_state(begun_at, fingerprint).fingerprint.get("max_train_steps", config.max_train_steps)
-        if planned != config.max_train_steps:
-            logger.warning(
-                "%s was planned for %d steps and is now to end at %d: its learning rates were those of the former.",
-                begun_at, planned, config.max_train_steps,
-            )  # fmt: skip
-    weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    task.to(accelerator.device, weight_dtype)
+class _Training:
+    """What a training holds while it runs. Unless it says otherwise, a method is called by every rank."""
 
-    optimizer = torch.optim.AdamW(
-        task.parameter_groups(),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    module, optimizer = accelerator.prepare(task.trainable, optimizer)
-    bare = accelerator.unwrap_model(module)
-    parameters = [p for p in bare.parameters() if p.requires_grad]
-    ema = EMAModel(parameters, decay=config.ema_decay, foreach=True) if config.ema_decay > 0 else None
+    def __init__(self, task: Task, config: TrainingConfig, accelerator: Accelerator):
+        self.task, self.config, self.accelerator = task, config, accelerator
+        self.folder = Path(config.output_dir)
+        self.fingerprint = describe_training(task, config, accelerator.num_processes)
+        begun_at = self._find_begun()
+        precisions = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        task.to(accelerator.device, precisions.get(accelerator.mixed_precision, torch.float32))
 
-    state = TrainingState()
-    if begun_at:
-        state = load_checkpoint(begun_at, bare, optimizer, ema, fingerprint)
-        if state.loss_scale and accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state.loss_scale)
-        logger.info("Continuing at step %d of %s", state.step, folder)
-    state.fingerprint = fingerprint
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, folder)
-        if config.report_to != "none":
-            accelerator.init_trackers("seggen_hf", config={k: str(v) for k, v in vars(config).items()})
+        optimizer = build_optimizer(task.parameter_groups(), config)
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.module, self.optimizer = accelerator.prepare(task.trainable, optimizer)
+        self.bare = accelerator.unwrap_model(self.module)
+        self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
+        self.average = WeightAverage(self.parameters, config.ema_decay) if config.ema_decay > 0 else None
+        self.state = TrainingState()
+        if begun_at:
+            self.state = load_checkpoint(begun_at, self.bare, self.optimizer, self.average, self.fingerprint)
+            if self.state.loss_scale and accelerator.scaler is not None:
+                accelerator.scaler.load_state_dict(self.state.loss_scale)
+            logger.info("Continuing at step %d of %s", self.state.step, self.folder)
+        self.state.fingerprint = self.fingerprint
+        self.writer = CheckpointWriter(self.folder / "checkpoints", config.checkpoints_total_limit)
+        self.samples_per_step = (
+            config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+        )
+        self.window = LogWindow(
+            accelerator, config.gradient_accumulation_steps, str(self.folder), accelerator.scaler is not None
+        )
 
-    accumulation = config.gradient_accumulation_steps
-    samples_per_step = config.train_batch_size * accumulation * accelerator.num_processes
-    loader = DataLoader(
-        SampleStream(task, config.seed, samples_per_step),
-        batch_sampler=RankBatches(
+    def _find_begun(self) -> Path | None:
+        """The checkpoint to go on from; refused before the task makes or removes a cache."""
+        checkpoints, last_step = self.folder / "checkpoints", self.config.max_train_steps
+        if not self.config.resume:
+            if self.accelerator.is_main_process and (replaced := set_aside(checkpoints)):
+                logger.warning("The checkpoints of an earlier training are now in %s", replaced)
+            self.accelerator.wait_for_everyone()
+        begun_at = find_checkpoint(checkpoints, last_step)
+        if begun_at:
+            planned = read_state(begun_at, self.fingerprint).fingerprint.get("max_train_steps", last_step)
+            if planned != last_step:
+                logger.warning(
+                    "%s was planned for %d steps and is now to end at %d: its learning rates were those of the "
+                    "former.",
+                    *(begun_at, planned, last_step),
+                )
+        return begun_at
+
+    def run(self) -> Run:
+        config, state = self.config, self.state
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_room()
+            save_config(config, self.folder)
+            if config.report_to != "none":
+                self.accelerator.init_trackers("seggen_hf", config={k: str(v) for k, v in vars(config).items()})
+        try:
+            with stop_requests() as request:
+                self._take_steps(request)
+                self.writer.wait()
+                with self._averaged():
+                    if self.accelerator.is_main_process:
+                        self.bare.eval()
+                        self.task.save(self.folder)
+                        _write_history(self.folder, state.history)
+                self.accelerator.wait_for_everyone()
+        except Exception:  # not of a signal: who sends a second one does not want to wait
+            self.writer.finish()
+            raise
+        return Run(folder=self.folder, steps=state.step, history=state.history, seconds=state.seconds)
+
+    def _check_room(self) -> None:
+        """Refuse a disk that will not hold the checkpoints before the first of them is paid for. Main process only."""
+        config, found = self.config, len(list_checkpoints(self.writer.folder))
+        left = config.max_train_steps - self.state.step
+        coming = -(-left // config.checkpointing_steps) if config.checkpointing_steps else min(left, 1)
+        held = min(max(2, config.checkpoints_total_limit), found + coming)
+        trained = sum(p.numel() for p in self.parameters)
+        buffers = sum(b.numel() for b in self.bare.buffers())
+        size = checkpoint_bytes(trained, buffers, self.average is not None)
+        check_room(self.folder, max(0, held - found) * size)
+
+    def _take_steps(self, request: StopRequest) -> None:
+        config, state, accelerator = self.config, self.state, self.accelerator
+        if self._validation_is_due():  # the run ended between a checkpoint and its validation
+            self._validate()
+        bar = tqdm(
+            total=config.max_train_steps,
+            initial=state.step,
+            desc=self.folder.name,
+            unit="step",
+            disable=not accelerator.is_local_main_process,
+            mininterval=1.0,
+        )
+        loader = build_loader(
+            self.task,
+            self.task.collate,
+            config,
             state.step,
-            config.max_train_steps,
-            accumulation,
-            config.train_batch_size,
             accelerator.process_index,
             accelerator.num_processes,
-        ),
-        collate_fn=task.collate,
-        num_workers=config.dataloader_num_workers,
-        persistent_workers=config.dataloader_num_workers > 0,
-    )
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        self.bare.train()
+        begun, seconds_before = time.monotonic(), state.seconds
+        self.window_start = time.monotonic()
+        self.batches = iter(loader)
+        with bar, contextlib.ExitStack() as stack:
+            # Its processes end here; a traceback would keep them until the garbage is collected, in any thread.
+            stack.callback(delattr, self, "batches")
+            while state.step < config.max_train_steps:
+                self.writer.check()
+                self._step()
+                state.seconds = seconds_before + time.monotonic() - begun
+                bar.update()
+                last = state.step == config.max_train_steps
+                if state.step % config.logging_steps == 0 or last:
+                    self._log(bar)
+                number = self._agreed_signal(request)
+                # The checkpoint first: should validation fail, nothing is lost, and its settings may change.
+                if (config.checkpointing_steps and state.step % config.checkpointing_steps == 0) or last or number:
+                    self._checkpoint()
+                if number:
+                    self.writer.wait()
+                    told = f"stopped at step {state.step} of {self.folder}; the same command goes on there."
+                    raise Stopped(number, told)
+                if self._validation_is_due():
+                    self._validate()
+                if self.window.steps == 0:
+                    self.window_start = time.monotonic()  # validation and checkpoints are no part of the rate
 
-    def checkpoint() -> None:
-        state.loss_scale = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        if accelerator.is_main_process:
-            save_checkpoint(checkpoints, bare, optimizer, ema, state)
-            rotate_checkpoints(checkpoints, config.checkpoints_total_limit)
-            _write_history(folder, state.history)
-        accelerator.wait_for_everyone()
+    def _log(self, bar: tqdm) -> None:
+        state, samples = self.state, self.window.steps * self.samples_per_step
+        line = self.window.line()
+        rate = samples / (time.monotonic() - self.window_start)
+        line |= {"lr": self.optimizer.param_groups[0]["lr"], "samples_per_second": rate}
+        bar.set_postfix(loss=f"{line['loss']:.4f}", rate=f"{rate:.0f}/s")
+        self.accelerator.log(line, step=state.step)
+        state.history.append({"step": state.step} | line)
 
-    def validate() -> None:
-        bare.eval()
-        with averaged_weights(ema, parameters), torch.no_grad():
-            if accelerator.is_main_process:
-                numbers = task.validate(state.step, folder / "validation")
-                if numbers:
-                    state.history.append({"step": state.step} | {f"validation/{k}": v for k, v in numbers.items()})
-                    accelerator.log({f"validation/{k}": v for k, v in numbers.items()}, step=state.step)
-        bare.train()
-        state.validated = state.step
-        if accelerator.is_main_process:
-            update_state(checkpoints, state)
-        accelerator.wait_for_everyone()
-
-    def validation_is_due() -> bool:
-        regular = config.validation_steps and state.step and state.step % config.validation_steps == 0
-        return state.validated < state.step and bool(regular or state.step == config.max_train_steps)
-
-    if validation_is_due():  # the run ended between a checkpoint and its validation
-        validate()
-    bar = tqdm(
-        total=config.max_train_steps,
-        initial=state.step,
-        desc=folder.name,
-        unit="step",
-        disable=not accelerator.is_local_main_process,
-        mininterval=1.0,
-    )
-    bare.train()
-    begun, seconds_before = time.monotonic(), state.seconds
-    sums, window_start = {}, time.monotonic()
-    window_steps = 0
-    batches = iter(loader)
-    while state.step < config.max_train_steps:
+    def _step(self) -> None:
+        """An optimizer step; nothing in it waits for the device."""
+        config, state, accelerator = self.config, self.state, self.accelerator
         # Dropout and the like draw from the global generator: tied to the step, so that resuming repeats it.
         torch.manual_seed((config.seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
         factor = lr_factor(config, state.step)
-        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
+        accumulation = config.gradient_accumulation_steps
         for micro in range(accumulation):
-            batch = _to_device(next(batches), accelerator.device)
+            batch = to_device(next(self.batches), accelerator.device)
             synced = micro == accumulation - 1
-            with contextlib.nullcontext() if synced else accelerator.no_sync(module):
-                with accelerator.autocast():
-                    loss, parts = task.loss(module, batch)
+            with contextlib.nullcontext() if synced else accelerator.no_sync(self.module):
+                try:
+                    with accelerator.autocast():
+                        loss, parts = self.task.loss(self.module, batch)
+                except Exception:
+                    self.window.settle(collective=False)  # an earlier step that went wrong is the cause to name
+                    raise
                 accelerator.backward(loss / accumulation)
-            numbers = torch.stack([loss.detach().float(), *(v.detach().float() for v in parts.values())])
-            numbers = accelerator.reduce(numbers, reduction="mean")
-            if not torch.isfinite(numbers[0]):
-                raise FloatingPointError(
-                    f"The loss became {numbers[0].item()} at step {state.step} of {folder}. Lower --learning_rate or "
-                    "use --mixed_precision no; the training continues from the last checkpoint."
-                )
-            for name, value in zip(("loss", *parts), numbers.tolist(), strict=True):
-                sums[name] = sums.get(name, 0.0) + value / accumulation
+            self.window.add_loss(state.step, loss, parts)
+        norm = None
         if config.max_grad_norm > 0:
-            norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm))
-            if not math.isfinite(norm) and accelerator.scaler is None:  # a scaler skips such steps by itself
-                raise FloatingPointError(
-                    f"The gradient became {norm} at step {state.step} of {folder}. Lower --learning_rate or use "
-                    "--mixed_precision no; the training continues from the last checkpoint."
-                )
-            sums["grad_norm"] = sums.get("grad_norm", 0.0) + norm
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if ema is not None:
-            ema.step(parameters)
+            norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
+        self.window.end_step(norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        window_steps += 1
-        state.seconds = seconds_before + time.monotonic() - begun
-        bar.update()
+        if self.average is not None:
+            self.average.update(state.step)
 
-        last = state.step == config.max_train_steps
-        if state.step % config.logging_steps == 0 or last:
-            rate = window_steps * samples_per_step / (time.monotonic() - window_start)
-            line = {name: value / window_steps for name, value in sums.items()}
-            line |= {"lr": optimizer.param_groups[0]["lr"], "samples_per_second": rate}
-            bar.set_postfix(loss=f"{line['loss']:.4f}", rate=f"{rate:.0f}/s")
-            accelerator.log(line, step=state.step)
-            state.history.append({"step": state.step} | line)
-            sums, window_steps, window_start = {}, 0, time.monotonic()
-        # The checkpoint first: should validation fail, nothing is lost, and its settings may change.
-        if (config.checkpointing_steps and state.step % config.checkpointing_steps == 0) or last:
-            checkpoint()
-        if validation_is_due():
-            validate()
-        if window_steps == 0:
-            window_start = time.monotonic()  # validation and checkpoints are no part of the rate
-    bar.close()
+    def _agreed_signal(self, request: StopRequest) -> int:
+        """The signal that ends the training after this step, on every rank; 0 if it goes on."""
+        if self.accelerator.num_processes == 1:
+            return request.number
+        step, config = self.state.step, self.config
+        if step % _AGREEMENT_STEPS and step % config.logging_steps and step != config.max_train_steps:
+            return 0
+        asked = [request.number == number for number in (signal.SIGTERM, signal.SIGINT)]
+        asked = self.accelerator.reduce(torch.tensor(asked, device=self.accelerator.device).int(), reduction="sum")
+        terminated, interrupted = asked.tolist()
+        return signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
 
-    with averaged_weights(ema, parameters):
-        if accelerator.is_main_process:
-            bare.eval()
-            task.save(folder)
-            _write_history(folder, state.history)
-    accelerator.wait_for_everyone()
-    return Run(folder=folder, steps=state.step, history=state.history, seconds=state.seconds)
+    def _checkpoint(self) -> None:
+        self.window.settle()  # no checkpoint holds weights that have become NaN
+        scaler = self.accelerator.scaler
+        self.state.loss_scale = scaler.state_dict() if scaler is not None else None
+        if self.accelerator.is_main_process:
+            self.writer.begin(self.bare, self.optimizer, self.average, self.state)
+            _write_history(self.folder, self.state.history)
+
+    def _averaged(self):
+        return self.average.applied() if self.average is not None else contextlib.nullcontext()
+
+    def _validation_is_due(self) -> bool:
+        config, state = self.config, self.state
+        regular = config.validation_steps and state.step and state.step % config.validation_steps == 0
+        return state.validated < state.step and bool(regular or state.step == config.max_train_steps)
+
+    def _validate(self) -> None:
+        state = self.state
+        self.bare.eval()
+        with self._averaged(), torch.no_grad():
+            if self.accelerator.is_main_process:
+                numbers = self.task.validate(state.step, self.folder / "validation")
+                if numbers:
+                    state.history.append({"step": state.step} | {f"validation/{k}": v for k, v in numbers.items()})
+                    self.accelerator.log({f"validation/{k}": v for k, v in numbers.items()}, step=state.step)
+        self.bare.train()
+        state.validated = state.step
+        if self.accelerator.is_main_process:
+            self.writer.update(state)
+        self.accelerator.wait_for_everyone()
