@@ -12,6 +12,7 @@ install_requires = [
     "numpy>=2.4",
     "peft>=0.21",
     "pillow>=12.3",
+    "psutil>=7.2",  # memory of a process, wherever it runs
     "pyarrow>=26.0",
     "pycocotools>=2.0.11",
     "pyyaml>=6.0",

@@ -71,6 +71,7 @@ FOLDER_FLOORS = {
     "data": 2,
     "trainers": 3,
     "synthesis": 3,
+    "plan": 4,
     "demo": 4,
 }
 SCRIPTS_FLOOR = 6

@@ -199,7 +199,7 @@ def test_arms_that_cannot_be_are_refused(tiny_recipe, settings, told):
         ("mask2img.controlnet_model=/nowhere/model", "mask2img.controlnet_model is"),
         ("mask2img.validation_segmenter=/nowhere/model", "mask2img.validation_segmenter is"),
         ("text2mask.height=128", "text2mask would be trained at 128 x 64"),
-        ("mask2img.dry_run=true", "mask2img.dry_run is set.*--dry-run"),
+        ("mask2img.dry_run=true", "mask2img.dry_run is set.*seggen plan"),
     ],
 )
 def test_what_must_fail_fails_before_the_first_stage(tiny_recipe, tmp_path, setting, told):

@@ -10,7 +10,7 @@ them, `--help` lists them. A killed run continues when it is called again.
 """
 
 from seggen_hf.config import Mask2ImgConfig
-from seggen_hf.trainers.dryrun import plan_mask2img
+from seggen_hf.plan.generators import plan_mask2img
 from seggen_hf.trainers.mask2img import Mask2ImgTask
 from seggen_hf.trainers.script import run_script
 

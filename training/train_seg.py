@@ -25,7 +25,7 @@ from seggen_hf.labels import LabelSet
 from seggen_hf.segmenters import load_segmenter
 from seggen_hf.synthesis import load_synthetic, stream_synthetic
 from seggen_hf.tasks import TASKS
-from seggen_hf.trainers.dryrun import plan_segmenter
+from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.trainers.loop import build_accelerator, train
 from seggen_hf.trainers.segmenter import SegmenterTask
 

@@ -10,7 +10,7 @@ them, `--help` lists them. A killed run continues when it is called again.
 """
 
 from seggen_hf.config import Text2MaskConfig
-from seggen_hf.trainers.dryrun import plan_text2mask
+from seggen_hf.plan.generators import plan_text2mask
 from seggen_hf.trainers.script import run_script
 from seggen_hf.trainers.text2mask import Text2MaskTask
 

@@ -18,10 +18,10 @@ from .data.schema import labels_of, read_map, write_json
 from .labels import LabelSet
 from .miniature import resolve_base
 from .pipelines import ColormapCodec
+from .plan.run_plan import RunPlan, plan_recipe
 from .recipe import Recipe
 from .segmenter_configs import SEGMENTER_NAMES
 from .stages import data_digest, load_test_records, load_train_records
-from .trainers.dryrun import StagePlan, plan_recipe
 
 CHECKED = Path("log") / "checked.json"
 
@@ -65,12 +65,23 @@ def check_run(recipe: Recipe, out: str | Path) -> dict:
     return {"records": len(records), "labels": labels.num_labels, "tests": counts, "warnings": warnings}
 
 
-def plan_run(recipe: Recipe) -> list[StagePlan]:
-    """The dry runs of the recipe's trainings; the data is read only where the recipe names no labels."""
-    if recipe.data.labels:
-        return plan_recipe(recipe, read_label_file(recipe.data.labels).labels, recipe.data.max_train_records)
-    records = load_train_records(recipe)
-    return plan_recipe(recipe, labels_of(records), len(records))
+def plan_run(recipe: Recipe, processes: int = 1, num_records: int | None = None) -> tuple[RunPlan, LabelSet]:
+    """What the run takes, and its labels; the data is read only where the recipe names no labels.
+
+    Args:
+        processes: of each training and synthesis, a card each.
+        num_records: of the real training data, where it is not at hand; read, if it is read, and known for ADE20K and
+            COCO.
+    """
+    data, num_tests = recipe.data, 0
+    if data.labels and not Path(data.dataset_name).is_dir():
+        labels = read_label_file(data.labels).labels
+        num_records = num_records or data.max_train_records
+    else:
+        records = load_train_records(recipe)
+        labels, num_records = labels_of(records), num_records or len(records)
+        num_tests = sum(len(load_test_records(recipe, split)) for split in data.test_splits)
+    return plan_recipe(recipe, labels, num_records, processes, num_tests=num_tests), labels
 
 
 def _look_through(
@@ -119,9 +130,7 @@ def _check_trainings(recipe: Recipe) -> None:
     for name in ("text2mask", "mask2img", "segmenter"):
         section = getattr(recipe, name)
         if section.dry_run:
-            raise ValueError(
-                f"{name}.dry_run is set, and a run trains. `seggen run RECIPE --dry-run` plans it instead."
-            )
+            raise ValueError(f"{name}.dry_run is set, and a run trains. `seggen plan RECIPE` plans it instead.")
         if name == "segmenter" or name not in list_folders(recipe):
             continue
         size, wanted = (section.height, section.width), (recipe.data.height, recipe.data.width)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from seggen_hf.config import DataConfig, Mask2ImgConfig, Text2MaskConfig, parse_config
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
-from seggen_hf.trainers.dryrun import plan_text2mask
+from seggen_hf.plan.generators import plan_text2mask
 from seggen_hf.trainers.mask2img import Mask2ImgTask
 from seggen_hf.trainers.script import run_script
 from seggen_hf.trainers.text2mask import Text2MaskTask

@@ -50,7 +50,8 @@ _AGREEMENT_STEPS = 10
 class Task(Protocol):
     """What is trained. The loop never asks which task it runs.
 
-    A task with a method `epoch_order(rng)` has its own permutation of `num_records`; others are shuffled.
+    A task with a method `epoch_order(rng)` has its own permutation of `num_records`; others are shuffled. One whose
+    `keeps_nothing` is true ends the training by an exception before the first checkpoint.
     """
 
     num_records: int
@@ -193,7 +194,8 @@ class _Training:
         config, state = self.config, self.state
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._check_room()
+            if not getattr(self.task, "keeps_nothing", False):
+                self._check_room()
             save_config(config, self.folder)
             if config.report_to != "none":
                 self.accelerator.init_trackers("seggen_hf", config={k: str(v) for k, v in vars(config).items()})

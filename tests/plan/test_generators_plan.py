@@ -1,17 +1,29 @@
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from generators import build
 
 from seggen_hf.config import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig
+from seggen_hf.data.schema import labels_of
 from seggen_hf.labels import LabelSet
+from seggen_hf.plan.generators import plan_mask2img, plan_text2mask
+from seggen_hf.plan.run_plan import plan_recipe
+from seggen_hf.plan.segmenter import plan_segmenter
+from seggen_hf.plan.stage_plan import GIB
 from seggen_hf.recipe import load_recipe
 from seggen_hf.sdxl_config import SDXL_BASE_ID
 from seggen_hf.settings import builtin_recipes
-from seggen_hf.trainers.dryrun import measure_activations, plan_mask2img, plan_recipe, plan_segmenter, plan_text2mask
+from seggen_hf.trainers.mask2img import Mask2ImgTask
 
+FULL = {
+    "base_model": SDXL_BASE_ID,
+    "train_batch_size": 4,
+    "mixed_precision": "bf16",
+    "gradient_checkpointing": True,
+}
 SDXL = {"base_model": SDXL_BASE_ID, "train_batch_size": 2, "mixed_precision": "bf16"}
 
 
@@ -50,18 +62,21 @@ def test_a_lora_of_sdxl_trains_its_own_weights_alone():
     assert any("cache of 20,210 records: 12.4 GB" in note for note in plan.notes)
 
 
-@pytest.mark.parametrize("name", ["ade20k_sdxl", "coco_panoptic_sdxl"])
-def test_the_full_size_recipes_hold_the_papers_settings_and_plan(name):
+@pytest.mark.parametrize(
+    ("name", "trainings"),
+    [("ade20k_sdxl", ["text2mask", "mask2img"]), ("coco_panoptic_sdxl", ["mask2img"])],
+)
+def test_the_full_size_recipes_hold_the_papers_settings_and_plan(name, trainings):
     recipe = load_recipe(name)
     for generator in (recipe.text2mask, recipe.mask2img):
         assert (generator.learning_rate, generator.max_train_steps) == (1e-5, 30_000)
         assert (generator.height, generator.width, generator.base_model) == (768, 768, SDXL_BASE_ID)
     assert (recipe.synthesis.text2mask_steps, recipe.synthesis.mask2img_steps) == (200, 40)
-    plans = plan_recipe(recipe, LabelSet.builtin(name.split("_")[0]), processes=8, measure=False)
-    assert [plan.name for plan in plans] == ["text2mask", "mask2img", "segmenter"]
-    assert plans[2].samples_per_step == 16
-    assert plans[2].parameters["backbone"] == 23_508_032  # ResNet-50 without its classifier
-    assert all("total" in plan.to_text() for plan in plans)
+    plan = plan_recipe(recipe, LabelSet.builtin(name.split("_")[0]), processes=8, measure=False)
+    stages = {stage.name: stage for stage in plan.stages}
+    assert [stage for stage in stages if stage in ("text2mask", "mask2img")] == trainings
+    assert stages["segmenter"].samples_per_step == 16
+    assert stages["segmenter"].parameters["backbone"] == 23_508_032  # ResNet-50 without its classifier
 
 
 @pytest.mark.parametrize(
@@ -73,9 +88,9 @@ def test_the_full_size_recipes_hold_the_papers_settings_and_plan(name):
     ],
 )
 def test_the_published_segmenters_have_their_published_sizes(model, backbone, total):
-    plan = plan_segmenter(SegmenterConfig(model=model), LabelSet.builtin("ade20k"))
+    plan = plan_segmenter(SegmenterConfig(model=model), LabelSet.builtin("ade20k"), measure=False)
     assert plan.parameters["backbone"] == backbone
-    assert plan.trained == pytest.approx(total, rel=5e-3)
+    assert sum(plan.parameters.values()) == pytest.approx(total, rel=5e-3)
     assert plan.shapes["mask logits"] == (16, 100, 128, 128)
 
 
@@ -94,31 +109,22 @@ def test_every_built_in_recipe_is_read(name):
 def test_the_plan_of_a_local_base_is_that_of_its_training(miniature_dir, scene_records, tmp_path):
     config = Mask2ImgConfig(base_model=str(miniature_dir), height=32, width=32, train_batch_size=2)
     plan = plan_mask2img(config)
-    task, _ = build("mask2img", miniature_dir, tmp_path, scene_records)
+    task = Mask2ImgTask.from_config(
+        dataclasses.replace(config, output_dir=str(tmp_path)), scene_records, labels_of(scene_records)
+    )
     assert plan.trained == sum(p.numel() for p in task.trainable.parameters())
     task.to(torch.device("cpu"), torch.float32)
-    batch = task.collate([task.sample(i, __import__("numpy").random.default_rng(i), 0) for i in range(2)])
+    batch = task.collate([task.sample(i, np.random.default_rng(i), 0) for i in range(2)])
     assert tuple(batch["latents"].shape) == plan.shapes["latents"]
     assert tuple(batch["prompt_embeds"].shape) == plan.shapes["caption embeddings"]
     assert tuple(batch["condition"].shape) == plan.shapes["condition"]
-
-
-def test_activations_on_meta_are_those_that_a_real_forward_keeps():
-    def model():
-        return torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
-
-    with torch.device("meta"):
-        module = model()
-    size = measure_activations(lambda: module(torch.empty(8, 16, device="meta")), [module], checkpointing=False)
-    # The input, the output of ReLU (kept by ReLU and by the second layer, counted once).
-    assert size == 4 * 8 * (16 + 32)
 
 
 @pytest.mark.parametrize("kind", [Text2MaskConfig, Mask2ImgConfig])
 def test_gradient_checkpointing_keeps_less(miniature_dir, kind):
     plan = plan_text2mask if kind is Text2MaskConfig else plan_mask2img
     sizes = [
-        plan(kind(base_model=str(miniature_dir), height=64, width=64, gradient_checkpointing=on)).total_bytes
+        sum(plan(kind(base_model=str(miniature_dir), height=64, width=64, gradient_checkpointing=on)).memory.values())
         for on in (False, True)
     ]
     assert sizes[1] < sizes[0]
@@ -160,11 +166,25 @@ def test_a_wrong_controlnet_is_refused(miniature_dir, tmp_path):
         )
 
 
+# What an H200 showed: SDXL's configuration with random weights, 768 pixels, batch 4, bf16, gradient checkpointing; the
+# peaks of torch's allocator (torch 2.11, diffusers 0.42.1). The LoRA's was that of encoding the data, with the U-Net,
+# which now comes later, on the card.
 @pytest.mark.slow
-def test_activations_of_sdxl_are_plausible():
-    plan = plan_text2mask(Text2MaskConfig(**SDXL))
-    activations = next(size for name, size in plan.memory.items() if name.startswith("activations"))
-    assert 5 * 2**30 < activations < 12 * 2**30
+@pytest.mark.parametrize(
+    ("plan", "config", "seen"),
+    [
+        (plan_text2mask, Text2MaskConfig(**FULL, ema_decay=0.9999), 49.0),
+        (plan_text2mask, Text2MaskConfig(**FULL, ema_decay=0.9999, lora_rank=32), 10.2),
+        (plan_mask2img, Mask2ImgConfig(**FULL), 24.9),
+    ],
+)
+def test_the_planned_memory_of_sdxl_is_what_a_card_showed(plan, config, seen):
+    planned = plan(config)
+    peak = planned.peak
+    if config.lora_rank:
+        peak = planned.phases["encodes the data"] + planned.waiting["encodes the data"]
+    assert peak / GIB == pytest.approx(seen, rel=0.1)
+    assert planned.flops == pytest.approx(14e12 if not config.lora_rank else 10.4e12, rel=0.05)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])

@@ -1,0 +1,53 @@
+"""Cards: their memory and rates as published, and what share of a rate the stages reached where it was measured."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card as its maker describes it.
+
+    memory (GiB that programs can have), half and single (dense TFLOP/s: fp16 and bf16 on tensor cores with sums in
+    float32, and float32 without tensor cores), and where that stands.
+    """
+
+    memory: float
+    half: float
+    single: float
+    source: str
+
+    def rate(self, precision: str) -> float:
+        """FLOP/s as published for no, fp16 or bf16."""
+        return 1e12 * (self.single if precision == "no" else self.half)
+
+
+GPUS = {
+    "rtx3060": Gpu(12.0, 25.6, 12.7, "NVIDIA Ampere GA102 architecture whitepaper, by its tensor rate an SM"),
+    "t4": Gpu(15.0, 65.0, 8.1, "NVIDIA T4 datasheet"),
+    "rtx4080": Gpu(16.0, 97.5, 48.7, "NVIDIA Ada GPU architecture whitepaper"),
+    "rtx3090": Gpu(24.0, 71.0, 35.6, "NVIDIA Ampere GA102 architecture whitepaper"),
+    "rtx4090": Gpu(24.0, 165.2, 82.6, "NVIDIA Ada GPU architecture whitepaper"),
+    "l4": Gpu(22.5, 121.0, 30.3, "NVIDIA L4 datasheet, without sparsity"),
+    "a10": Gpu(22.5, 125.0, 31.2, "NVIDIA A10 datasheet"),
+    "rtx5090": Gpu(32.0, 209.5, 104.8, "NVIDIA RTX Blackwell GPU architecture whitepaper"),
+    "rtxa6000": Gpu(48.0, 154.8, 38.7, "NVIDIA RTX A6000 datasheet, without sparsity"),
+    "l40s": Gpu(45.0, 362.0, 91.6, "NVIDIA L40S datasheet, without sparsity"),
+    "a100-40gb": Gpu(40.0, 312.0, 19.5, "NVIDIA A100 datasheet"),
+    "a100-80gb": Gpu(80.0, 312.0, 19.5, "NVIDIA A100 datasheet"),
+    "h100": Gpu(79.6, 989.0, 67.0, "NVIDIA H100 datasheet, SXM, without sparsity"),
+    "h200": Gpu(139.8, 989.0, 67.0, "NVIDIA H200 datasheet, SXM, without sparsity"),
+}
+SPARE = 0.1  # of a card's memory that stays free: the CUDA context, fragmentation, and what no plan knows
+
+# Share of a card's published rate that each stage reached: operations by this plan, samples a second as measured on
+# one H200 on 2026-11-26 (SDXL's configuration with random weights at 768 pixels, batch 4; ResNet-50, crop 512, batch
+# 16, float32; ImgSyn in batches of 8). Smaller cards usually reach a larger share of their smaller rates.
+EFFICIENCY = {"text2mask": 0.07, "mask2img": 0.07, "segmenter": 0.12, "synthesize": 0.18, "evaluate": 0.12}
+LORA_EFFICIENCY = 0.04
+
+
+def efficiency(stage) -> float:
+    """Share of a card's published rate that a stage of this kind reaches."""
+    if stage.kind == "text2mask" and "lora" in stage.parameters:
+        return LORA_EFFICIENCY
+    return EFFICIENCY[stage.kind]

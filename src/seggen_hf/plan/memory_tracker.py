@@ -1,0 +1,60 @@
+"""Bytes that tensors hold and floating point operations that they cost, counted while a step runs on meta."""
+
+import weakref
+from collections.abc import Iterable
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+_BLOCK = 512  # bytes; torch's allocator on CUDA hands out multiples
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Within the block every storage on `device` counts from its first appearance until the last tensor on it is gone.
+
+    Attributes:
+        now, peak (`int`): bytes held, and the most there ever were.
+        flops (`int`): of matrix products and convolutions, a multiplication with its addition as two.
+    """
+
+    def __init__(self, device: str = "meta"):
+        super().__init__()
+        self.device = device
+        self.now, self.peak, self.flops = 0, 0, 0
+        self._held: dict[int, tuple[int, weakref.ref]] = {}
+
+    def hold(self, tensors: Iterable[torch.Tensor]) -> int:
+        """Count what is there before the block; returns the bytes that were new."""
+        before = self.now
+        for tensor in tensors:
+            self._see(tensor)
+        return self.now - before
+
+    def restart_peak(self) -> None:
+        """A new high-water mark from here."""
+        self.peak = self.now
+
+    def _see(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._held:
+            return
+        size = -(-storage.nbytes() // _BLOCK) * _BLOCK
+        self._held[key] = (size, weakref.ref(storage, lambda _: self._let_go(key)))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _let_go(self, key: int) -> None:
+        self.now -= self._held.pop(key)[0]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.flops += formula(*args, **kwargs, out_val=output)
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == self.device:
+                self._see(tensor)
+        return output

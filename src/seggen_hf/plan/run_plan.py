@@ -1,0 +1,190 @@
+"""The plan of a whole run: its stages, what they sum up to, and which cards it fits."""
+
+import os
+from dataclasses import dataclass, field
+
+from ..arms import list_folders
+from ..labels import LabelSet
+from ..recipe import Recipe
+from .generators import plan_mask2img, plan_text2mask
+from .gpus import GPUS, SPARE, Gpu, efficiency
+from .segmenter import plan_evaluation, plan_segmenter
+from .stage_plan import GIB, StagePlan
+from .synthesis import plan_synthesis
+
+# Real training records of public data sets, by the name of their labels: told where the data is not at hand.
+PUBLISHED_RECORDS = {"ade20k": 20_210, "coco": 118_287}
+
+
+@dataclass
+class RunPlan:
+    """Stages in the order of a run, each with how often it runs (a segmenter for every arm and seed)."""
+
+    recipe: str
+    processes: int
+    stages: list[StagePlan]
+    times: list[int]
+    num_records: int | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def peak(self) -> int:
+        """Bytes of a card's memory that the hungriest stage takes."""
+        return max(stage.peak for stage in self.stages)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the run folder when all is finished and nothing was removed."""
+        return sum(sum(stage.disk.values()) * times for stage, times in zip(self.stages, self.times, strict=True))
+
+    @property
+    def push(self) -> int:
+        """Bytes that `seggen push` sends: one of each artefact."""
+        return sum(stage.push for stage in self.stages)
+
+    def seconds(self, stage: StagePlan, gpu: Gpu) -> float:
+        """Of one run of `stage` on `processes` cards; 0 where operations or samples are not known."""
+        speed = efficiency(stage) * gpu.rate(stage.precision) * self.processes
+        return stage.samples * stage.flops / speed
+
+    def hours(self, gpu: Gpu) -> float:
+        """Of all stages, one after the other."""
+        pairs = zip(self.stages, self.times, strict=True)
+        return sum(self.seconds(stage, gpu) * times for stage, times in pairs) / 3600
+
+    def fits(self, memory: float) -> bool:
+        """Whether every stage leaves a tenth of `memory` (GiB) free."""
+        return self.peak <= (1 - SPARE) * memory * GIB
+
+    def to_dict(self, gpus: dict[str, Gpu]) -> dict:
+        """JSON values."""
+        stages = []
+        for stage, times in zip(self.stages, self.times, strict=True):
+            rates = {
+                name: {
+                    "samples_per_second": _rate(stage, self.seconds(stage, gpu)),
+                    "hours": self.seconds(stage, gpu) * times / 3600,
+                }
+                for name, gpu in gpus.items()
+            }
+            stages.append(stage.to_dict() | {"times": times, "gpus": rates})
+        whole = {
+            name: {
+                "fits": self.fits(gpu.memory),
+                "hours": self.hours(gpu),
+                "memory_gib": gpu.memory,
+                "source": gpu.source,
+            }
+            for name, gpu in gpus.items()
+        }
+        facts = {name: getattr(self, name) for name in ("recipe", "processes", "num_records", "notes")}
+        return facts | {"peak": self.peak, "disk": self.disk, "push": self.push, "gpus": whole, "stages": stages}
+
+    def to_text(self, gpus: dict[str, Gpu]) -> str:
+        """The stages, then a table of them, then a line a card."""
+        lines = ["\n\n".join(stage.to_text() for stage in self.stages), "", *self._table(gpus), ""]
+        lines += [
+            f"disk {self.disk / 1e9:,.1f} GB in all; a push sends {self.push / 1e9:,.1f} GB",
+            *self.notes,
+            *(self.verdict(name, gpu) for name, gpu in gpus.items()),
+        ]
+        return "\n".join(lines)
+
+    def verdict(self, name: str, gpu: Gpu) -> str:
+        """One line: whether the run fits the card, and how long it takes there."""
+        hungriest = max(self.stages, key=lambda stage: stage.peak)
+        needs = f"peak {self.peak / GIB:.1f} of {gpu.memory:g} GiB ({hungriest.name})"
+        if self.fits(gpu.memory):
+            cards = f"{self.processes} x {name}" if self.processes > 1 else name
+            return f"{cards}: fits, {needs}; about {_told_hours(self.hours(gpu))}"
+        tight = self.peak <= gpu.memory * GIB
+        return f"{name}: {'too tight' if tight else 'does not fit'}, {needs}"
+
+    def _table(self, gpus: dict[str, Gpu]) -> list[str]:
+        rows = [["stage", "times", "samples", "peak GiB", "disk GB", *(f"{name}: samples/s, hours" for name in gpus)]]
+        for stage, times in zip(self.stages, self.times, strict=True):
+            cells = [stage.name, str(times), f"{stage.samples:,}" if stage.samples else "?", f"{stage.peak / GIB:.1f}"]
+            cells.append(f"{sum(stage.disk.values()) * times / 1e9:.1f}")
+            for gpu in gpus.values():
+                seconds = self.seconds(stage, gpu)
+                rate = _rate(stage, seconds)
+                cells.append(f"{rate:.3g}, {seconds * times / 3600:,.1f}" if rate else "?")
+            rows.append(cells)
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _rate(stage: StagePlan, seconds: float) -> float | None:
+    return stage.samples / seconds if seconds else None
+
+
+def _told_hours(hours: float) -> str:
+    if hours < 1:
+        return f"{max(1, round(hours * 60))} minutes"
+    return f"{hours:,.0f} hours" if hours < 72 else f"{hours / 24:,.0f} days"
+
+
+def plan_recipe(
+    recipe: Recipe,
+    labels: LabelSet,
+    num_records: int | None = None,
+    processes: int = 1,
+    measure: bool = True,
+    num_tests: int = 0,
+) -> RunPlan:
+    """What every stage of a run of `recipe` takes.
+
+    Args:
+        num_records: of the real training data; those of ADE20K and COCO are known if it is not given.
+        processes: of each training and synthesis, a card each.
+        measure: see `plan_text2mask`.
+        num_tests: test images, of all test splits together.
+
+    Raises: `ValueError` naming the section that is wrong.
+    """
+    notes = []
+    if num_records is None and (num_records := PUBLISHED_RECORDS.get(recipe.data.labels)):
+        notes.append(f"the data was not read: planned with {num_records:,} records, as {recipe.data.labels} has")
+    folders = list_folders(recipe)
+    segmenters = sum(name.startswith("segmenter-") for name in folders)
+    stages: list[tuple[StagePlan, int]] = []
+    task = recipe.data.task
+    for section, is_run, plan in (
+        ("text2mask", "text2mask" in folders,
+            lambda: [plan_text2mask(recipe.text2mask, num_records, processes, measure)]),
+        ("mask2img", "mask2img" in folders,
+            lambda: [plan_mask2img(recipe.mask2img, num_records, processes, measure, labels.num_labels)]),
+        ("synthesis", "synthetic" in folders,
+            lambda: plan_synthesis(recipe, labels.num_labels, num_records, measure)),
+        ("segmenter", True, lambda: [plan_segmenter(recipe.segmenter, labels, processes, task, measure)]),
+        ("evaluation", True,
+            lambda: [plan_evaluation(recipe.segmenter, recipe.evaluation, labels, num_tests, measure)]),
+    ):  # fmt: skip
+        if not is_run:
+            continue
+        try:
+            times = segmenters if section in ("segmenter", "evaluation") else 1
+            stages += [(stage, times) for stage in plan()]
+        except ValueError as error:
+            raise ValueError(f"{recipe.name}, section {section}: {error}") from None
+    if recipe.caption.captioner != "template":
+        notes.append(f"captions of {recipe.caption.captioner} are not planned: its configuration is not known here")
+    return RunPlan(recipe.name, processes, [s for s, _ in stages], [t for _, t in stages], num_records, notes)
+
+
+def choose_gpus(names: list[str] | None = None) -> dict[str, Gpu]:
+    """The cards named; without a name the one at hand, else one of each usual size.
+
+    Raises: `ValueError` for a card that is not known.
+    """
+    if names:
+        unknown = [name for name in names if name not in GPUS]
+        if unknown:
+            raise ValueError(f"There is no card {unknown[0]!r} here; there are {', '.join(GPUS)}.")
+        return {name: GPUS[name] for name in names}
+    return {name: GPUS[name] for name in ("rtx3060", "rtx4090", "l40s", "h100", "h200")}
+
+
+def processes_at_hand() -> int:
+    """Of the launch that this is part of."""
+    return int(os.environ.get("WORLD_SIZE", 1))

@@ -1,0 +1,160 @@
+"""What the segmenter's training and its scoring take."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import Mask2FormerForUniversalSegmentation
+
+from .. import segmentation_loss
+from ..config import EvaluationConfig, SegmenterConfig
+from ..inference import SIZE_DIVISOR
+from ..labels import LabelSet
+from ..segmentation_loss import PointTargets, count_points
+from ..segmenter_configs import hub_config
+from ..segmenter_layers import adapt_layers, enable_checkpointing
+from ..segmenters import find_config, freeze_batch_norm
+from ..trainers.segmenter import freeze_unused, seed_drop_path
+from .base_modules import count
+from .simulate import cost_of_inference, cost_of_training, empty
+from .stage_plan import StagePlan
+from .training_memory import checkpoint_disk, training_memory
+
+ASPECT = 4 / 3  # of a test image
+
+
+def build(config: SegmenterConfig, labels: LabelSet) -> Mask2FormerForUniversalSegmentation:
+    """The segmenter on the meta device."""
+    known = hub_config(config.model)
+    settings, has_weights = (known, True) if known else find_config(config.model, config.model_revision)
+    settings.id2label, settings.label2id = labels.id2label, labels.label2id
+    settings.num_queries = config.num_queries or settings.num_queries
+    settings.use_auxiliary_loss = True
+    with torch.device("meta"):
+        model = Mask2FormerForUniversalSegmentation(settings).to("meta")
+    if has_weights or config.backbone_model is not None:
+        freeze_batch_norm(model)
+    adapt_layers(model)
+    seed_drop_path(model)
+    freeze_unused(model)
+    return model.train()
+
+
+def plan_segmenter(
+    config: SegmenterConfig, labels: LabelSet, processes: int = 1, task: str = "semantic", measure: bool = True
+) -> StagePlan:
+    """The segmenter's training.
+
+    Args:
+        task (`str`): semantic: an image has a mask a label at most; otherwise one a query at most. Both are planned
+            with as many as there can be.
+        processes, measure: see `plan_text2mask`.
+
+    Raises: `ValueError` for what the training would refuse.
+    """
+    model = build(config, labels)
+    if config.gradient_checkpointing:
+        enable_checkpointing(model)
+    trained, batch = count(model, trained=True), config.train_batch_size
+    quarter = (-(-config.crop_height // 4), -(-config.crop_width // 4))
+    queries = model.config.num_queries
+    masks = labels.num_labels if task == "semantic" else queries
+    notes = [f"planned with {masks} masks an image, as many as there can be"]
+    cost = None
+    if measure:
+
+        def loss():
+            images = empty(batch, 3, config.crop_height, config.crop_width)
+            outputs = model(pixel_values=images, output_auxiliary_logits=True)
+            targets = _targets(model.config, batch, masks)
+            return segmentation_loss.segmentation_loss(outputs, targets, model.config)[0]
+
+        with assumed_matching():
+            cost = cost_of_training([model], loss, config.mixed_precision, config.gradient_accumulation_steps > 1)
+    if config.crop_height % SIZE_DIVISOR or config.crop_width % SIZE_DIVISOR:
+        notes.append(f"the crop is no multiple of {SIZE_DIVISOR}: inference pads to one, training does not")
+    samples_per_step = batch * config.gradient_accumulation_steps * processes
+    return StagePlan(
+        name="segmenter",
+        kind="segmenter",
+        parameters={
+            "backbone": count(model.model.pixel_level_module.encoder),
+            "pixel decoder": count(model.model.pixel_level_module.decoder),
+            "transformer": count(model.model.transformer_module),
+            "class head": count(model.class_predictor),
+        },
+        precision=config.mixed_precision,
+        trained=trained,
+        shapes={
+            "pixel values": (batch, 3, config.crop_height, config.crop_width),
+            "class logits": (batch, queries, labels.num_labels + 1),
+            "mask logits": (batch, queries, *quarter),
+        },
+        steps=config.max_train_steps,
+        samples_per_step=samples_per_step,
+        samples=config.max_train_steps * samples_per_step,
+        flops=cost.flops / batch if cost else 0.0,
+        step_flops=cost.flops * config.gradient_accumulation_steps if cost else 0.0,
+        memory=training_memory(config, trained, count(model) - trained, cost, processes),
+        disk=checkpoint_disk(config, trained) | {"segmenter (float32)": 4 * count(model)},
+        push=4 * count(model),
+        notes=notes,
+    )
+
+
+def plan_evaluation(
+    config: SegmenterConfig, evaluation: EvaluationConfig, labels: LabelSet, num_images: int = 0, measure: bool = True
+) -> StagePlan:
+    """Scoring one segmenter on `num_images` test images of aspect 4:3, their short side resized."""
+    model = build(config, labels).eval()
+    short = config.inference_size or min(config.crop_height, config.crop_width)
+    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in (short, round(short * ASPECT)))
+    batch = evaluation.eval_batch_size
+
+    def run():
+        outputs = model(pixel_values=empty(batch, 3, height, width))
+        # One image at a time at its own size: the masks of all queries, and their sum over the labels.
+        torch.nn.functional.interpolate(outputs.masks_queries_logits[:1], size=(height, width), mode="bilinear")
+        empty(labels.num_labels, height, width)
+
+    cost = cost_of_inference([model], run) if measure else None
+    memory = {"weights (4 bytes each)": 4 * count(model)}
+    return StagePlan(
+        name="evaluate",
+        kind="evaluate",
+        parameters={"segmenter": count(model)},
+        shapes={"pixel values": (batch, 3, height, width)},
+        samples=num_images,
+        flops=cost.flops / batch if cost else 0.0,
+        step_flops=cost.flops if cost else 0.0,
+        memory=memory | ({f"activations of {batch} images": cost.activations} if cost else {}),
+    )
+
+
+def _targets(config, batch: int, masks: int) -> PointTargets:
+    """What the loss reads of a batch whose images have `masks` masks each."""
+    points = sum(count_points(config))
+    return PointTargets(
+        centers=empty(batch, points, 2),
+        labels=empty(batch, masks, points, dtype=torch.bool),
+        class_labels=empty(batch, masks, dtype=torch.int64),
+        is_labelled=empty(batch, dtype=torch.bool),
+        num_masks=[masks] * batch,
+    )
+
+
+@contextmanager
+def assumed_matching() -> Iterator[None]:
+    """Within the block the loss matches without looking at costs: as many masks as there are queries for."""
+    match = segmentation_loss.match
+
+    def assume(cost, num_masks):
+        layers, _, queries, _ = cost.shape
+        matches = sum(min(number, queries) for number in num_masks)
+        return empty(matches, dtype=torch.int64), *(empty(layers, matches, dtype=torch.int64) for _ in range(2))
+
+    segmentation_loss.match = assume
+    try:
+        yield
+    finally:
+        segmentation_loss.match = match

@@ -1,0 +1,79 @@
+"""A step on the meta device against the same step with real tensors."""
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from seggen_hf.plan.memory_tracker import MemoryTracker
+from seggen_hf.plan.meta_mode import MetaMode
+from seggen_hf.plan.simulate import cost_of_inference, cost_of_training, empty
+
+
+def layers(device):
+    with torch.device(device):
+        return torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64))
+
+
+def test_the_tracker_counts_what_autograd_keeps():
+    module = layers("meta")
+    cost = cost_of_training([module], lambda: module(empty(128, 256)).sum(), "no")
+    weights = 4 * sum(p.numel() for p in module.parameters())
+    assert cost.weights == pytest.approx(weights, abs=4 * 512) and cost.gradients == weights
+    # 2 operations a multiplication: forward, and backward for weights twice and inputs once (the first has none).
+    assert cost.flops == 2 * 128 * (256 * 512 + 512 * 64) * 2 + 2 * 128 * 512 * 64
+    assert cost.activations >= 4 * 128 * 512  # what ReLU keeps
+
+
+def test_inference_keeps_no_layer_but_the_last():
+    module = layers("meta")
+    assert cost_of_inference([module], lambda: module(empty(128, 256))).activations < 4 * 128 * (256 + 2 * 512 + 64)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_unets_step_takes_on_meta_what_it_takes_in_memory(miniature_dir, checkpointing):
+    """To a twentieth: the same count of bytes, over a real forward and backward pass on the CPU."""
+    config = UNet2DConditionModel.load_config(miniature_dir, subfolder="unet")
+    tokens, pooled = config["cross_attention_dim"], 16
+
+    def peak(device):
+        with torch.device(device):
+            unet = UNet2DConditionModel.from_config(config).train()
+            if checkpointing:
+                unet.enable_gradient_checkpointing()
+            shapes = (4, 4, 32, 32), (4, 32, tokens), (4, pooled), (4, 6)
+            noisy, embeds, texts, ids = (torch.zeros(shape) for shape in shapes)
+            steps = torch.zeros(4, dtype=torch.long)
+
+        def loss():
+            added = {"text_embeds": texts, "time_ids": ids}
+            return unet(noisy, steps, embeds, added_cond_kwargs=added).sample.square().mean()
+
+        if device == "meta":
+            return cost_of_training([unet], loss, "no").peak
+        tracker = MemoryTracker(device)
+        tracker.hold(unet.parameters())
+        with tracker:
+            loss().backward()
+        return tracker.peak
+
+    assert peak("meta") == pytest.approx(peak("cpu"), rel=0.05)
+
+
+def test_autocast_casts_what_cuda_casts():
+    module = torch.nn.Linear(8, 8, device="meta")
+    mode = MetaMode(torch.bfloat16)
+    with mode.forward():
+        product = module(empty(2, 8))
+        assert product.dtype == torch.bfloat16
+        for function in (
+            lambda x: torch.nn.functional.layer_norm(x, (8,)),
+            lambda x: x.softmax(-1),
+            lambda x: torch.nn.functional.group_norm(x[None], 2),
+            lambda x: x.sum(),
+        ):
+            assert function(product).dtype == torch.float32
+        assert torch.nn.functional.silu(product).dtype == torch.bfloat16  # takes what it gets
+        with torch.autocast("meta", enabled=False):
+            assert module(empty(2, 8)).dtype == torch.float32
+    mode.backward(product.float().sum())
+    assert module.weight.grad.dtype == torch.float32
