@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from ..config import TrainingConfig, save_config
+from ..folders import TRAINING, claim_folder
 from ..markers import HOW_ONLY
 from .checkpoints import (
     TrainingState,
@@ -205,7 +206,8 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; the last whole checkpoint stays as it is.
-        ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step.
+        ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step; or the
+            folder holds what is no training's.
     """
     accelerator = accelerator or build_accelerator(config)
     try:
@@ -218,6 +220,7 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
 
 def _train(task: Task, config: TrainingConfig, accelerator: Accelerator) -> Run:
     folder = Path(config.output_dir)
+    claim_folder(folder, TRAINING, accelerator.is_main_process)
     checkpoints = folder / "checkpoints"
     fingerprint = describe_training(task, config, accelerator.num_processes)
     if not config.resume:
@@ -257,7 +260,6 @@ def _train(task: Task, config: TrainingConfig, accelerator: Accelerator) -> Run:
         logger.info("Continuing at step %d of %s", state.step, folder)
     state.fingerprint = fingerprint
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         save_config(config, folder)
         if config.report_to != "none":
             accelerator.init_trackers("seggen_hf", config={k: str(v) for k, v in vars(config).items()})
