@@ -58,7 +58,8 @@ def _read_labels(data: DataConfig) -> LabelSet:
         return scene_labels()
     columns = (data.image_column, data.mask_column)
     more = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
-    return open_source(data.dataset_name, data.train_split, *columns, zero_is_void=data.zero_is_void, **more).labels
+    more |= {"zero_is_void": data.zero_is_void, "media_roots": data.media_roots}
+    return open_source(data.dataset_name, data.train_split, *columns, **more).labels
 
 
 def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:

@@ -49,6 +49,14 @@ READING = {
     ),
     "config_name": (str | None, typer.Option("--config-name", help="Config of a Hub data set with several.")),
     "revision": (str | None, typer.Option("--revision", help="Commit, tag or branch of a Hub data set.")),
+    "media_roots": (
+        list[str] | None,
+        typer.Option(
+            "--media-roots",
+            "--media_roots",
+            help="Folder beside the source that its files may lie in (links, COCO's file_name). Repeat it for more.",
+        ),
+    ),
 }
 
 
