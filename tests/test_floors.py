@@ -22,6 +22,7 @@ FOLDERS = {
 FILE_FLOORS = {
     "config": 1,
     "digests": 1,
+    "folders": 1,
     "labels": 1,
     "recipe": 1,
     "segmenter_configs": 1,

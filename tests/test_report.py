@@ -289,6 +289,11 @@ def test_what_is_published_names_no_folder_of_the_machine(value, published):
 def test_a_published_command_names_no_folder_of_the_machine():
     typed = "seggen run '/home/ada/my recipes/x.yaml' --set 'data.dataset_name=/home/ada/my data/street' --out=../../y"
     assert public_command(typed) == "seggen run x.yaml --set data.dataset_name=street --out=y"
+    listed = (
+        "seggen run x.yaml --set 'data.media_roots=[/srv/ada/disk, \"~/more\"]' --set 'evaluation.arms=[real,imgsyn]'"
+    )
+    told = "seggen run x.yaml --set 'data.media_roots=[disk, more]' --set 'evaluation.arms=[real,imgsyn]'"
+    assert public_command(listed) == told
     assert public_command("seggen run ada/x --out runs/x") == "seggen run ada/x --out runs/x"
 
 

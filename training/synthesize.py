@@ -19,6 +19,7 @@ from seggen_hf.config import CaptionConfig, DataConfig, SynthesisConfig, parse_o
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources import load_split
+from seggen_hf.folders import SYNTHESIS, check_folder
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from seggen_hf.synthesis import synthesize
 from seggen_hf.synthesis.generators import open_pipeline
@@ -30,6 +31,7 @@ def run(data: DataConfig, caption: CaptionConfig, config: SynthesisConfig) -> No
         raise ValueError("--mask2img_model is missing; name the folder or Hub id of a trained Mask2Img pipeline.")
     if config.masksyn_variants and not config.text2mask_model:
         raise ValueError("--text2mask_model is missing; name a trained Text2Mask, or set --masksyn_variants 0.")
+    check_folder(config.output_dir, SYNTHESIS)
     # While one process converts the records, the others wait.
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)])
     with accelerator.main_process_first():  # the others find the converted records in the cache

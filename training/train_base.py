@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
 from seggen_hf.cards import write_base_card
 from seggen_hf.data.scenes import scene_records
+from seggen_hf.folders import BASE, claim_folder
 from seggen_hf.roundtrip import roundtrip_report
 from seggen_hf.trainers.base import BaseConfig, BaseTask, DecoderTask, draw_prior, draw_samples
 from seggen_hf.trainers.checkpoints import list_checkpoints
@@ -90,6 +91,10 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     output = arguments.output_dir
+    try:
+        claim_folder(output, BASE)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     earlier = None
     if arguments.warm_start:
         earlier = StableDiffusionXLPipeline.from_pretrained(

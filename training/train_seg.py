@@ -21,6 +21,7 @@ from seggen_hf.data.schema import labels_of, write_json
 from seggen_hf.data.sources import SCENES, open_source
 from seggen_hf.data.streamed import read_split
 from seggen_hf.evaluation import evaluate_segmenter
+from seggen_hf.folders import TRAINING, claim_folder
 from seggen_hf.labels import LabelSet
 from seggen_hf.segmenters import load_segmenter
 from seggen_hf.synthesis import load_synthetic, stream_synthetic
@@ -57,11 +58,13 @@ def _read_labels(data: DataConfig) -> LabelSet:
         return scene_labels()
     columns = (data.image_column, data.mask_column)
     more = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
-    return open_source(data.dataset_name, data.train_split, *columns, zero_is_void=data.zero_is_void, **more).labels
+    more |= {"zero_is_void": data.zero_is_void, "media_roots": data.media_roots}
+    return open_source(data.dataset_name, data.train_split, *columns, **more).labels
 
 
 def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
     accelerator = build_accelerator(config)
+    claim_folder(config.output_dir, TRAINING, accelerator.is_main_process)  # before anything is read
     if warning := config.batch_warning(accelerator.num_processes):
         accelerator.print(f"warning: {warning}")
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read

@@ -49,6 +49,14 @@ READING = {
     ),
     "config_name": (str | None, typer.Option("--config-name", help="Config of a Hub data set with several.")),
     "revision": (str | None, typer.Option("--revision", help="Commit, tag or branch of a Hub data set.")),
+    "media_roots": (
+        list[str] | None,
+        typer.Option(
+            "--media-roots",
+            "--media_roots",
+            help="Folder beside the source that its files may lie in (links, COCO's file_name). Repeat it for more.",
+        ),
+    ),
 }
 
 
@@ -277,14 +285,15 @@ def caption(
     from .data.captions import add_captions
     from .data.schema import labels_of
     from .data.sources import load_records
+    from .folders import CAPTIONS, claim_folder
 
     config = CaptionConfig(
         captioner=captioner, caption_prompt=prompt, caption_batch_size=batch_size, recaption=recaption
     )
     if (out / "state.json").is_file():
         raise ValueError(f"{out} holds records already; name another folder.")
+    claim_folder(out, CAPTIONS)
     records = load_records(source, split, **reading)
-    out.mkdir(parents=True, exist_ok=True)
     captioned = add_captions(records, labels_of(records), config, progress_file=out / "progress.jsonl")
     save_dataset(captioned, out)
     (out / "progress.jsonl").unlink(missing_ok=True)
@@ -320,6 +329,9 @@ def synthesize(
         config = build(SynthesisConfig, values, "--set")
     except ValueError as error:
         raise WrongArguments(str(error)) from error
+    from .folders import SYNTHESIS, check_folder
+
+    check_folder(out, SYNTHESIS)
     quiet_libraries()
     from .data.sources import load_records
     from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
@@ -377,11 +389,13 @@ def filter(
         _run(str(run), [], None, only=["filter"])
         return
     quiet_libraries()
+    from .folders import FILTERED, check_folder
     from .runs import lock_run
     from .stages import filter_run
     from .synthesis.filter import read_summary
 
     folder = out or run / "filtered"
+    check_folder(folder, FILTERED)
     with lock_run(run):
         kept = filter_run(dataclasses.replace(recipe, filter=settings), run, folder)
     alignment = read_summary(folder)["mean_alignment"]
@@ -529,6 +543,10 @@ def demo(
         str, typer.Option("--host", help="Address to listen on; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option("--port", help="First free one from 7860 if not given.")] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="A proxy's name for the page, let in too. Repeat it for more."),
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     settings: Settings = None,
     debug: Debug = False,
@@ -560,10 +578,12 @@ def demo(
     except ModuleNotFoundError as error:
         raise ValueError(f"The demo needs {error.name}: pip install 'seggen_hf[demo]'") from error
     from .demo.models import load_models
+    from .folders import DECISIONS, check_folder
 
     check_address(host, port)
     out = out or (run or Path("runs")) / "demo"
-    serve(load_models(config, segmenter), out, host, port, caption, open_browser, _say)
+    check_folder(out, DECISIONS)
+    serve(load_models(config, segmenter), out, host, port, caption, open_browser, _say, allow_host or ())
 
 
 def _dumps(content) -> str:

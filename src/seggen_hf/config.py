@@ -53,6 +53,12 @@ class DataConfig:
     )
     dataset_config_name: str | None = field(default=None, metadata=_help("Config of a Hub data set with several."))
     dataset_revision: str | None = field(default=None, metadata=_help("Commit, tag or branch of a Hub data set."))
+    media_roots: list[str] = field(
+        default_factory=list,
+        metadata=_help(
+            "Folders beside the data set that its files may lie in; links and names that lead elsewhere are refused."
+        ),
+    )
     streaming: bool = field(
         default=False,
         metadata=_help("Read data sets on the Hub (real, synthetic) as needed; no shard is downloaded whole."),

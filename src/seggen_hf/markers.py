@@ -16,9 +16,10 @@ from pathlib import Path
 
 from .config import SECTIONS
 from .data.schema import write_json
+from .folders import STAGE_MARKERS
 from .provenance import library_versions
 
-DONE, STARTED = "stage.json", "stage.started.json"
+DONE, STARTED = STAGE_MARKERS
 
 # Settings that change how a stage runs but not what it makes: changing them leaves a finished stage as it is, and a
 # training that was begun continues.

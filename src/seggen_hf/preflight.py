@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,10 +32,9 @@ def check_run(recipe: Recipe, out: str | Path) -> dict:
 
     Raises: `ValueError`, one line: arms that the data cannot serve, a source that cannot be read, broken records,
         labels that differ between splits, test images that are trained on, colors that collide, absent models,
-        generators of another size than the data, a folder without write access.
+        generators of another size than the data.
     """
     check_arms(recipe)
-    check_writable(Path(out))
     _check_trainings(recipe)
     _check_models(recipe)
     data = recipe.data
@@ -139,17 +137,6 @@ def _check_trainings(recipe: Recipe) -> None:
                 f"{name} would be trained at {size[0]} x {size[1]}, but data.height and data.width, at which it "
                 f"draws, are {wanted[0]} x {wanted[1]}. Drop {name}.height and {name}.width."
             )
-
-
-def check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"The output folder {out} cannot be made: {error.strerror}. Name another with --out."
-        ) from error
-    if not os.access(out, os.W_OK):
-        raise ValueError(f"The output folder {out} cannot be written to. Name another with --out.")
 
 
 def _check_models(recipe: Recipe) -> None:

@@ -54,8 +54,17 @@ def public_command(text: str) -> str:
     tokens = []
     for token in shlex.split(text):
         name, equals, value = token.partition("=")
-        tokens.append(name + equals + public_value(value) if equals else public_value(token))
+        tokens.append(name + equals + _public_text(value) if equals else public_value(token))
     return shlex.join(tokens)
+
+
+def _public_text(text: str) -> str:
+    """A typed value, which may be a list in YAML."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return public_value(text)
+    parts = [part.strip().strip("\"'") for part in text[1:-1].split(",")]
+    published = [public_value(part) for part in parts]
+    return text if published == parts else f"[{', '.join(published)}]"
 
 
 def public_settings(settings: dict) -> dict:

@@ -15,6 +15,7 @@ from PIL import Image
 from .arms import ARMS, list_folders
 from .config import SECTIONS
 from .data.schema import labels_of, read_image, read_map
+from .folders import RUN, check_folder
 from .markers import read_marker
 from .pipelines import ColormapCodec
 from .provenance import join_versions, public_value
@@ -46,6 +47,7 @@ def write_report(run: str | Path) -> Path:
     run = Path(run)
     if not (run / "recipe.yaml").is_file():
         raise ValueError(f"{run} is no run folder: it has no recipe.yaml. `seggen run RECIPE --out {run}` makes one.")
+    check_folder(run, RUN)  # beside a recipe alone, report.md may be anybody's
     context = collect_facts(run)
     for name, escaped in (("report.md", False), ("report.html", True)):
         source = resources.files("seggen_hf").joinpath("templates", name).read_text(encoding="utf-8")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from .cards import write_cards
 from .data.schema import write_json
+from .folders import RUN, claim_folder
 from .markers import InputsChanged, SettingsChanged, check_stage, read_begun
-from .preflight import check_run, check_writable
+from .preflight import check_run
 from .provenance import public_command
 from .recipe import Recipe, save_recipe
 from .report import write_report
@@ -45,8 +46,9 @@ def lock_run(out: Path) -> Iterator[int]:
     """Keep other processes out of a run folder while the block runs; the system frees the lock of one that dies.
 
     Yields: the lock's file descriptor; a process that inherits it has the lock too.
-    Raises: `ValueError` that names the process which has it.
+    Raises: `ValueError` that names the process which has it, or what is in a folder that is no run's.
     """
+    claim_folder(out, RUN)
     path = Path(out) / "log" / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as lock:
@@ -189,7 +191,6 @@ def run_stages(
     Raises: see `lock_run` and `check_stages`, and what a stage raises; the run can then be called again.
     """
     out = Path(out)
-    check_writable(out)
     with lock_run(out) as lock:
         _run_stages(recipe, out, kinds, redo, command, say, lock)
 

@@ -264,12 +264,12 @@ def test_the_size_of_the_training_is_the_default(generator_dirs, scene_records, 
 def test_a_folder_of_something_else_is_not_overwritten(make, scene_records, tmp_path):
     (tmp_path / "labels.json").write_text("mine")
     one = scene_records.select([0])
-    with pytest.raises(ValueError, match="is no synthesis and holds labels.json"):
+    with pytest.raises(ValueError, match="holds labels.json, and was not begun as the folder of a synthesis"):
         make(tmp_path, one, imgsyn_variants=1, masksyn_variants=0)
     assert (tmp_path / "labels.json").read_text() == "mine"
     (tmp_path / "labels.json").unlink()
-    for name in ("stage.started.json", "manifest.json.tmp", ".gitkeep"):  # a run's, or of a call that was killed
-        (tmp_path / name).write_text("{}")
+    for name in (".seggen.json.tmp", ".gitkeep"):  # of a call that was killed at once, or nothing
+        (tmp_path / name).write_text("{")
     assert len(make(tmp_path, one, imgsyn_variants=1, masksyn_variants=0)) == 1
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from seggen_hf.data.checks import Source
 from seggen_hf.data.folder_source import LABEL_FILES, file_rows, list_images
 from seggen_hf.data.map_decoder import LabelFile, MapDecoder, label_file_of, read_label_file
+from seggen_hf.data.roots import Roots
 from seggen_hf.labels import LabelSet
 
 ARCHIVE_FOLDER = "ADEChallengeData2016"
@@ -33,7 +34,7 @@ def _part(folder: Path, split: str) -> str | None:
     return next((name for name in FOLDERS[split] if (folder / "annotations" / name).is_dir()), None)
 
 
-def read_ade20k(root: Path, split: str, labels: LabelFile | None = None) -> Source:
+def read_ade20k(root: Path, split: str, labels: LabelFile | None, roots: Roots) -> Source:
     """List the pairs of a split (train or val) with the 150 labels, or with `labels` in their order.
 
     Where a label file lies in the folder and no `labels` are given, the masks hold that file's ids.
@@ -48,6 +49,7 @@ def read_ade20k(root: Path, split: str, labels: LabelFile | None = None) -> Sour
     stems = sorted(set(images) & set(masks))
     own = [folder / name for name in LABEL_FILES if (folder / name).is_file()]
     if own and labels is None:
+        roots.check_file(own[0])
         labels = read_label_file(own[0])
         decoder = labels.decoder
     else:

@@ -14,6 +14,7 @@ from seggen_hf.data.checks import Source, fingerprint_of
 from seggen_hf.data.coco_source import YEAR, match_labels
 from seggen_hf.data.folder_source import file_rows
 from seggen_hf.data.map_decoder import LabelFile, MapDecoder, read_label_file
+from seggen_hf.data.roots import Roots
 from seggen_hf.data.schema import encode_panoptic, ignore_index_for, write_json
 
 BACKGROUND = "background"
@@ -27,7 +28,7 @@ def instance_splits(root: Path) -> list[str]:
     return sorted(_annotation_files(root))
 
 
-def read_coco_instances(root: Path, split: str, labels: LabelFile | None = None) -> Source:
+def read_coco_instances(root: Path, split: str, labels: LabelFile | None, roots: Roots) -> Source:
     """List the records of `split`. Categories become things 0..C-1 in the order of their ids, and what no annotation
     covers becomes the stuff label `background`, the last one (or the category of that name, which is stuff then).
 
@@ -35,6 +36,7 @@ def read_coco_instances(root: Path, split: str, labels: LabelFile | None = None)
     painted once, and kept in the cache of `datasets` as long as the JSON stays the same.
     """
     file = _annotation_files(root)[ALIASES.get(split, split.removesuffix(YEAR))]
+    roots.check_file(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         categories, images, annotations = content["categories"], content["images"], content["annotations"]
@@ -67,6 +69,7 @@ def read_coco_instances(root: Path, split: str, labels: LabelFile | None = None)
     ids[ignore_index_for(label_set.num_labels)] = ignore_index_for(label_set.num_labels)
     decoder = MapDecoder(label_set.num_labels, ids, panoptic=True, things=tuple(label_set.things))
     rows = file_rows(**columns)
+    roots.check_rows(rows.select_columns(["image", "image_id"]), f"{root} ({split})")  # the maps are in the cache
     return Source(
         "coco-instances", rows, label_set, decoder, listed["problems"], found.collisions, fingerprint_of(facts)
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from seggen_hf.data.checks import Source, fingerprint_of
 from seggen_hf.data.folder_source import file_rows
 from seggen_hf.data.map_decoder import LabelFile, MapDecoder, read_label_file
+from seggen_hf.data.roots import Roots
 from seggen_hf.data.schema import ignore_index_for
 from seggen_hf.labels import LabelSet
 
@@ -19,7 +20,7 @@ def coco_splits(root: Path) -> list[str]:
     return sorted(set(names) | ({"train"} if (root / SINGLE).is_file() else set()))
 
 
-def read_coco(root: Path, split: str, labels: LabelFile | None = None) -> Source:
+def read_coco(root: Path, split: str, labels: LabelFile | None, roots: Roots) -> Source:
     """List the records of `split` (`train2017` is `train`). Category ids become 0..C-1 in the order of the JSON's ids.
 
     The layouts read: panoptic_SPLIT.json + panoptic_SPLIT/ + images/SPLIT/; panoptic.json + panoptic/ + images/;
@@ -27,6 +28,7 @@ def read_coco(root: Path, split: str, labels: LabelFile | None = None) -> Source
     """
     split = split.removesuffix(YEAR)
     annotation_file = _annotation_file(root, split)
+    roots.check_file(annotation_file)
     try:
         content = json.loads(annotation_file.read_text(encoding="utf-8"))
         categories, images, annotations = content["categories"], content["images"], content["annotations"]

@@ -211,7 +211,7 @@ def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | No
 
 def check_output_dir(source: str | Path, output_dir: Path) -> None:
     """Refuse a folder for the clean copy that exists or lies in the source."""
-    if output_dir.exists():
+    if os.path.lexists(output_dir):  # a link that leads nowhere too
         raise ValueError(f"{output_dir} exists; name a new folder for the clean copy.")
     if Path(source).is_dir() and output_dir.resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{output_dir} lies in the source, which is never changed; name a folder beside it.")

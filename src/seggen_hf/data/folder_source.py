@@ -12,6 +12,7 @@ from datasets import Dataset, Features, Image, Value
 
 from seggen_hf.data.checks import Source
 from seggen_hf.data.map_decoder import LabelFile, read_label_file
+from seggen_hf.data.roots import Roots
 from seggen_hf.data.schema import SEGMENT
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -24,7 +25,7 @@ def folder_splits(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("*/images") if (path.parent / "masks").is_dir())
 
 
-def read_folder(root: Path, split: str, labels: LabelFile | None = None) -> Source:
+def read_folder(root: Path, split: str, labels: LabelFile | None, roots: Roots) -> Source:
     """List the pairs of `root/split`; a pair shares its name below images/ and masks/, but for the suffix."""
     folder = root / split
     images, image_problems = list_images(folder / "images")
@@ -36,8 +37,11 @@ def read_folder(root: Path, split: str, labels: LabelFile | None = None) -> Sour
     ]
     stems = sorted(set(images) & set(masks))
     if labels is None:
-        labels = read_label_file(find_label_file(root))
-    captions = _read_captions(folder / CAPTIONS_FILE, images) if (folder / CAPTIONS_FILE).is_file() else {}
+        labels = read_label_file(find_label_file(root, roots))
+    captions = {}
+    if (folder / CAPTIONS_FILE).is_file():
+        roots.check_file(folder / CAPTIONS_FILE)
+        captions = _read_captions(folder / CAPTIONS_FILE, images)
     rows = file_rows(
         image=[str(images[stem]) for stem in stems],
         segmentation_map=[str(masks[stem]) for stem in stems],
@@ -47,10 +51,11 @@ def read_folder(root: Path, split: str, labels: LabelFile | None = None) -> Sour
     return Source("folder", rows, labels.labels, labels.decoder, problems, labels.collisions)
 
 
-def find_label_file(root: Path) -> Path:
+def find_label_file(root: Path, roots: Roots) -> Path:
     """classes.json, labels.json or id2label.json of a folder."""
     for name in LABEL_FILES:
         if (root / name).is_file():
+            roots.check_file(root / name)
             return root / name
     raise ValueError(
         f"{root} has none of {', '.join(LABEL_FILES)}. Write classes.json: "

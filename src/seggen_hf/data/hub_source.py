@@ -24,6 +24,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from seggen_hf.data.checks import Source
 from seggen_hf.data.folder_source import LABEL_FILES
 from seggen_hf.data.map_decoder import LabelFile, label_file_of, read_label_file
+from seggen_hf.data.roots import Roots
 from seggen_hf.data.schema import labels_of
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
@@ -71,22 +72,28 @@ def dataset_splits(source: str, config_name: str | None = None, revision: str | 
 def read_dataset(
     source: str,
     split: str,
-    labels: LabelFile | None = None,
-    image_column: str | None = None,
-    mask_column: str | None = None,
-    config_name: str | None = None,
-    revision: str | None = None,
+    labels: LabelFile | None,
+    image_column: str | None,
+    mask_column: str | None,
+    config_name: str | None,
+    revision: str | None,
+    roots: Roots,
 ) -> Source:
     """Read a `datasets` source; columns are guessed where they are not named, pictures stay undecoded."""
     root = Path(source)
     if is_saved(root):
         dataset = load_from_disk(source)
         dataset = dataset[split] if isinstance(dataset, DatasetDict) else dataset
+        for file in dataset.cache_files:
+            roots.check_file(file["filename"])
     elif root.is_dir():
-        dataset = load_dataset("parquet", data_files={split: parquet_files(root)[split]}, split=split)
+        files = parquet_files(root)[split]
+        for file in files:
+            roots.check_file(file)
+        dataset = load_dataset("parquet", data_files={split: files}, split=split)
     else:
         dataset = load_dataset(source, config_name, split=split, revision=revision)
-    return rows_of(dataset, source, split, labels, image_column, mask_column, revision)
+    return rows_of(dataset, source, split, labels, image_column, mask_column, revision, roots)
 
 
 def rows_of(
@@ -97,15 +104,16 @@ def rows_of(
     image_column: str | None = None,
     mask_column: str | None = None,
     revision: str | None = None,
+    roots: Roots | None = None,
 ) -> Source:
-    """The `Source` of an open dataset; see `read_dataset`."""
+    """The `Source` of an open dataset; see `read_dataset`. `roots` are of one that was read from a file."""
     where = f"{source} ({split})"
     columns = columns_of(dataset.features, where, image_column, mask_column)
     if labels is None:
         labels = (
             label_file_of(labels_of(dataset))
             if has_labels(dataset)
-            else labels_for(dataset.features, source, revision, where)
+            else labels_for(dataset.features, source, revision, where, roots)
         )
     decoder = labels.decoder
     if columns["segmentation_map"] in PANOPTIC_COLUMNS:
@@ -174,11 +182,15 @@ def has_labels(dataset: Dataset) -> bool:
     return True
 
 
-def labels_for(features: Features, source: str, revision: str | None, where: str) -> LabelFile:
+def labels_for(
+    features: Features, source: str, revision: str | None, where: str, roots: Roots | None = None
+) -> LabelFile:
     """From the folder or repository's label files, else from a column that lists classes by name."""
     for folder in (Path(source), Path(source).parent):
         for name in ("labels.json", "classes.json", "id2label.json"):
             if Path(source).is_dir() and (folder / name).is_file():
+                if roots is not None and (folder / name).is_symlink():  # beside the folder of a split is near enough
+                    roots.check_file(folder / name)
                 return read_label_file(folder / name)
     if not Path(source).exists() and HUB_ID.fullmatch(source):
         for name in LABEL_FILES[1:] + LABEL_FILES[:1]:

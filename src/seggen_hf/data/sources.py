@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -29,6 +30,7 @@ from seggen_hf.data.coco_source import coco_splits, read_coco
 from seggen_hf.data.folder_source import explain_missing_splits, folder_splits, read_folder
 from seggen_hf.data.hub_source import HUB_ID, dataset_splits, is_saved, parquet_files, read_dataset, rows_of
 from seggen_hf.data.map_decoder import LabelFile, label_file_of, read_label_file
+from seggen_hf.data.roots import Roots
 from seggen_hf.data.scenes import SCENE_SPLITS, scene_records
 from seggen_hf.data.schema import attach_labels, encode_image, encode_map, open_image, record_features, write_json
 from seggen_hf.data.tiles import tile_records
@@ -46,6 +48,7 @@ def reading_of(data: DataConfig) -> dict:
         "zero_is_void": data.zero_is_void,
         "config_name": data.dataset_config_name,
         "revision": data.dataset_revision,
+        "media_roots": data.media_roots,
     }
 
 
@@ -76,6 +79,7 @@ def load_records(
     size: tuple[int, int] | None = None,
     config_name: str | None = None,
     revision: str | None = None,
+    media_roots: Sequence[str | Path] | None = None,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
     """Read one split of a source as records (`data.schema.record_features`), with its labels attached.
@@ -94,15 +98,19 @@ def load_records(
         zero_is_void (`bool`): the masks hold ids 1..C with 0 as void (ADE20K's annotations on the Hub).
         size (`tuple` of `int`): height and width of the built-in scenes.
         config_name, revision (`str`): of a Hub id.
+        media_roots: folders that the source's files may lie in beside its own; links and names that lead elsewhere are
+            refused.
         cache_dir (`str`): for converted copies; the `datasets` cache if not given.
     Raises: `ValueError` for a source that is no known layout, a split that it lacks, missing labels, and broken
-        records: file and reason of the first 20, and their number.
+        records: file and reason of the first 20, and their number; and a record whose files lie elsewhere.
     """
     if str(source) == SCENES and labels is None:
         _check_split(SCENES, split, list(SCENE_SPLITS))
         return scene_records(split, num_records=max_records, **({"size": tuple(size)} if size else {}))
     where = f"{source} ({split})"
-    found = open_source(source, split, image_column, mask_column, labels, zero_is_void, config_name, revision)
+    found = open_source(
+        source, split, image_column, mask_column, labels, zero_is_void, config_name, revision, media_roots
+    )
     if max_records is not None:
         found.rows = found.rows.select(range(min(max_records, len(found.rows))))
     if len(found.rows) == 0 and not found.problems:
@@ -122,24 +130,31 @@ def open_source(
     zero_is_void: bool = False,
     config_name: str | None = None,
     revision: str | None = None,
+    media_roots: Sequence[str | Path] | None = None,
 ) -> Source:
-    """List a split's records without reading a picture. Arguments as in `load_records`."""
+    """List a split's records without reading a picture. Arguments as in `load_records`.
+
+    Raises: `ValueError` for a record whose files lie outside the source and `media_roots`.
+    """
     root, label_file = Path(source), _label_file(labels)
     kind = _kind(source)
     _check_split(source, split, splits_of(source, config_name, revision), kind)
     if kind == SCENES:
         return rows_of(scene_records(split), SCENES, split, label_file)
+    roots = Roots(source, media_roots)
+    if kind == "coco-instances":
+        return read_coco_instances(root, split, label_file, roots)
     if kind == "folder":
-        found = read_folder(root, split, label_file)
+        found = read_folder(root, split, label_file, roots)
     elif kind == "coco":
-        return read_coco(root, split, label_file)
-    elif kind == "coco-instances":
-        return read_coco_instances(root, split, label_file)
+        found = read_coco(root, split, label_file, roots)
     elif kind == "ade20k":
-        found = read_ade20k(root, split, label_file)
+        found = read_ade20k(root, split, label_file, roots)
     else:
-        found = read_dataset(str(source), split, label_file, image_column, mask_column, config_name, revision)
-    if zero_is_void:
+        columns = (image_column, mask_column)
+        found = read_dataset(str(source), split, label_file, *columns, config_name, revision, roots)
+    roots.check_rows(found.rows, f"{source} ({split})")
+    if zero_is_void and kind != "coco":
         found.decoder = found.decoder.with_zero_void()
     return found
 

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import fsspec
@@ -23,6 +24,7 @@ from huggingface_hub.utils import httpx
 from seggen_hf.config import DataConfig
 from seggen_hf.data.hub_source import columns_of, labels_for
 from seggen_hf.data.map_decoder import LabelFile, MapDecoder, read_label_file
+from seggen_hf.data.roots import Roots
 from seggen_hf.data.schema import labels_of, open_image, with_labels
 from seggen_hf.data.sources import SCENES, load_split, reading_of
 from seggen_hf.labels import LabelSet
@@ -45,6 +47,7 @@ class StreamedRecords:
         decoder (`MapDecoder`): how the maps become label ids.
         labels (`LabelSet`): what the ids mean.
         max_records (`int`): only the first records.
+        roots (`Roots`): where pictures without bytes may lie.
     """
 
     def __init__(
@@ -54,9 +57,10 @@ class StreamedRecords:
         columns: dict[str, str],
         decoder: MapDecoder,
         labels: LabelSet,
-        max_records: int | None = None,
+        max_records: int | None,
+        roots: Roots,
     ):
-        self.addresses, self.columns, self.decoder = addresses, columns, decoder
+        self.addresses, self.columns, self.decoder, self.roots = addresses, columns, decoder, roots
         self._there = frozenset(features)
         self.features = Features({name: features[theirs] for name, theirs in columns.items()})
         self.info = with_labels(DatasetInfo(features=self.features), labels)
@@ -109,7 +113,7 @@ class StreamedRecords:
         A record has `image` as `{"bytes", "path"}`, `segmentation_map` as int32 `(height, width)`.
 
         Raises: `IndexError`; `ValueError` for a map that holds other ids than the labels have; `OSError` where the
-            Hub stays away.
+            Hub stays away. `ValueError` too for a picture that is a file outside the data set.
         """
         if isinstance(index, str):
             return self._column(index)
@@ -162,7 +166,12 @@ class StreamedRecords:
         table = _retry(fetch, lambda: self._files.pop(shard, None))
         ours = {theirs: name for name, theirs in self.columns.items()}
         table = table.rename_columns([ours[name] for name in table.column_names])
-        self._cache[group], self._sizes[group] = table.to_pylist(), table.nbytes
+        rows = table.to_pylist()
+        pictures = [name for name in self.columns if isinstance(self.features[name], Image)]
+        for index, row in enumerate(rows, int(self._starts[group])):
+            told = f"record {row.get('image_id') or index}"
+            self.roots.check_pictures((row[name] for name in pictures), self.addresses[shard], told)
+        self._cache[group], self._sizes[group] = rows, table.nbytes
         while len(self._cache) > 1 and sum(self._sizes.values()) > CACHE_BYTES:
             oldest, _ = self._cache.popitem(last=False)
             del self._sizes[oldest]
@@ -261,6 +270,7 @@ def stream_records(
     zero_is_void: bool = False,
     config_name: str | None = None,
     revision: str | None = None,
+    media_roots: Sequence[str | Path] | None = None,
 ) -> StreamedRecords:
     """Open a split of a Hub id (or a folder of Parquet files) whose shards are Parquet; only footers are read.
 
@@ -268,7 +278,7 @@ def stream_records(
 
     Raises: `ValueError` for a split or column that it lacks, missing labels, and data in other files than Parquet.
     """
-    where = f"{source} ({split})"
+    where, roots = f"{source} ({split})", Roots(source, media_roots)
     try:
         builder = load_dataset_builder(source, config_name, revision=revision)
     except CONNECTION_ERRORS + (OSError,) as error:  # unknown, private, offline
@@ -285,6 +295,8 @@ def stream_records(
         {name: Image(decode=False) if isinstance(value, Image) else value for name, value in features.items()}
     )
     columns = columns_of(features, where, image_column, mask_column)
-    labels = labels or labels_for(features, source, revision, where)
+    for address in addresses if os.path.isdir(source) else ():
+        roots.check_file(address)
+    labels = labels or labels_for(features, source, revision, where, roots)
     decoder = labels.decoder.with_zero_void() if zero_is_void else labels.decoder
-    return StreamedRecords(addresses, features, columns, decoder, labels.labels, max_records)
+    return StreamedRecords(addresses, features, columns, decoder, labels.labels, max_records, roots)

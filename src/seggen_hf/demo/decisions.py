@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seggen_hf.data.schema import encode_image, encode_map, encode_panoptic
+from seggen_hf.folders import DECISIONS, claim_folder
 from seggen_hf.labels import LabelSet
 from seggen_hf.synthesis.shards import DECISION, KEEP, REJECT, SCORES, data_path, reviewed_features
 
@@ -22,11 +23,13 @@ class Decisions:
     Args:
         folder: made if absent; samples of earlier days stay.
         panoptic (`bool`): whether the samples have segments.
-    Raises: `ValueError` if samples of other labels lie there, or some with segments beside others without.
+    Raises: `ValueError` if other things lie there, samples of other labels, or some with segments beside others
+        without.
     """
 
     def __init__(self, folder: str | Path, labels: LabelSet, panoptic: bool = False):
         self.folder, self.labels, self.panoptic = Path(folder), labels, panoptic
+        claim_folder(self.folder, DECISIONS)
         if (self.folder / "labels.json").is_file():
             if not labels.fits(LabelSet.from_file(self.folder)):
                 raise ValueError(f"{self.folder} holds samples with other labels; give another --out.")
@@ -35,7 +38,6 @@ class Decisions:
                 held, made = ("labels alone", "segments") if panoptic else ("segments", "labels alone")
                 raise ValueError(f"{self.folder} holds samples with {held}, not {made}; give another --out.")
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
             labels.save(self.folder)
 
     @staticmethod

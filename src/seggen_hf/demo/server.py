@@ -8,15 +8,15 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.middleware import Middleware
 
 from .decisions import Decisions
 from .models import DemoModels
+from .names import Names, OwnPagesOnly, is_on_spaces
 from .page import CSS, build_page
 
 LOCAL = "127.0.0.1"
@@ -52,23 +52,6 @@ class Limits:
         return await self.app(scope, counted, send)
 
 
-class LocalOnly:
-    """ASGI middleware for a page that listens on this machine: pages of other sites, open in the same browser, cannot
-    use it, neither by their own name for this machine's address nor by requests across sites."""
-
-    def __init__(self, app: Callable):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            addresses = [b"http://" + headers.get(b"host", b""), headers.get(b"origin", b"http://localhost")]
-            names = {urlsplit(address.decode("latin-1")).hostname for address in addresses}
-            if names - {"127.0.0.1", "localhost"}:
-                return await _refuse(send, 403)
-        return await self.app(scope, receive, send)
-
-
 async def _refuse(send, status: int) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
@@ -86,6 +69,7 @@ def serve(
     caption: str = "",
     open_browser: bool = False,
     say: Callable[[str], None] = _say,
+    allowed_hosts: Sequence[str] = (),
 ) -> None:
     """Serve the page until SIGINT or SIGTERM.
 
@@ -96,10 +80,12 @@ def serve(
         port: the first free one from 7860 if not given.
         caption: in the text box to begin with.
         say: called with the address once the page is there.
+        allowed_hosts: names that the page answers to beside its own; see `Names`.
     Raises: `ValueError` for a folder with other labels, `OSError` if the port is taken.
     """
     host = host or os.environ.get("GRADIO_SERVER_NAME") or LOCAL
     decisions = Decisions(out, models.labels, models.is_panoptic)
+    guard = [] if is_on_spaces() else [Middleware(OwnPagesOnly, names=Names(host, allowed_hosts))]
     # Pictures that the page shows; the only files of this machine that are served. It is deleted at the end.
     pictures = tempfile.mkdtemp(prefix="seggen-demo-")
     os.environ["GRADIO_TEMP_DIR"] = pictures
@@ -122,7 +108,7 @@ def serve(
             footer_links=[],
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from elsewhere
             css=CSS,
-            app_kwargs={"middleware": [Middleware(Limits), *([Middleware(LocalOnly)] if host == LOCAL else [])]},
+            app_kwargs={"middleware": [*guard, Middleware(Limits)]},
         )
         ended = _await_signals()  # before anybody is told that they may stop it
         say(f"The demo is at {page.local_url}; what you keep and reject goes to {out}. Ctrl-C stops it.")

@@ -29,6 +29,7 @@ from seggen_hf.data.schema import (
 )
 from seggen_hf.data.transforms import cover_crop_map
 from seggen_hf.digests import records_digest
+from seggen_hf.folders import SYNTHESIS, check_folder, claim_folder
 from seggen_hf.labels import LabelSet
 from seggen_hf.provenance import public_value
 from seggen_hf.segments import label_map, measure_segments
@@ -41,7 +42,7 @@ from seggen_hf.synthesis.filtering import (
     map_scores,
 )
 from seggen_hf.synthesis.generators import PromptCache, check_labels, generator_digest, is_offloaded, quiet
-from seggen_hf.synthesis.manifest import KINDS, Plan, Sample, Shard, check_manifest, check_output_dir, write_manifest
+from seggen_hf.synthesis.manifest import KINDS, Plan, Sample, Shard, check_manifest, write_manifest
 from seggen_hf.synthesis.preview import write_preview
 from seggen_hf.synthesis.progress import Progress
 from seggen_hf.synthesis.shards import (
@@ -112,7 +113,7 @@ def synthesize(
     height, width = height or mask2img.trained_size[0], width or mask2img.trained_size[1]
     for pipeline in generators.values():
         pipeline.check_size(height, width)
-    check_output_dir(folder)
+    check_folder(folder, SYNTHESIS)
     for pipeline in generators.values():
         if pipeline.device != accelerator.device and not is_offloaded(pipeline):
             pipeline.to(accelerator.device)
@@ -123,8 +124,8 @@ def synthesize(
     begun = check_manifest(folder, fingerprint)
     accelerator.wait_for_everyone()  # nobody writes before all have looked
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not begun:  # first: with it the folder is known as a synthesis
+        claim_folder(folder, SYNTHESIS)
+        if not begun:
             write_manifest(folder, plan, fingerprint, provenance)
         labels.save(folder)
         save_config(config, folder)

@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 from seggen_hf.config import FilterConfig
 from seggen_hf.data.schema import check_columns, encode_map, encode_panoptic, labels_of, write_json
 from seggen_hf.digests import records_digest, weights_digest
+from seggen_hf.folders import FILTERED, claim_folder
 from seggen_hf.inference import without_windows
 from seggen_hf.labels import LabelSet
 from seggen_hf.segmenters import differing_labels
 from seggen_hf.synthesis.alignment import align_rows, class_losses
 from seggen_hf.synthesis.filtering import REASONS
-from seggen_hf.synthesis.manifest import MANIFEST, Shard, check_manifest, check_output_dir
+from seggen_hf.synthesis.manifest import MANIFEST, Shard, check_manifest
 from seggen_hf.synthesis.shards import (
     DECISION,
     FILTERED_SCORES,
@@ -68,7 +69,7 @@ def filter_records(
         raise ValueError(f"The real records have other labels than {source}.")
     check_columns("real records", real_records, task)
     check_columns("synthetic records", load_synthetic(source), task)
-    check_output_dir(folder)
+    claim_folder(folder, FILTERED)
     maps = ["segmentation_map" if task == "semantic" else "panoptic_map"]
     fingerprint = {
         "source": hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest()[:16],
@@ -79,7 +80,6 @@ def filter_records(
         "task": task,
     }
     if not check_manifest(folder, fingerprint):
-        folder.mkdir(parents=True, exist_ok=True)
         losses = class_losses(model, processor, real_records, labels, task, config.batch_size)
         told = {labels.id2label[i]: None if np.isnan(loss) else float(loss) for i, loss in enumerate(losses)}
         begun = {"shards": names, "fingerprint": fingerprint, "class_losses": told}

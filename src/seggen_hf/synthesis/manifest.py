@@ -14,7 +14,6 @@ from pathlib import Path
 
 from seggen_hf.config import SynthesisConfig
 from seggen_hf.data.schema import write_json
-from seggen_hf.markers import DONE, STARTED
 
 KINDS = ("imgsyn", "masksyn")  # alphabetical, so that a plain listing of the shards is in the order of the plan
 MANIFEST = "manifest.json"
@@ -199,23 +198,6 @@ def _digest(texts: Sequence[str]) -> str:
 
 
 # The file
-
-
-def check_output_dir(folder: Path) -> None:
-    """Raise `ValueError` if `folder` holds something and is no synthesis: labels.json and others would be overwritten.
-
-    What a run writes before a stage begins, and hidden files, are no obstacle.
-    """
-    if not folder.is_dir() or (folder / MANIFEST).is_file():
-        return
-    own = {DONE, STARTED, MANIFEST}
-    names = sorted(path.name for path in folder.iterdir())
-    others = [name for name in names if name.removesuffix(".tmp") not in own and not name.startswith(".")]
-    if others:
-        raise ValueError(
-            f"{folder} is no synthesis and holds {', '.join(others[:5])}{' and more' if others[5:] else ''}; name "
-            f"another --output_dir, or remove what is there."
-        )
 
 
 def check_manifest(folder: Path, fingerprint: dict) -> bool:

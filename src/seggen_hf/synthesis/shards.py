@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, Image, Value, concatenate_datasets, load_dataset
 from huggingface_hub import hf_hub_download
 
+from seggen_hf.data.roots import Roots
 from seggen_hf.data.schema import attach_labels, record_features, write_json
 from seggen_hf.data.streamed import StreamedRecords, join_streams, stream_records
 from seggen_hf.labels import LabelSet
@@ -99,7 +100,8 @@ def load_synthetic(
             several of these, in a sequence or separated by commas.
         kinds: only samples of these kinds, out of `imgsyn` and `masksyn`.
         split, revision, config_name: of a Hub id; its newest round if no config is named.
-    Raises: `ValueError` for a path without shards, an unknown kind, and folders whose labels differ.
+    Raises: `ValueError` for a path without shards, an unknown kind, folders whose labels differ, and pictures that are
+        files elsewhere.
     """
     unknown = sorted(set(kinds or ()) - set(KINDS))
     if unknown:
@@ -162,7 +164,11 @@ def _load_folder(folder: Path, kinds: Sequence[str] | None) -> Dataset:
     if not any(counts):
         raise ValueError(f"{folder} has no samples: all were dropped, for the reasons in {folder}/dropped.")
     # All of them, whatever the kinds: `datasets` converts each choice of files anew, and keeps every copy.
+    roots = Roots(folder)
+    for file in (*files, folder / "labels.json"):
+        roots.check_file(file)
     rows = load_dataset("parquet", data_files={"train": files}, split="train")
+    _check_pictures(rows, folder, roots)
     if kinds is not None:
         stops = itertools.accumulate(counts)
         parts = zip(names, counts, stops, strict=True)
@@ -171,6 +177,14 @@ def _load_folder(folder: Path, kinds: Sequence[str] | None) -> Dataset:
             raise ValueError(f"{folder} has no samples of the kinds {', '.join(kinds)}.")
         rows = rows.select(list(itertools.chain(*chosen)))
     return attach_labels(_leave_out_rejected(rows, folder), LabelSet.from_file(folder))
+
+
+def _check_pictures(rows: Dataset, source: str | Path, roots: Roots) -> None:
+    """Refuse pictures that are text, which would be read as paths, and those that are files elsewhere."""
+    for name in ("image", "segmentation_map", "panoptic_map"):
+        if name in rows.column_names and not isinstance(rows.features[name], Image):
+            raise ValueError(f"{source}: the column {name} holds {rows.features[name]}, not pictures.")
+    roots.check_rows(rows, str(source))
 
 
 def _leave_out_rejected(rows: Dataset, source: str | Path) -> Dataset:
@@ -193,6 +207,7 @@ def _load_published(
         raise ValueError(f"{path} does not exist; give the folder of a synthesis, or a Hub id (owner/name).")
     repo_id = str(path)
     rows = load_dataset(repo_id, config_name, split=split, revision=revision)
+    _check_pictures(rows, repo_id, Roots(repo_id))
     rows = _leave_out_rejected(rows, repo_id)
     labels = LabelSet.from_file(hf_hub_download(repo_id, "labels.json", repo_type="dataset", revision=revision))
     if kinds is not None:

@@ -21,6 +21,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from tqdm.auto import tqdm
 
 from ..config import TrainingConfig, save_config
+from ..folders import TRAINING, claim_folder
 from ..markers import HOW_ONLY
 from ..stopping import Stopped, StopRequest, stop_requests
 from .average import WeightAverage
@@ -129,7 +130,8 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
         FloatingPointError: the loss became infinite or NaN; the last whole checkpoint stays as it is.
         OSError: a checkpoint could not be written.
         Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step; at a second one at once, without.
-        ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step.
+        ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step; or the
+            folder holds what is no training's.
     """
     accelerator = accelerator or build_accelerator(config)
     try:
@@ -146,6 +148,7 @@ class _Training:
     def __init__(self, task: Task, config: TrainingConfig, accelerator: Accelerator):
         self.task, self.config, self.accelerator = task, config, accelerator
         self.folder = Path(config.output_dir)
+        claim_folder(self.folder, TRAINING, accelerator.is_main_process)
         self.fingerprint = describe_training(task, config, accelerator.num_processes)
         begun_at = self._find_begun()
         precisions = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -193,7 +196,6 @@ class _Training:
     def run(self) -> Run:
         config, state = self.config, self.state
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
             if not getattr(self.task, "keeps_nothing", False):
                 self._check_room()
             save_config(config, self.folder)

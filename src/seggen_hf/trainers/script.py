@@ -10,6 +10,7 @@ from ..config import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
 from ..data.captions import TEMPLATE, add_captions
 from ..data.schema import labels_of
 from ..data.streamed import read_split
+from ..folders import TRAINING, claim_folder
 from .generator import build_panoptic_codec
 from .loop import Run, build_accelerator, train
 
@@ -37,6 +38,7 @@ def run_script(config_class, task_class, plan, argv: list[str] | None = None) ->
 def train_generator(task_class, config: GeneratorConfig, data: DataConfig, caption: CaptionConfig) -> Run:
     """Load the training records, caption those that have no caption, and train. Collective."""
     accelerator = build_accelerator(config)
+    claim_folder(config.output_dir, TRAINING, accelerator.is_main_process)  # before anything is read
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
         records = read_split(data, data.train_split, data.max_train_records)
         records = _captioned(records, config, caption)
@@ -52,5 +54,4 @@ def _captioned(records: Dataset, config: GeneratorConfig, caption: CaptionConfig
     if caption.captioner == TEMPLATE:
         return add_captions(records, labels_of(records), caption)
     progress = Path(config.output_dir) / "captions.jsonl"
-    progress.parent.mkdir(parents=True, exist_ok=True)
     return add_captions(records, labels_of(records), caption, progress_file=progress)
