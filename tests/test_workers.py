@@ -1,6 +1,7 @@
 """Trainings in processes of their own: the same results, one error, and nothing that outlives the run."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 
 from seggen_hf.recipe import load_recipe
 from seggen_hf.runs import lock_run, run_stages
+from seggen_hf.trainers.checkpoints import list_checkpoints
 
 
 @pytest.fixture
@@ -80,3 +82,29 @@ def test_trainings_end_with_the_run_and_keep_its_folder_until_then(untrained_run
     sizes = [path.stat().st_size for path in progress]
     time.sleep(1.0)
     assert [path.stat().st_size for path in progress] == sizes
+
+
+def test_a_run_that_is_stopped_leaves_checkpoints_of_that_moment(untrained_run, tiny_recipe):
+    words = [sys.executable, "-m", "seggen_hf.cli", "run", str(tiny_recipe), "--out", str(untrained_run)]
+    words += ["--set", "evaluation.jobs=2", "--set", "segmenter.max_train_steps=100000"]
+    words += ["--set", "segmenter.checkpointing_steps=0", "--set", "segmenter.validation_steps=3"]
+    run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    folders = [untrained_run / f"segmenter-{arm}" / "seed-0" for arm in ("real", "synthetic")]
+    try:
+        deadline = time.monotonic() + 120
+        while not all(list((folder / "validation").glob("step-*.png")) for folder in folders):
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        os.killpg(run.pid, signal.SIGTERM)
+        said = run.communicate(timeout=100)[1]
+    finally:
+        run.kill()
+    assert run.returncode == 143, said
+    assert said.strip().splitlines()[-1] == "error: stopped; the same command goes on where it was."
+    assert "Traceback" not in said
+    for folder in folders:
+        (checkpoint,) = list_checkpoints(folder / "checkpoints")
+        begun = json.loads((folder / "stage.started.json").read_text())
+        assert int(checkpoint.name.removeprefix("step-")) >= 3 and begun["seconds"] > 0
+    with lock_run(untrained_run):
+        pass

@@ -28,6 +28,7 @@ from seggen_hf.synthesis import load_synthetic, stream_synthetic
 from seggen_hf.tasks import TASKS
 from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.trainers.loop import build_accelerator, train
+from seggen_hf.trainers.script import told_in_a_line
 from seggen_hf.trainers.segmenter import SegmenterTask
 
 
@@ -37,17 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     if config.synthetic_mode == "only" and not config.synthetic_dataset:
         print("error: --synthetic_mode is 'only' but no --synthetic_dataset is given.", file=sys.stderr)
         raise SystemExit(2)
-    try:
+
+    def run() -> None:
         if config.dry_run:
             plan = plan_segmenter(config, _read_labels(data), int(os.environ.get("WORLD_SIZE", 1)))
             if os.environ.get("RANK", "0") == "0":
                 print(plan.to_text())
         else:
             _train_and_score(config, data)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return told_in_a_line(run)
 
 
 def _read_labels(data: DataConfig) -> LabelSet:

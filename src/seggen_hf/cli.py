@@ -1,6 +1,6 @@
 """`seggen`: one command per stage; turns errors into one line and an exit status.
 
-Exit status: 0 done, 1 failed in use, 2 wrong arguments.
+Exit status: 0 done, 1 failed in use, 2 wrong arguments, 130 ended by Ctrl-C, 143 by SIGTERM.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import typer
 
 from . import __version__
 from .quiet import quiet_libraries
+from .stopping import GOES_ON, exit_status, termination_raises
 
 app = typer.Typer(
     help="SegGen: captions become masks, masks become images, and a segmenter trained with them becomes better.",
@@ -94,11 +95,12 @@ def command(function):
     @functools.wraps(function)
     def run(*args, debug: bool = False, **kwargs):
         try:
-            return function(*args, debug=debug, **kwargs)
+            with termination_raises():
+                return function(*args, debug=debug, **kwargs)
         except (typer.Exit, typer.Abort):
             raise
-        except KeyboardInterrupt:
-            _fail("stopped; the same command goes on where it was.", 1)
+        except KeyboardInterrupt as stop:
+            _fail(str(stop) or GOES_ON, exit_status(stop))
         except Exception as error:  # the one place where everything ends as a line
             if debug:
                 traceback.print_exc()

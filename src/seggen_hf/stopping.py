@@ -46,16 +46,18 @@ def _handlers(numbers, handler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block the first signal only sets the request, for the block to look at; a second ends it at once.
+    """Within the block a signal only sets the request, for the block to look at; Ctrl-C after one ends it at once.
 
-    Raises: `Stopped` for a second signal, and after the block for a request that came too late in it to be seen.
+    Another SIGTERM does not: a batch system may send it to a process and to the one that passes it on.
+
+    Raises: `Stopped` for that Ctrl-C, and after the block for a request that came too late in it to be seen.
     """
     request = StopRequest()
 
     def handle(number, frame):
-        if request.number:
+        if request.number and number == signal.SIGINT:
             raise Stopped(number)
-        request.number = number
+        request.number = request.number or number
 
     with _handlers(SIGNALS, handle):
         yield request
@@ -65,10 +67,13 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def termination_raises() -> Iterator[None]:
-    """Within the block SIGTERM raises `Stopped`, as Ctrl-C raises KeyboardInterrupt: what is open is closed."""
+    """Within the block SIGTERM raises `Stopped`, once, as Ctrl-C raises KeyboardInterrupt: what is open is closed."""
+    seen = []
 
     def handle(number, frame):
-        raise Stopped(number)
+        if not seen:
+            seen.append(number)
+            raise Stopped(number)
 
     with _handlers([signal.SIGTERM], handle):
         yield

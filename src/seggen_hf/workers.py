@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -21,6 +22,7 @@ from .quiet import quiet_libraries
 from .recipe import Recipe, load_recipe
 from .results import list_sources, score_splits
 from .stages import Stage, data_digest, list_stages, load_test_records, load_train_records, segmenter_of
+from .stopping import GOES_ON, exit_status, termination_raises
 
 
 def make_stage(stage: Stage, command: str | None, data: str | None) -> str:
@@ -56,7 +58,9 @@ def work_together(
         job: `make` a stage, or `score` the segmenter that it has made on the test splits.
         command: what the user typed, for the markers.
         lock: file descriptor of the run folder's lock, which each process keeps until it ends.
-    Raises: `ValueError` with what the first that failed said; the others are stopped, and go on with the next call.
+    Raises: `ValueError` with what the first that failed said; the others are asked to stop, and go on with the next
+    call where they are. After Ctrl-C or SIGTERM, which they are told too, `KeyboardInterrupt`; at Ctrl-C
+    after that they end at once.
     """
     waiting, running, count = list(stages), {}, recipe.evaluation.jobs
     try:
@@ -79,10 +83,19 @@ def work_together(
                 for line in said.splitlines():
                     tell(line)
     finally:
-        for _, process in running.values():
-            process.kill()
-        for _, process in running.values():
-            process.wait()
+        try:
+            _stop([process for _, process in running.values()])
+        finally:
+            for _, process in running.values():
+                process.kill()
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Have `processes` write checkpoints and end."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.communicate()
 
 
 def _begin(job: str, out: Path, name: str, place: int, share: int, command: str | None, lock: int):
@@ -94,7 +107,10 @@ def _begin(job: str, out: Path, name: str, place: int, share: int, command: str 
         environment["CUDA_VISIBLE_DEVICES"] = visible[place % len(visible)]
     # -P: the user's folder may hold a module called `datasets`.
     words = [sys.executable, "-P", "-m", "seggen_hf.workers", str(os.getpid()), job, str(out), name, command or ""]
-    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True, pass_fds=[lock])
+    # A group of its own: Ctrl-C in a terminal reaches this process alone, which passes it on once.
+    return subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, text=True, pass_fds=[lock], process_group=0
+    )
 
 
 def main(parent: str, job: str, out: str, name: str, command: str) -> int:
@@ -104,15 +120,11 @@ def main(parent: str, job: str, out: str, name: str, command: str) -> int:
     os.dup2(2, 1)
     quiet_libraries()
     try:
-        recipe = load_recipe(Path(out) / "recipe.yaml")
-        (stage,) = (stage for stage in list_stages(recipe, out) if stage.name == name)
-        if job == "make":
-            data = None if stage.inputs else data_digest(recipe, load_train_records(recipe))
-            print(make_stage(stage, command or None, data), file=answer)
-        else:
-            tests = {split: load_test_records(recipe, split) for split in recipe.data.test_splits}
-            digests = {split: data_digest(recipe, records) for split, records in tests.items()}
-            score_splits(segmenter_of(stage), tests, list_sources(recipe, tests, digests), recipe, command or None)
+        with termination_raises():
+            _work(job, out, name, command, answer)
+    except KeyboardInterrupt as stop:
+        print(f"{name}: {str(stop) or GOES_ON}", file=answer)
+        return exit_status(stop)
     except Exception as error:  # told by the process that waits for this one
         told = " ".join(str(error).split())
         if not isinstance(error, (ValueError, OSError, FloatingPointError)):
@@ -123,6 +135,18 @@ def main(parent: str, job: str, out: str, name: str, command: str) -> int:
     finally:
         answer.flush()
     return 0
+
+
+def _work(job: str, out: str, name: str, command: str, answer: TextIO) -> None:
+    recipe = load_recipe(Path(out) / "recipe.yaml")
+    (stage,) = (stage for stage in list_stages(recipe, out) if stage.name == name)
+    if job == "make":
+        data = None if stage.inputs else data_digest(recipe, load_train_records(recipe))
+        print(make_stage(stage, command or None, data), file=answer)
+    else:
+        tests = {split: load_test_records(recipe, split) for split in recipe.data.test_splits}
+        digests = {split: data_digest(recipe, records) for split, records in tests.items()}
+        score_splits(segmenter_of(stage), tests, list_sources(recipe, tests, digests), recipe, command or None)
 
 
 def _end_with(parent: int) -> None:

@@ -15,6 +15,7 @@ from toy import ToyTask, settings
 from seggen_hf.stopping import Stopped, exit_status, termination_raises
 from seggen_hf.trainers.checkpoints import list_checkpoints
 from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.script import told_in_a_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -57,11 +58,14 @@ def test_a_signal_ends_with_a_checkpoint_of_that_step_and_resuming_gives_the_sam
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
+def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not(tmp_path):
     task = Signalled(3, signal.SIGINT, times=2)
     with pytest.raises(Stopped):
         train(task, settings(tmp_path, max_train_steps=10, checkpointing_steps=0))
     assert task.step == 3 and not list_checkpoints(tmp_path / "checkpoints")
+    task = Signalled(3, signal.SIGTERM, times=2)
+    with pytest.raises(Stopped, match="stopped at step 4"):
+        train(task, settings(tmp_path, max_train_steps=10, checkpointing_steps=0))
 
 
 def test_a_signal_that_comes_while_the_result_is_saved_is_not_lost(tmp_path):
@@ -88,6 +92,24 @@ def test_sigterm_closes_what_is_open():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert exit_status(caught.value) == 143 and exit_status(KeyboardInterrupt()) == 130
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "told"),
+    [
+        (lambda: None, 0, ""),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGTERM),
+            143,
+            "error: stopped; the same command goes on where it was.\n",
+        ),
+        (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "error: stopped; the same command goes on where it was.\n"),
+        (lambda: int("x"), 1, "error: invalid literal for int() with base 10: 'x'\n"),
+    ],
+)
+def test_a_script_ends_with_a_line_and_a_status(ending, status, told, capsys):
+    assert told_in_a_line(ending) == status
+    assert capsys.readouterr().err == told
 
 
 SCRIPT = """

@@ -129,7 +129,7 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
     Raises:
         FloatingPointError: the loss became infinite or NaN; the last whole checkpoint stays as it is.
         OSError: a checkpoint could not be written.
-        Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step; at a second one at once, without.
+        Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step; at Ctrl-C after that at once, without.
         ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step; or the
             folder holds what is no training's.
     """
@@ -211,7 +211,7 @@ class _Training:
                         self.task.save(self.folder)
                         _write_history(self.folder, state.history)
                 self.accelerator.wait_for_everyone()
-        except Exception:  # not of a signal: who sends a second one does not want to wait
+        except Exception:  # not of a signal: who sends Ctrl-C twice does not want to wait
             self.writer.finish()
             raise
         return Run(folder=self.folder, steps=state.step, history=state.history, seconds=state.seconds)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from datasets import Dataset
@@ -11,6 +12,7 @@ from ..data.captions import TEMPLATE, add_captions
 from ..data.schema import labels_of
 from ..data.streamed import read_split
 from ..folders import TRAINING, claim_folder
+from ..stopping import GOES_ON, exit_status, termination_raises
 from .generator import build_panoptic_codec
 from .loop import Run, build_accelerator, train
 
@@ -18,10 +20,11 @@ from .loop import Run, build_accelerator, train
 def run_script(config_class, task_class, plan, argv: list[str] | None = None) -> int:
     """Parse the command line and train `task_class`, or print `plan(config, num_records, processes)` with `--dry_run`.
 
-    Returns: the exit status; 1 with one line on stderr for what goes wrong in use. Wrong arguments exit with 2.
+    Returns: the exit status, see `told_in_a_line`. Wrong arguments exit with 2.
     """
     config, data, caption = parse_or_exit(config_class, DataConfig, CaptionConfig, argv=argv)
-    try:
+
+    def run() -> None:
         if config.dry_run:
             processes = int(os.environ.get("WORLD_SIZE", 1))
             text = plan(config, data.max_train_records, processes).to_text()
@@ -29,6 +32,20 @@ def run_script(config_class, task_class, plan, argv: list[str] | None = None) ->
                 print(text)
         else:
             train_generator(task_class, config, data, caption)
+
+    return told_in_a_line(run)
+
+
+def told_in_a_line(run: Callable[[], None]) -> int:
+    """Call `run`; its exit status, with a line on stderr where that is not 0: 1 for what goes wrong in use, 130 after
+    Ctrl-C and 143 after SIGTERM, which the first process tells."""
+    try:
+        with termination_raises():
+            run()
+    except KeyboardInterrupt as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {str(stop) or GOES_ON}", file=sys.stderr)
+        return exit_status(stop)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
