@@ -24,6 +24,7 @@ FILE_FLOORS = {
     "digests": 1,
     "folders": 1,
     "labels": 1,
+    "presets": 1,
     "recipe": 1,
     "segmenter_configs": 1,
     "settings": 1,

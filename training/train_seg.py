@@ -23,10 +23,10 @@ from seggen_hf.data.streamed import read_split
 from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.folders import TRAINING, claim_folder
 from seggen_hf.labels import LabelSet
+from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.segmenters import load_segmenter
 from seggen_hf.synthesis import load_synthetic, stream_synthetic
 from seggen_hf.tasks import TASKS
-from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.trainers.loop import build_accelerator, train
 from seggen_hf.trainers.script import told_in_a_line
 from seggen_hf.trainers.segmenter import SegmenterTask

@@ -30,6 +30,9 @@ Recipe = Annotated[str, typer.Argument(help="A recipe file, the name of a built-
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, over the recipe. Repeat it for more.")
 ]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="Settings that fit a card: 12gb, 16gb, 24gb, 48gb or 80gb.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME if not given.")]
 Redo = Annotated[
     list[str] | None, typer.Option("--redo", help="Make a stage anew, with all that reads it. Repeat it for more.")
@@ -135,6 +138,10 @@ def _read_recipe(recipe: str, settings: list[str] | None, out: Path | None):
     return loaded, out or Path("runs") / loaded.name
 
 
+def _with_preset(settings: list[str] | None, preset: str | None) -> list[str]:
+    return [*(settings or ()), *([f"preset={preset}"] if preset else ())]
+
+
 def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_json=False) -> None:
     loaded, folder = _read_recipe(recipe, settings, out)
     quiet_libraries()
@@ -158,13 +165,33 @@ def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_
             print(f"Report: {folder / 'report.html'}")
 
 
-def _plan(recipe: str, settings: list[str] | None, as_json: bool) -> None:
+def _plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=False, as_json=False) -> None:
+    try:
+        from .plan.gpus import choose_gpus
+
+        cards = choose_gpus(gpus)
+    except ValueError as error:
+        raise WrongArguments(str(error)) from error
     loaded, _ = _read_recipe(recipe, settings, None)
     quiet_libraries()
-    from .preflight import plan_run
+    from .plan.measure import measure_run
+    from .preflight import plan_run, preset_that_fits
 
-    plans = plan_run(loaded)
-    print(_dumps([plan.to_dict() for plan in plans]) if as_json else "\n\n".join(plan.to_text() for plan in plans))
+    planned, labels = plan_run(loaded, processes, num_records)
+    fitting = {
+        name: preset_that_fits(recipe, settings or (), planned, labels, card) if gpus else None
+        for name, card in cards.items()
+    }
+    if not as_json:
+        print(planned.to_text(cards, fitting))
+    measured = measure_run(loaded, labels, planned, _say) if measure else []
+    if as_json:
+        found = planned.to_dict(cards, fitting)
+        print(_dumps(found | ({"measured": [entry.to_dict() for entry in measured]} if measure else {})))
+    elif measured:
+        print("\n".join(["", *(entry.to_text() for entry in measured)]))
+    if any(entry.failure is not None or not entry.is_finite for entry in measured):
+        raise typer.Exit(1)
 
 
 def _table(results: dict) -> str:
@@ -189,7 +216,11 @@ def _table(results: dict) -> str:
 
 @command
 def quickstart(
-    settings: Settings = None, out: Out = None, redo: Redo = None, json: Json = False, debug: Debug = False
+    settings: Settings = None,
+    out: Out = None,
+    redo: Redo = None,
+    json: Json = False,
+    debug: Debug = False,
 ):
     """The whole loop on the built-in scenes, on a CPU, in minutes: ends with a table and a report."""
     _run("quickstart", settings, out, redo=redo, as_json=json)
@@ -199,14 +230,13 @@ def quickstart(
 def run(
     recipe: Recipe,
     settings: Settings = None,
+    preset: Preset = None,
     out: Out = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Run just this stage. Repeat it for more.")] = None,
     first: Annotated[str | None, typer.Option("--from", help="First stage to run.")] = None,
     last: Annotated[str | None, typer.Option("--until", help="Last stage to run.")] = None,
     redo: Redo = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print sizes and memory of the trainings, and stop.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what `seggen plan` prints, and stop.")] = False,
     json: Json = False,
     debug: Debug = False,
 ):
@@ -215,10 +245,39 @@ def run(
     Stages: caption, text2mask, mask2img, synthesize, filter (for arm filtered), segmenter (every arm and seed),
     evaluate, report.
     """
+    settings = _with_preset(settings, preset)
     if dry_run:
-        _plan(recipe, settings, json)
+        _plan(recipe, settings, as_json=json)
     else:
         _run(recipe, settings, out, only, first, last, redo, json)
+
+
+@command
+def plan(
+    recipe: Recipe,
+    settings: Settings = None,
+    preset: Preset = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gpu", help="Card to plan for, such as rtx4090 or h100. Repeat it for more; several if absent."
+        ),
+    ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Cards that work together.")] = 1,
+    records: Annotated[
+        int | None, typer.Option("--records", min=1, help="Real training records, where the data is not here.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run a few steps of every stage here, with random weights.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+):
+    """What a run needs and takes: memory, disk, hours, and whether it fits a card; nothing is loaded or written.
+
+    With --measure every stage is also run for a few steps on this machine: exit status 1 if one of them fails.
+    """
+    _plan(recipe, _with_preset(settings, preset), gpu, processes, records, measure, json)
 
 
 @command
@@ -226,6 +285,7 @@ def train(
     what: Annotated[str, typer.Argument(help="text2mask, mask2img or segmenter (every arm and seed).")],
     recipe: Recipe,
     settings: Settings = None,
+    preset: Preset = None,
     out: Out = None,
     redo: Redo = None,
     debug: Debug = False,
@@ -233,6 +293,7 @@ def train(
     """One training of a recipe; what it reads must be finished. `training/*.py` train on several GPUs."""
     if what not in ("text2mask", "mask2img", "segmenter"):
         raise WrongArguments(f"There is no training {what!r}; there are text2mask, mask2img and segmenter.")
+    settings = _with_preset(settings, preset)
     _run(recipe, settings, out, only=[what], redo=redo)
 
 

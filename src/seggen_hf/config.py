@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .presets import apply_preset
 from .settings import build, find_recipe, nearest_name, read_yaml
 
 SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
@@ -506,24 +507,30 @@ SECTIONS = {
 }
 
 
-def read_sections(path: str | os.PathLike, shared_size: bool = True) -> tuple[str, dict[str, dict]]:
+def read_sections(
+    path: str | os.PathLike, shared_size: bool = True, preset: str | None = None
+) -> tuple[str, dict[str, dict]]:
     """Name and raw sections of a recipe file; absent sections are empty.
 
     Args:
         shared_size (`bool`): apply `share_size`.
+        preset (`str`): laid over the sections; the file's own `preset:` if it is not given.
 
-    Raises: `ValueError` for another top-level key, with the nearest known one.
+    Raises: `ValueError` for another top-level key, with the nearest known one, and for a preset that there is not.
     """
     content = read_yaml(path)
     for key in content:
-        if key != "name" and key not in SECTIONS:
-            raise ValueError(f"{path} has no section {key!r}. {nearest_name(str(key), [*SECTIONS, 'name'])}")
+        if key not in ("name", "preset") and key not in SECTIONS:
+            known = [*SECTIONS, "name", "preset"]
+            raise ValueError(f"{path} has no section {key!r}. {nearest_name(str(key), known)}")
     sections = {}
     for name in SECTIONS:
         section = {} if content.get(name) is None else content[name]
         if not isinstance(section, dict):
             raise ValueError(f"{path}, section {name}, holds {section!r}; it must be `name: value` lines.")
         sections[name] = dict(section)
+    if preset := preset or content.get("preset"):
+        apply_preset(str(preset), sections, SECTIONS)
     if shared_size:
         share_size(sections)
     return str(content.get("name", Path(path).stem)), sections
@@ -540,7 +547,8 @@ def share_size(sections: dict[str, dict]) -> None:
 def parse_config(*classes, argv: Sequence[str] | None = None) -> tuple:
     """Instances of `classes` from the command line: a recipe (file or built-in name) if any, then `--name value`s.
 
-    A flag that several of the classes have sets it in all of them. `--help` prints all names and leaves.
+    A flag that several of the classes have sets it in all of them. `--preset` lays one of `presets` over the recipe,
+    and other flags over that. `--help` prints all names and leaves.
 
     Args:
         classes: dataclasses out of `SECTIONS`; each reads its own section of the recipe.
@@ -566,7 +574,12 @@ def parse_config(*classes, argv: Sequence[str] | None = None) -> tuple:
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # what was not said stays with the recipe, then with the dataclass
     path = find_recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else None
-    sections = read_sections(path)[1] if path else {name: {} for name in SECTIONS}
+    chooser = Parser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--preset")
+    chosen, argv = chooser.parse_known_args(argv)
+    sections = read_sections(path, preset=chosen.preset)[1] if path else {name: {} for name in SECTIONS}
+    if chosen.preset and not path:
+        apply_preset(chosen.preset, sections, SECTIONS)
     if not path:  # the built-in scenes are drawn, and trained on, at one size
         sections["data"] = {side: getattr(DataConfig, side) for side in ("height", "width")}
         share_size(sections)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from .data.schema import labels_of, read_map, write_json
 from .labels import LabelSet
 from .miniature import resolve_base
 from .pipelines import ColormapCodec
+from .plan.gpus import Gpu
 from .plan.run_plan import RunPlan, plan_recipe
-from .recipe import Recipe
+from .presets import MEMORY
+from .recipe import Recipe, load_recipe
 from .segmenter_configs import SEGMENTER_NAMES
 from .stages import data_digest, load_test_records, load_train_records
 
@@ -80,6 +83,30 @@ def plan_run(recipe: Recipe, processes: int = 1, num_records: int | None = None)
         labels, num_records = labels_of(records), num_records or len(records)
         num_tests = sum(len(load_test_records(recipe, split)) for split in data.test_splits)
     return plan_recipe(recipe, labels, num_records, processes, num_tests=num_tests), labels
+
+
+def preset_that_fits(
+    recipe: str, settings: Sequence[str], planned: RunPlan, labels: LabelSet, card: Gpu
+) -> str | None:
+    """The largest preset with which the run fits the card, where it does not fit as it is; None if there is none.
+
+    Args:
+        recipe, settings: as for `load_recipe`.
+        planned, labels: of the run as it is.
+    """
+    if planned.fits(card):
+        return None
+    others = [setting for setting in settings if setting.partition("=")[0].strip() != "preset"]
+    names = [name for name, size in MEMORY.items() if size <= card.memory * 1.1]
+    for name in sorted(names, key=MEMORY.get, reverse=True):
+        changed = load_recipe(recipe, [f"preset={name}", *others])
+        # What fits already fits with smaller batches too: planning all of it again would take as long again.
+        kinds = {stage.kind for stage in planned.stages if stage.peak > card.room}
+        if changed.synthesis.batch_size > load_recipe(recipe, settings).synthesis.batch_size:
+            kinds.add("synthesize")
+        if plan_recipe(changed, labels, planned.num_records, planned.processes, kinds=kinds).fits(card):
+            return name
+    return None
 
 
 def _look_through(

@@ -45,16 +45,20 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
 
     Args:
         path_or_name: a YAML file, or the name of a built-in recipe.
-        overrides (`Sequence[str]`): `section.key=value` or `name=value`, the value in YAML.
+        overrides (`Sequence[str]`): `section.key=value`, `name=value` or `preset=value`, the value in YAML. A preset
+            is laid over the file's settings, and the others over it.
 
     Raises: `ValueError`, one line that names the file or override: unknown section or key, wrong type, refused value.
     """
     path = find_recipe(path_or_name)
     # Overrides may set data.height: the rule about sizes comes after them, so they are laid over the raw sections.
-    name, sections = read_sections(path, shared_size=False)
+    presets = [override.partition("=")[2] for override in overrides if override.partition("=")[0].strip() == "preset"]
+    name, sections = read_sections(path, shared_size=False, preset=presets[-1].strip() if presets else None)
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, setting = key.strip().partition(".")
+        if equals and not dot and section == "preset":
+            continue
         if not equals or (not dot and section != "name"):
             raise ValueError(f"--set {override}: write section.key=value, such as data.height=128.")
         value = parse_value(text, f"--set {override}")

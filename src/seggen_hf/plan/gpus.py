@@ -1,5 +1,6 @@
 """Cards: their memory and rates as published, and what share of a rate the stages reached where it was measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -15,6 +16,11 @@ class Gpu:
     half: float
     single: float
     source: str
+
+    @property
+    def room(self) -> float:
+        """Bytes that a stage may take: all but a tenth, for CUDA's context, fragmentation, and what no plan knows."""
+        return 0.9 * self.memory * 2**30
 
     def rate(self, precision: str) -> float:
         """FLOP/s as published for no, fp16 or bf16."""
@@ -37,8 +43,6 @@ GPUS = {
     "h100": Gpu(79.6, 989.0, 67.0, "NVIDIA H100 datasheet, SXM, without sparsity"),
     "h200": Gpu(139.8, 989.0, 67.0, "NVIDIA H200 datasheet, SXM, without sparsity"),
 }
-SPARE = 0.1  # of a card's memory that stays free: the CUDA context, fragmentation, and what no plan knows
-
 # Share of a card's published rate that each stage reached: operations by this plan, samples a second as measured on
 # one H200 on 2026-11-26 (SDXL's configuration with random weights at 768 pixels, batch 4; ResNet-50, crop 512, batch
 # 16, float32; ImgSyn in batches of 8). Smaller cards usually reach a larger share of their smaller rates.
@@ -51,3 +55,13 @@ def efficiency(stage) -> float:
     if stage.kind == "text2mask" and "lora" in stage.parameters:
         return LORA_EFFICIENCY
     return EFFICIENCY[stage.kind]
+
+
+def choose_gpus(names: Sequence[str] | None = None) -> dict[str, Gpu]:
+    """The cards named, or one of each usual size.
+
+    Raises: `ValueError` for a card that is not known.
+    """
+    if unknown := [name for name in names or () if name not in GPUS]:
+        raise ValueError(f"There is no card {unknown[0]!r} here; there are {', '.join(GPUS)}.")
+    return {name: GPUS[name] for name in names or ("rtx3060", "rtx4090", "l40s", "h100", "h200")}

@@ -71,6 +71,10 @@ class Measured:
     phases: dict[str, int] = dataclasses.field(default_factory=dict)
     failure: str | None = None
 
+    def to_dict(self) -> dict:
+        """JSON values."""
+        return vars(self)
+
     def to_text(self) -> str:
         """One line for a person."""
         if self.failure is not None:
@@ -90,8 +94,8 @@ class ShortTraining:
 
     keeps_nothing = True
 
-    def __init__(self, task, accumulation: int, device: torch.device):
-        self._task, self._accumulation, self._device = task, accumulation, device
+    def __init__(self, task, accumulation: int, device: torch.device, profiler=None):
+        self._task, self._accumulation, self._device, self._profiler = task, accumulation, device, profiler
         self._watch, self._begun = Watch(device), 0.0
         self.losses: list[torch.Tensor] = []
         self.phases: dict[str, int] = {}
@@ -109,6 +113,8 @@ class ShortTraining:
     def loss(self, module, batch):
         if len(self.losses) == WARM_UP * self._accumulation:
             synchronize(self._device)
+            if self._profiler is not None:
+                self._profiler.start()
             self._begun = time.perf_counter()
         loss, parts = self._task.loss(module, batch)
         self.losses.append(loss.detach())
@@ -117,6 +123,8 @@ class ShortTraining:
     def validate(self, step: int, folder: Path) -> dict:
         self.phases["trains"] = self._watch.stop().peak
         self.seconds = time.perf_counter() - self._begun
+        if self._profiler is not None:
+            self._profiler.stop()
         self._watch.start()
         self._task.validate(step, folder)
         self.phases["draws validation images"] = self._watch.stop().peak
@@ -170,7 +178,7 @@ def _measure_in_process(sender, recipe: Recipe, labels: LabelSet, stage: StagePl
     with tempfile.TemporaryDirectory(prefix="seggen-plan-") as folder:
         try:
             _check_patience(stage, device)
-            _MEASURES[stage.kind](Trial(entry, recipe, labels, stage, Path(folder), device))
+            Trial(entry, recipe, labels, stage, Path(folder), device).run()
         except Exception as error:  # whatever keeps it from running here is what the user asked about
             entry.failure = " ".join(str(error).split())[:500] or type(error).__name__
     sender.send(entry)
@@ -186,7 +194,8 @@ def _check_patience(stage: StagePlan, device: torch.device) -> None:
 
 @dataclass
 class Trial:
-    """A stage on the machine at hand: what it is, where it may write, and the entry that it fills."""
+    """A stage on the machine at hand: what it is, where it may write, and the entry that it fills; a profiler of
+    torch, if there is one, sees the steps of a training that are timed."""
 
     entry: Measured
     recipe: Recipe
@@ -194,6 +203,11 @@ class Trial:
     stage: StagePlan
     folder: Path
     device: torch.device
+    profiler: object | None = None
+
+    def run(self) -> None:
+        """Fill the entry. Raises: whatever keeps the stage from running here."""
+        _MEASURES[self.stage.kind](self)
 
     def records(self, count: int, height: int, width: int) -> Dataset:
         return made_up_records(self.labels, count, height, width, self.recipe.data.task)
@@ -206,7 +220,7 @@ class Trial:
     def train(self, task, config: TrainingConfig) -> None:
         """The loop's own steps, few of them."""
         accumulation = config.gradient_accumulation_steps
-        short = ShortTraining(task, accumulation, self.device)
+        short = ShortTraining(task, accumulation, self.device, self.profiler)
         changes = {
             "output_dir": str(self.folder / "training"),
             "max_train_steps": max(config.max_train_steps, WARM_UP + STEPS + 1),

@@ -1,15 +1,15 @@
 """The plan of a whole run: its stages, what they sum up to, and which cards it fits."""
 
-import os
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from ..arms import list_folders
 from ..labels import LabelSet
 from ..recipe import Recipe
 from .generators import plan_mask2img, plan_text2mask
-from .gpus import GPUS, SPARE, Gpu, efficiency
+from .gpus import Gpu, efficiency
 from .segmenter import plan_evaluation, plan_segmenter
-from .stage_plan import GIB, StagePlan
+from .stage_plan import GIB, KINDS, StagePlan
 from .synthesis import plan_synthesis
 
 # Real training records of public data sets, by the name of their labels: told where the data is not at hand.
@@ -30,7 +30,7 @@ class RunPlan:
     @property
     def peak(self) -> int:
         """Bytes of a card's memory that the hungriest stage takes."""
-        return max(stage.peak for stage in self.stages)
+        return max((stage.peak for stage in self.stages), default=0)
 
     @property
     def disk(self) -> int:
@@ -52,12 +52,12 @@ class RunPlan:
         pairs = zip(self.stages, self.times, strict=True)
         return sum(self.seconds(stage, gpu) * times for stage, times in pairs) / 3600
 
-    def fits(self, memory: float) -> bool:
-        """Whether every stage leaves a tenth of `memory` (GiB) free."""
-        return self.peak <= (1 - SPARE) * memory * GIB
+    def fits(self, gpu: Gpu) -> bool:
+        """Whether every stage leaves a tenth of the card's memory free."""
+        return self.peak <= gpu.room
 
-    def to_dict(self, gpus: dict[str, Gpu]) -> dict:
-        """JSON values."""
+    def to_dict(self, gpus: dict[str, Gpu], fitting: dict[str, str | None]) -> dict:
+        """JSON values. `fitting`: for each card the preset with which it would fit, if one has been looked for."""
         stages = []
         for stage, times in zip(self.stages, self.times, strict=True):
             rates = {
@@ -70,7 +70,7 @@ class RunPlan:
             stages.append(stage.to_dict() | {"times": times, "gpus": rates})
         whole = {
             name: {
-                "fits": self.fits(gpu.memory),
+                "fits": self.fits(gpu),
                 "hours": self.hours(gpu),
                 "memory_gib": gpu.memory,
                 "source": gpu.source,
@@ -80,36 +80,40 @@ class RunPlan:
         facts = {name: getattr(self, name) for name in ("recipe", "processes", "num_records", "notes")}
         return facts | {"peak": self.peak, "disk": self.disk, "push": self.push, "gpus": whole, "stages": stages}
 
-    def to_text(self, gpus: dict[str, Gpu]) -> str:
-        """The stages, then a table of them, then a line a card."""
+    def to_text(self, gpus: dict[str, Gpu], fitting: dict[str, str | None]) -> str:
+        """The stages, then a table of them, then a line a card; see `to_dict`."""
         lines = ["\n\n".join(stage.to_text() for stage in self.stages), "", *self._table(gpus), ""]
         lines += [
             f"disk {self.disk / 1e9:,.1f} GB in all; a push sends {self.push / 1e9:,.1f} GB",
             *self.notes,
-            *(self.verdict(name, gpu) for name, gpu in gpus.items()),
+            *(self.verdict(name, gpu, fitting[name]) for name, gpu in gpus.items()),
         ]
         return "\n".join(lines)
 
-    def verdict(self, name: str, gpu: Gpu) -> str:
-        """One line: whether the run fits the card, and how long it takes there."""
+    def verdict(self, name: str, gpu: Gpu, preset: str | None = None) -> str:
+        """One line: whether the run fits the card, and how long it takes there, or the preset with which it fits."""
         hungriest = max(self.stages, key=lambda stage: stage.peak)
         needs = f"peak {self.peak / GIB:.1f} of {gpu.memory:g} GiB ({hungriest.name})"
-        if self.fits(gpu.memory):
+        if self.fits(gpu):
             cards = f"{self.processes} x {name}" if self.processes > 1 else name
             return f"{cards}: fits, {needs}; about {_told_hours(self.hours(gpu))}"
-        tight = self.peak <= gpu.memory * GIB
-        return f"{name}: {'too tight' if tight else 'does not fit'}, {needs}"
+        told = "leaves less than a tenth free" if self.peak <= gpu.memory * GIB else "does not fit"
+        return f"{name}: {told}, {needs}" + (f"; --preset {preset} fits" if preset else "")
 
     def _table(self, gpus: dict[str, Gpu]) -> list[str]:
-        rows = [["stage", "times", "samples", "peak GiB", "disk GB", *(f"{name}: samples/s, hours" for name in gpus)]]
+        """A row a stage; hours are those of all its times."""
+        rows = [["stage", "times", "samples", "peak GiB", "disk GB", *(f"hours {name}" for name in gpus)]]
         for stage, times in zip(self.stages, self.times, strict=True):
-            cells = [stage.name, str(times), f"{stage.samples:,}" if stage.samples else "?", f"{stage.peak / GIB:.1f}"]
-            cells.append(f"{sum(stage.disk.values()) * times / 1e9:.1f}")
-            for gpu in gpus.values():
-                seconds = self.seconds(stage, gpu)
-                rate = _rate(stage, seconds)
-                cells.append(f"{rate:.3g}, {seconds * times / 3600:,.1f}" if rate else "?")
-            rows.append(cells)
+            rows.append(
+                [
+                    stage.name,
+                    str(times),
+                    f"{stage.samples:,}" if stage.samples else "?",
+                    f"{stage.peak / GIB:.1f}",
+                    f"{sum(stage.disk.values()) * times / 1e9:.1f}",
+                    *(f"{self.seconds(stage, gpu) * times / 3600:,.1f}" for gpu in gpus.values()),
+                ]
+            )
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -131,6 +135,7 @@ def plan_recipe(
     processes: int = 1,
     measure: bool = True,
     num_tests: int = 0,
+    kinds: Container[str] = KINDS,
 ) -> RunPlan:
     """What every stage of a run of `recipe` takes.
 
@@ -139,6 +144,7 @@ def plan_recipe(
         processes: of each training and synthesis, a card each.
         measure: see `plan_text2mask`.
         num_tests: test images, of all test splits together.
+        kinds: of the stages that are planned.
 
     Raises: `ValueError` naming the section that is wrong.
     """
@@ -149,18 +155,18 @@ def plan_recipe(
     segmenters = sum(name.startswith("segmenter-") for name in folders)
     stages: list[tuple[StagePlan, int]] = []
     task = recipe.data.task
-    for section, is_run, plan in (
-        ("text2mask", "text2mask" in folders,
+    for section, kind, is_run, plan in (
+        ("text2mask", "text2mask", "text2mask" in folders,
             lambda: [plan_text2mask(recipe.text2mask, num_records, processes, measure)]),
-        ("mask2img", "mask2img" in folders,
+        ("mask2img", "mask2img", "mask2img" in folders,
             lambda: [plan_mask2img(recipe.mask2img, num_records, processes, measure, labels.num_labels)]),
-        ("synthesis", "synthetic" in folders,
+        ("synthesis", "synthesize", "synthetic" in folders,
             lambda: plan_synthesis(recipe, labels.num_labels, num_records, measure)),
-        ("segmenter", True, lambda: [plan_segmenter(recipe.segmenter, labels, processes, task, measure)]),
-        ("evaluation", True,
+        ("segmenter", "segmenter", True, lambda: [plan_segmenter(recipe.segmenter, labels, processes, task, measure)]),
+        ("evaluation", "evaluate", True,
             lambda: [plan_evaluation(recipe.segmenter, recipe.evaluation, labels, num_tests, measure)]),
     ):  # fmt: skip
-        if not is_run:
+        if not is_run or kind not in kinds:
             continue
         try:
             times = segmenters if section in ("segmenter", "evaluation") else 1
@@ -170,21 +176,3 @@ def plan_recipe(
     if recipe.caption.captioner != "template":
         notes.append(f"captions of {recipe.caption.captioner} are not planned: its configuration is not known here")
     return RunPlan(recipe.name, processes, [s for s, _ in stages], [t for _, t in stages], num_records, notes)
-
-
-def choose_gpus(names: list[str] | None = None) -> dict[str, Gpu]:
-    """The cards named; without a name the one at hand, else one of each usual size.
-
-    Raises: `ValueError` for a card that is not known.
-    """
-    if names:
-        unknown = [name for name in names if name not in GPUS]
-        if unknown:
-            raise ValueError(f"There is no card {unknown[0]!r} here; there are {', '.join(GPUS)}.")
-        return {name: GPUS[name] for name in names}
-    return {name: GPUS[name] for name in ("rtx3060", "rtx4090", "l40s", "h100", "h200")}
-
-
-def processes_at_hand() -> int:
-    """Of the launch that this is part of."""
-    return int(os.environ.get("WORLD_SIZE", 1))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 GIB = 2**30
+KINDS = ("text2mask", "mask2img", "synthesize", "segmenter", "evaluate")
 
 
 @dataclass
@@ -10,7 +11,7 @@ class StagePlan:
     """One stage; bytes are per process.
 
     Attributes:
-        kind (`str`): text2mask, mask2img, segmenter, synthesize or evaluate: which measured efficiency applies.
+        kind (`str`): one of `KINDS`: which measured efficiency applies.
         parameters, trained: weights by module, and how many of them train.
         shapes: of one batch in one process.
         samples (`int`): all that the stage sees or makes, in all processes; 0 where it is not known.
