@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.training_utils import cast_training_params
 from peft.utils import get_peft_model_state_dict
 
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from ..pipelines import Text2MaskPipeline
-from .generator import GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
-from .lora import add_lora, fuse_lora, replace_folder
+from .generator import GeneratorTask, load_unet, save_grid, save_pipeline
+from .lora import add_lora, cast_frozen, fuse_lora, replace_folder
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
 _CONFIDENT_DISTANCE = SynthesisConfig().max_color_distance
@@ -53,8 +52,7 @@ class Text2MaskTask(GeneratorTask):
     def _move_frozen(self) -> None:
         if self.config.lora_rank:
             self.base.unet.to(self.device)
-            cast_weights(self.base.unet, self.weight_dtype)
-            cast_training_params(self.base.unet, dtype=torch.float32)
+            cast_frozen(self.base.unet, self.weight_dtype)
 
     def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
         added = {"text_embeds": batch["pooled"], "time_ids": batch["time_ids"].to(noisy.dtype)}
