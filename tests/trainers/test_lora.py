@@ -5,13 +5,10 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
+from generators import lora_unet, train_step
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from seggen_hf.config import Text2MaskConfig
-from seggen_hf.miniature import build_miniature
-from seggen_hf.trainers.lora import add_lora, cast_frozen
 
 
 class Operators(TorchDispatchMode):
@@ -29,31 +26,6 @@ class Operators(TorchDispatchMode):
         return result
 
 
-def lora_unet(dtype: torch.dtype) -> torch.nn.Module:
-    unet = build_miniature("unit", ["a"], seed=0)["unet"].requires_grad_(False)
-    add_lora(unet, Text2MaskConfig(lora_rank=4))
-    for name, parameter in unet.named_parameters():
-        if "lora_B" in name:  # zeros at first: nothing of the adapter would be in the output
-            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
-    cast_frozen(unet, dtype)
-    return unet.train()
-
-
-def train_step(unet: torch.nn.Module) -> tuple[float, list[torch.Tensor], Operators]:
-    config, generator = unet.config, torch.Generator().manual_seed(0)
-    noisy = torch.randn(2, config.in_channels, 16, 16, generator=generator)
-    embeds = torch.randn(2, 7, config.cross_attention_dim, generator=generator)
-    width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    added = {"text_embeds": torch.randn(2, width, generator=generator), "time_ids": torch.full((2, 6), 64.0)}
-    with Operators() as operators:
-        with torch.autocast("cpu", torch.bfloat16):
-            drawn = unet(noisy, torch.tensor([3, 500]), embeds, added_cond_kwargs=added).sample
-            loss = drawn.float().square().mean()
-        loss.backward()
-    gradients = [p.grad for p in unet.parameters() if p.requires_grad]
-    return loss.item(), gradients, operators
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_an_adapter_takes_its_input_as_it_is(checkpointing):
     plain, ours = lora_unet(torch.bfloat16), lora_unet(torch.bfloat16)
@@ -62,8 +34,10 @@ def test_an_adapter_takes_its_input_as_it_is(checkpointing):
         layer.cast_input_dtype_enabled = True  # as peft has it
     if checkpointing:
         plain.enable_gradient_checkpointing(), ours.enable_gradient_checkpointing()
-    loss, gradients, before = train_step(plain)
-    our_loss, our_gradients, after = train_step(ours)
+    with Operators() as before:
+        loss, gradients = train_step(plain)
+    with Operators() as after:
+        our_loss, our_gradients = train_step(ours)
     assert our_loss == loss
     assert all(torch.allclose(a, b, rtol=2e-2, atol=1e-6) for a, b in zip(gradients, our_gradients, strict=True))
     assert before.counts["_to_copy"] - after.counts["_to_copy"] >= 2 * len(layers)

@@ -23,6 +23,7 @@ from ..data.transforms import cover_crop_map, flip_pair, random_zoom_crop
 from ..digests import records_digest, weights_digest
 from ..miniature import resolve_base
 from ..pipelines import ColormapCodec, PanopticCodec
+from .compiled import compile_blocks
 from .latents import LatentCache, compress_map, digest_of, pack_maps, unpack_map
 from .objective import DenoisingObjective
 
@@ -347,6 +348,9 @@ class GeneratorTask:
         float32 (they run once), and on the CPU once their output is cached."""
         self.device, self.weight_dtype = torch.device(device), dtype
         self._move_frozen()
+        if self.config.torch_compile:
+            compile_blocks(self.trainable)
+            compile_blocks(self.base.unet)
         self._move_encoders(self.device)
         self._null = tuple(tensor.float().cpu().numpy()[0] for tensor in self.encode_null())
         if self.config.cache_latents:
