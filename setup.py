@@ -43,6 +43,7 @@ extras_require = {
         *demo,
     ],
     "demo": demo,
+    "8bit": ["bitsandbytes>=0.50"],  # optimizer: adamw_8bit
     "trackers": trackers,
     "metrics": metrics,  # for evaluate.load of metrics/; training and scoring use seggen_hf.metrics alone
     # The template and BLIP-2 need nothing more; current vision-language models want torchvision.

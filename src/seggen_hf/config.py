@@ -18,6 +18,7 @@ TASKS = ("semantic", "instance", "panoptic")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "multistep")
 SCALE_REFERENCES = ("cover", "fit")
 MIXED_PRECISION = ("no", "fp16", "bf16")
+OPTIMIZERS = ("adamw", "adamw_8bit")
 
 
 def _help(text: str) -> dict:
@@ -135,12 +136,19 @@ class TrainingConfig:
         default_factory=list,
         metadata=_help("Multistep schedule: steps at each of which the rate falls to a tenth."),
     )
+    optimizer: str = field(
+        default="adamw",
+        metadata=_help("adamw, or adamw_8bit, whose moments take a quarter of the memory (needs bitsandbytes)."),
+    )
     adam_beta1: float = field(default=0.9, metadata=_help("AdamW beta 1."))
     adam_beta2: float = field(default=0.999, metadata=_help("AdamW beta 2."))
     adam_epsilon: float = field(default=1e-8, metadata=_help("AdamW epsilon."))
     weight_decay: float = field(default=0.01, metadata=_help("AdamW weight decay."))
     max_grad_norm: float = field(default=1.0, metadata=_help("Gradient clipping norm; 0 turns it off."))
     ema_decay: float = field(default=0.0, metadata=_help("Decay of the weight average that is kept; 0 turns it off."))
+    ema_update_steps: int = field(
+        default=1, metadata=_help("Steps between updates of the weight average; it remembers as long with more.")
+    )
     checkpointing_steps: int = field(default=500, metadata=_help("Steps between checkpoints; 0 writes only the last."))
     checkpoints_total_limit: int = field(default=2, metadata=_help("Checkpoints kept; older ones are removed."))
     resume: bool = field(default=True, metadata=_help("Continue from the newest whole checkpoint in output_dir."))
@@ -172,7 +180,10 @@ class TrainingConfig:
             self.mixed_precision,
             f"one of {MIXED_PRECISION}",
         )
+        _check(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {OPTIMIZERS}")
         _check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
+        fits = 1 <= self.ema_update_steps <= self.max_train_steps
+        _check(fits, "ema_update_steps", self.ema_update_steps, f"from 1 to max_train_steps {self.max_train_steps}")
         _check(
             self.checkpoints_total_limit >= 1, "checkpoints_total_limit", self.checkpoints_total_limit, "at least 1"
         )
@@ -205,6 +216,10 @@ class GeneratorConfig(TrainingConfig):
     )
     caption_dropout: float = field(default=0.1, metadata=_help("Share of captions emptied, so guidance has a null."))
     snr_gamma: float = field(default=0.0, metadata=_help("Min-SNR loss weighting (arXiv:2303.09556); 0 turns it off."))
+    torch_compile: bool = field(
+        default=False,
+        metadata=_help("Compile the transformer blocks of the networks: minutes at first, then faster steps."),
+    )
     num_validation_images: int = field(default=4, metadata=_help("Images drawn at each validation."))
     validation_inference_steps: int = field(default=20, metadata=_help("Denoising steps of validation images."))
     validation_guidance_scale: float = field(default=5.0, metadata=_help("Guidance scale of validation images."))

@@ -23,12 +23,14 @@ def same(one, other) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one | other)
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_four_steps_equal_two_then_two_more(tmp_path, ema_decay):
-    train(ToyTask(), settings(tmp_path / "whole", ema_decay=ema_decay))
-    train(ToyTask(), settings(tmp_path / "parts", ema_decay=ema_decay, max_train_steps=2))
+@pytest.mark.parametrize(
+    "average", [{"ema_decay": 0.0}, {"ema_decay": 0.9}, {"ema_decay": 0.9, "ema_update_steps": 2}]
+)
+def test_four_steps_equal_two_then_two_more(tmp_path, average):
+    train(ToyTask(), settings(tmp_path / "whole", **average))
+    train(ToyTask(), settings(tmp_path / "parts", **average, max_train_steps=2))
     resumed = ToyTask()
-    run = train(resumed, settings(tmp_path / "parts", ema_decay=ema_decay))
+    run = train(resumed, settings(tmp_path / "parts", **average))
     assert len(resumed.seen) == 4 and run.steps == 4
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert [line["step"] for line in run.history if "loss" in line] == [1, 2, 3, 4]

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from ..config import GeneratorConfig, Mask2ImgConfig, Text2MaskConfig
-from ..trainers.generator import ENCODE_CAPTIONS, ENCODE_PIXELS, VALIDATION_BATCH, cast_frozen
-from ..trainers.lora import add_lora
+from ..trainers.generator import ENCODE_CAPTIONS, ENCODE_PIXELS, VALIDATION_BATCH, cast_weights
+from ..trainers.lora import add_lora, cast_frozen
 from ..trainers.mask2img import denoise, set_trained
 from .base_modules import MetaBase, build_controlnet, count, weight_bytes
 from .simulate import DTYPES, cost_of_inference, cost_of_training, empty
@@ -83,7 +83,8 @@ def _plan(
     measure: bool,
 ) -> StagePlan:
     for module in modules:
-        cast_frozen(module, DTYPES[config.mixed_precision])
+        is_frozen = not count(module, trained=True)
+        (cast_weights if is_frozen else cast_frozen)(module, DTYPES[config.mixed_precision])
         if config.gradient_checkpointing:
             module.train().enable_gradient_checkpointing()
     trained = sum(count(module, trained=True) for module in modules)

@@ -9,7 +9,7 @@ _MOMENTS = {"adamw": 8, "adamw_8bit": 2}  # bytes a trained weight
 
 
 def optimizer_name(config: TrainingConfig) -> str:
-    return getattr(config, "optimizer", "adamw")
+    return config.optimizer
 
 
 def training_memory(config: TrainingConfig, trained: int, frozen: int, cost: Cost | None, processes: int) -> dict:

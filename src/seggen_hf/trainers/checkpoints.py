@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 STATE = "state.json"
 
+_DEFAULTS = {"optimizer": "adamw", "ema_update_steps": 1}
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -208,10 +209,10 @@ def read_state(path: Path, fingerprint: dict) -> TrainingState:
     if state.step == fingerprint.get("max_train_steps"):
         may_differ.add("processes")
     now = json.loads(json.dumps(fingerprint))
+    # A setting that a later version added was at its default.
+    before = {name: _DEFAULTS.get(name, value) for name, value in now.items()} | state.fingerprint
     changed = {
-        name: (state.fingerprint[name], value)
-        for name, value in now.items()
-        if name not in may_differ and state.fingerprint.get(name, value) != value
+        name: (before[name], value) for name, value in now.items() if name not in may_differ and before[name] != value
     }
     if changed:
         told = ", ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())

@@ -23,6 +23,7 @@ from ..data.transforms import cover_crop_map, flip_pair, random_zoom_crop
 from ..digests import records_digest, weights_digest
 from ..miniature import resolve_base
 from ..pipelines import ColormapCodec, PanopticCodec
+from .compiled import compile_blocks
 from .latents import LatentCache, compress_map, digest_of, pack_maps, unpack_map
 from .objective import DenoisingObjective
 
@@ -82,13 +83,6 @@ def cast_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Give all parameters `dtype`, in place; they stay the same objects."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
-
-
-def cast_frozen(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Give the parameters that do not train `dtype`, in place; they stay the same objects."""
-    for parameter in module.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
 
 
 def build_panoptic_codec(data: DataConfig, labels) -> PanopticCodec | None:
@@ -363,6 +357,9 @@ class GeneratorTask:
             self.cache.build(self._encode_records, self.estimate_cache(), self.config.cache_max_gb)
             self._move_encoders(torch.device("cpu"))
         self._move_frozen()  # last: what encodes has the device for itself
+        if self.config.torch_compile:
+            compile_blocks(self.trainable)
+            compile_blocks(self.base.unet)
 
     def _check_maps(self) -> None:
         """Refuse maps that the codec cannot paint before anything is encoded; a survey, not all of them."""

@@ -36,7 +36,7 @@ from .checkpoints import (
     read_state,
     set_aside,
 )
-from .optimizer import build_optimizer, lr_factor
+from .optimizer import build_optimizer, check_optimizer, lr_factor
 from .stream import build_loader, to_device
 from .window import LogWindow
 
@@ -130,8 +130,8 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
         FloatingPointError: the loss became infinite or NaN; the last whole checkpoint stays as it is.
         OSError: a checkpoint could not be written.
         Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step; at Ctrl-C after that at once, without.
-        ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step; or the
-            folder holds what is no training's.
+        ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step; the
+            folder holds what is no training's; the optimizer's package is not installed.
     """
     accelerator = accelerator or build_accelerator(config)
     try:
@@ -149,6 +149,7 @@ class _Training:
         self.task, self.config, self.accelerator = task, config, accelerator
         self.folder = Path(config.output_dir)
         claim_folder(self.folder, TRAINING, accelerator.is_main_process)
+        check_optimizer(config)
         self.fingerprint = describe_training(task, config, accelerator.num_processes)
         begun_at = self._find_begun()
         precisions = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -159,7 +160,9 @@ class _Training:
         self.module, self.optimizer = accelerator.prepare(task.trainable, optimizer)
         self.bare = accelerator.unwrap_model(self.module)
         self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
-        self.average = WeightAverage(self.parameters, config.ema_decay) if config.ema_decay > 0 else None
+        self.average = None
+        if config.ema_decay > 0:
+            self.average = WeightAverage(self.parameters, config.ema_decay, config.ema_update_steps)
         self.state = TrainingState()
         if begun_at:
             self.state = load_checkpoint(begun_at, self.bare, self.optimizer, self.average, self.fingerprint)
@@ -224,7 +227,7 @@ class _Training:
         held = min(max(2, config.checkpoints_total_limit), found + coming)
         trained = sum(p.numel() for p in self.parameters)
         buffers = sum(b.numel() for b in self.bare.buffers())
-        size = checkpoint_bytes(trained, buffers, self.average is not None)
+        size = checkpoint_bytes(trained, buffers, self.average is not None, config.optimizer)
         check_room(self.folder, max(0, held - found) * size)
 
     def _take_steps(self, request: StopRequest) -> None:

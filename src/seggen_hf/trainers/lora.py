@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ..config import GeneratorConfig
 from ..settings import nearest_name
@@ -44,6 +45,21 @@ def add_lora(network: torch.nn.Module, config: GeneratorConfig) -> None:
                 init_lora_weights="gaussian",
             )
         )
+    for layer in network.modules():
+        if isinstance(layer, BaseTunerLayer):
+            # peft would give each adapter a float32 copy of its input, for autocast to round back to what it was.
+            layer.cast_input_dtype_enabled = False
+
+
+def cast_frozen(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give the weights of `network` that do not train `dtype`, in place, and float32 those that do.
+
+    Norms stay in float32: autocast computes them so, and would cast their weights in every pass.
+    """
+    for module in network.modules():
+        is_norm = isinstance(module, (torch.nn.GroupNorm, torch.nn.LayerNorm))
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(torch.float32 if is_norm or parameter.requires_grad else dtype)
 
 
 def fuse_lora(network: Network, exact: Network | None = None) -> Network:

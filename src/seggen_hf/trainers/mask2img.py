@@ -16,8 +16,8 @@ from ..labels import LabelSet
 from ..metrics import MeanIoU
 from ..pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
 from ..segmenters import load_segmenter
-from .generator import VALIDATION_BATCH, GeneratorTask, cast_frozen, load_unet, save_grid, save_pipeline
-from .lora import add_lora, fuse_lora, replace_folder
+from .generator import VALIDATION_BATCH, GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
+from .lora import add_lora, cast_frozen, fuse_lora, replace_folder
 
 _EMBEDDING_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
 
@@ -170,7 +170,7 @@ class Mask2ImgTask(GeneratorTask):
         if self.config.lora_rank:
             cast_frozen(self.controlnet, self.weight_dtype)
         if not self.config.train_base:
-            cast_frozen(self.base.unet, self.weight_dtype)
+            cast_weights(self.base.unet, self.weight_dtype)  # norms too: it runs without autocast
             self.base.unet.to(self.device)
 
     def collate(self, samples: list[dict]) -> dict:

@@ -1,5 +1,6 @@
 """The optimizer that a training's settings name, and its learning rate at each step."""
 
+import importlib.util
 import math
 
 import torch
@@ -7,16 +8,26 @@ import torch
 from ..config import TrainingConfig
 
 
+def check_optimizer(config: TrainingConfig) -> None:
+    """Raise `ValueError` with the line that installs it if the optimizer's package is missing."""
+    if config.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("--optimizer adamw_8bit needs bitsandbytes: pip install 'seggen_hf[8bit]'")
+
+
 def build_optimizer(groups: list[dict], config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW over the parameter groups of a task."""
-    return torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    """The optimizer of `config` over the parameter groups of a task."""
+    options = {
+        "lr": config.learning_rate,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "eps": config.adam_epsilon,
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=True, **options)
+    check_optimizer(config)
+    from bitsandbytes.optim import AdamW8bit  # an extra
+
+    return AdamW8bit(groups, **options)
 
 
 def lr_factor(config: TrainingConfig, step: int) -> float:

@@ -11,8 +11,8 @@ from peft.utils import get_peft_model_state_dict
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from ..pipelines import Text2MaskPipeline
-from .generator import VALIDATION_BATCH, GeneratorTask, cast_frozen, load_unet, save_grid, save_pipeline
-from .lora import add_lora, fuse_lora, replace_folder
+from .generator import VALIDATION_BATCH, GeneratorTask, load_unet, save_grid, save_pipeline
+from .lora import add_lora, cast_frozen, fuse_lora, replace_folder
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
 _CONFIDENT_DISTANCE = SynthesisConfig().max_color_distance
