@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
-CODE := setup.py src metrics pipelines model_cards training tests
+CODE := setup.py src metrics pipelines model_cards training benchmarks tests
 RUN := $(VENV)/bin/.installed
 TEST := $(VENV)/bin/.installed-test
 

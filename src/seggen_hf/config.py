@@ -16,6 +16,8 @@ SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 TASKS = ("semantic", "instance", "panoptic")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "multistep")
+OFFLOADS = ("none", "model", "sequential")
+VAE_PRECISIONS = ("float32", "same")
 SCALE_REFERENCES = ("cover", "fit")
 MIXED_PRECISION = ("no", "fp16", "bf16")
 OPTIMIZERS = ("adamw", "adamw_8bit")
@@ -303,6 +305,22 @@ class SynthesisConfig:
     seed: int = field(default=0, metadata=_help("Each sample's own seed follows from it and the sample's id."))
     batch_size: int = field(default=4, metadata=_help("Samples denoised together."))
     shard_size: int = field(default=256, metadata=_help("Samples per shard; a shard is the unit of resuming."))
+    offload: str = field(
+        default="none",
+        metadata=_help(
+            "For small GPUs: `model` keeps one network of a pipeline there at a time, `sequential` one layer (slow)."
+        ),
+    )
+    vae_slicing: bool = field(
+        default=False, metadata=_help("Decode a batch's latents one at a time: less memory, a little slower.")
+    )
+    vae_precision: str = field(
+        default="float32",
+        metadata=_help(
+            "How an autoencoder of float16 that may overflow decodes: cast to `float32`, or as it is (`same`), if the "
+            "first batch shows no difference. Others decode as they are."
+        ),
+    )
     text2mask_steps: int = field(default=200, metadata=_help("Denoising steps of Text2Mask (paper: 200)."))
     text2mask_guidance: float = field(default=5.0, metadata=_help("Guidance scale of Text2Mask (not published)."))
     mask2img_steps: int = field(default=40, metadata=_help("Denoising steps of Mask2Img (paper: 40)."))
@@ -327,6 +345,11 @@ class SynthesisConfig:
     def __post_init__(self):
         precision = self.mixed_precision
         _check(precision in MIXED_PRECISION, "mixed_precision", precision, f"one of {MIXED_PRECISION}")
+        _check(self.offload in OFFLOADS, "offload", self.offload, f"one of {OFFLOADS}")
+        known = f"one of {VAE_PRECISIONS}"
+        _check(self.vae_precision in VAE_PRECISIONS, "vae_precision", self.vae_precision, known)
+        fits = self.vae_precision == "float32" or self.offload != "sequential"
+        _check(fits, "vae_precision", self.vae_precision, "float32 with --offload sequential")
         for name in ("batch_size", "shard_size", "text2mask_steps", "mask2img_steps", "max_color_distance"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "positive")
         for name in ("masksyn_variants", "imgsyn_variants", "min_region_area", "seed"):

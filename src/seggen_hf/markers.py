@@ -27,7 +27,8 @@ HOW_ONLY = {
     "output_dir", "resume", "report_to", "dataloader_num_workers", "logging_steps", "checkpointing_steps", "dry_run",
     "checkpoints_total_limit", "validation_steps", "cache_max_gb", "gradient_checkpointing", "num_validation_images",
     "validation_inference_steps", "validation_guidance_scale", "validation_segmenter", "caption_batch_size",
-    "eval_batch_size", "batch_size", "total_batch_size", "shard_size", "jobs", "torch_compile",
+    "eval_batch_size", "batch_size", "total_batch_size", "shard_size", "offload", "vae_slicing", "jobs",
+    "torch_compile",
 }  # fmt: skip
 
 

@@ -10,11 +10,11 @@ import torch
 from accelerate import cpu_offload
 from synthesis_settings import SIZE, largest_difference, make_config
 
-from seggen_hf import LabelSet, Mask2ImgPipeline, load_synthetic
+from seggen_hf import LabelSet, Mask2ImgPipeline, Text2MaskPipeline, load_synthetic
 from seggen_hf.data.schema import encode_map, read_map
 from seggen_hf.pipelines import resize_nearest
 from seggen_hf.synthesis import synthesize
-from seggen_hf.synthesis.generators import PromptCache, generator_digest, is_offloaded, quiet
+from seggen_hf.synthesis.generators import PromptCache, decoding, generator_digest, is_offloaded, place, quiet
 
 
 def test_rows_follow_the_plan_and_dropped_samples_are_told(made):
@@ -137,6 +137,86 @@ def test_an_offloaded_generator_is_the_same_generator(generator_dirs, generators
         cpu_offload(getattr(pipeline, name), torch.device("cpu"))
     assert next(pipeline.unet.parameters()).is_meta and is_offloaded(pipeline)
     assert generator_digest(pipeline) == generator_digest(generators["mask2img"])
+
+
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_offloaded_generators_make_the_same_samples(offload, generator_dirs, made, scene_records, tmp_path):
+    classes = {"text2mask": Text2MaskPipeline, "mask2img": Mask2ImgPipeline}
+    folders = dict(zip(classes, generator_dirs, strict=True))
+    pipelines = {name: c.from_pretrained(folders[name], use_safetensors=True) for name, c in classes.items()}
+    for pipeline in pipelines.values():
+        if offload == "model":
+            place(pipeline, offload, torch.device("cpu"))
+        else:  # as diffusers does, but to "cpu": to its "cpu:0" accelerate copies weights out of their parameters
+            for component in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+                cpu_offload(component, torch.device("cpu"))
+        assert is_offloaded(pipeline)
+    few, settings = scene_records.select(range(2)), make_config(offload=offload, vae_slicing=True)
+    rows = synthesize(few, tmp_path, settings, **pipelines, **SIZE)
+    expected = made[0].filter(lambda id: id < "train-000002", input_columns="source_id")
+    assert len(expected) and largest_difference(rows, expected) <= 1
+
+
+@pytest.mark.parametrize("offload", ["none", "model", "sequential"])
+def test_weights_wait_where_the_setting_says(offload, generator_dirs):
+    pipeline = Mask2ImgPipeline.from_pretrained(generator_dirs[1], use_safetensors=True)
+    for _ in range(2):  # once offloaded, it stays so
+        place(pipeline, offload, torch.device("cpu"))
+        assert is_offloaded(pipeline) == (offload != "none")
+        assert next(pipeline.unet.parameters()).is_meta == (offload == "sequential")
+        assert hasattr(pipeline.unet, "_hf_hook") == (offload != "none")
+
+
+def test_settings_of_how_leave_no_trace_and_a_finished_folder_stays(make, made):
+    rows, folder = made
+    begun = json.loads((folder / "manifest.json").read_text())["fingerprint"]
+    assert not {"offload", "vae_slicing", "vae_precision"} & begun.keys()
+    assert list(make(folder, offload="model", vae_slicing=True)["image_id"]) == list(rows["image_id"])
+    with pytest.raises(ValueError, match="vae_precision was None and is now 'same'"):
+        make(folder, vae_precision="same")
+
+
+def half_precision_vae(generator_dirs, weight=1.0):
+    pipeline = Mask2ImgPipeline.from_pretrained(generator_dirs[1], use_safetensors=True)
+    pipeline.vae.register_to_config(force_upcast=True)
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_norm_out.weight *= weight
+    return pipeline, pipeline.vae.to(torch.float16)
+
+
+def test_a_float16_autoencoder_decodes_as_it_is_where_that_is_safe(generator_dirs):
+    pipeline, vae = half_precision_vae(generator_dirs)
+    latents = torch.randn(2, vae.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    with decoding([pipeline], make_config(vae_slicing=True)):
+        assert vae.config.force_upcast and vae.use_slicing
+    weights = {name: value.clone() for name, value in vae.state_dict().items()}
+    with decoding([pipeline], make_config(vae_precision="same")):
+        assert not vae.config.force_upcast and not vae.use_slicing
+        first, second = (vae.decode(latents, return_dict=False)[0] for _ in range(2))
+        assert first.dtype == second.dtype == torch.float16 and torch.equal(first, second)
+    assert vae.config.force_upcast and "decode" not in vars(vae)
+    assert all(torch.equal(value, weights[name]) for name, value in vae.state_dict().items())
+
+
+def test_one_that_overflows_goes_back_to_float32_and_says_so(generator_dirs, caplog):
+    pipeline, vae = half_precision_vae(generator_dirs, weight=1e5)  # beyond float16's 65504
+    latents = torch.randn(2, vae.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    with decoding([pipeline], make_config(vae_precision="same")):
+        vae.decode(latents, return_dict=False)
+        assert vae.config.force_upcast and vae.dtype == torch.float16
+    assert "The autoencoder decodes in float32" in caplog.text
+
+
+def test_an_error_in_writing_ends_the_synthesis(make, scene_records, tmp_path, monkeypatch):
+    """Shards are written in a thread: its error must not be lost, nor a shard half there."""
+
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("seggen_hf.synthesis.engine.write_shard", full)
+    with pytest.raises(OSError, match="No space left"):
+        make(tmp_path, scene_records.select(range(4)), masksyn_variants=0)
+    assert not (tmp_path / "summary.json").exists() and not list(tmp_path.glob("data/*"))
 
 
 def test_each_caption_is_encoded_once_and_memory_is_bounded(generators):

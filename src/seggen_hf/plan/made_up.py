@@ -100,7 +100,7 @@ def random_base(base_model: str, revision: str | None, device: torch.device) -> 
 
 def random_generators(recipe: Recipe, labels: LabelSet, with_text2mask: bool, device: torch.device) -> dict:
     """Pipelines as synthesis takes them, under `mask2img` and, if it is wanted, `text2mask`; each has modules of its
-    own, in the precision of the synthesis."""
+    own, in the precision of the synthesis, on the CPU."""
     config, data = recipe.mask2img, recipe.data
     codec = build_panoptic_codec(data, labels) or ColormapCodec(labels)
     colormap = codec.to_dict() | {"height": data.height, "width": data.width}
@@ -118,7 +118,7 @@ def random_generators(recipe: Recipe, labels: LabelSet, with_text2mask: bool, de
     colormap |= {"conditioning": config.conditioning} if config.conditioning != "rgb" else {}
     cast_weights(controlnet, DTYPES[recipe.synthesis.mixed_precision])
     generators["mask2img"] = Mask2ImgPipeline(**base.components, controlnet=controlnet, colormap=colormap)
-    return {name: pipeline.to(device) for name, pipeline in generators.items()}
+    return generators
 
 
 def random_segmenter(config: SegmenterConfig, labels: LabelSet, folder: Path):

@@ -24,7 +24,7 @@ from ..quiet import quiet_libraries
 from ..recipe import Recipe
 from ..segmenter_layers import enable_checkpointing
 from ..synthesis.engine import ShardMaker
-from ..synthesis.generators import quiet
+from ..synthesis.generators import decoding, place, quiet
 from ..synthesis.manifest import Plan
 from ..synthesis.shards import write_shard
 from ..trainers.generator import build_panoptic_codec
@@ -286,6 +286,8 @@ def _measure_synthesis(trial: Trial) -> None:
     records = trial.records(size, data.height, data.width)
     trial.begin()
     generators = random_generators(trial.recipe, trial.labels, kind == "masksyn", trial.device)
+    for pipeline in generators.values():
+        place(pipeline, config.offload if trial.device.type == "cuda" else "none", trial.device)
     watch = Watch(trial.device)
     watch.start()
 
@@ -298,10 +300,10 @@ def _measure_synthesis(trial: Trial) -> None:
         maker = ShardMaker(records, plan, trial.labels, generators, data.height, data.width)
         synchronize(trial.device)
         begun = time.perf_counter()
-        with quiet(generators.values()):
-            rows, refused, spent = maker.make(plan.shards[0], lambda count: None)
-        write_shard(trial.folder, plan.shards[0], rows, refused, spent, maker.panoptic)
-        dropped.extend(refused)
+        with quiet(generators.values()), decoding(generators.values(), config), maker:
+            drawn = maker.draw(plan.shards[0], lambda count: None)
+            write_shard(trial.folder, plan.shards[0], drawn.rows(), drawn.dropped(), drawn.seconds, maker.panoptic)
+        dropped.extend(drawn.dropped())
         return time.perf_counter() - begun
 
     seconds(1, 1)

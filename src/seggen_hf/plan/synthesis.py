@@ -51,7 +51,7 @@ def plan_synthesis(recipe, num_labels: int | None, num_records: int | None, meas
 def _costs(config: SynthesisConfig, base: MetaBase, controlnet, dtype) -> dict[str, Cost]:
     """Of a denoising step of Text2Mask and of Mask2Img for a batch, and of decoding what is decoded together."""
     rows = config.batch_size * (2 if max(config.text2mask_guidance, config.mask2img_guidance) > 1 else 1)
-    decoded = 1 if getattr(config, "vae_slicing", False) else config.batch_size
+    decoded = 1 if config.vae_slicing else config.batch_size
 
     def text2mask():
         noisy, steps, embeds, added = base.inputs(rows, dtype)
@@ -71,18 +71,18 @@ def _costs(config: SynthesisConfig, base: MetaBase, controlnet, dtype) -> dict[s
 
 def _add_costs(plan: StagePlan, kind: str, config: SynthesisConfig, costs: dict, unets: int, base: MetaBase) -> None:
     size, item = config.batch_size, 4 if config.mixed_precision == "no" else 2
-    decoded = 1 if getattr(config, "vae_slicing", False) else size
+    decoded = 1 if config.vae_slicing else size
     image = config.mask2img_steps * costs["mask2img"].flops / size + costs["decode"].flops / decoded
     drawn = config.text2mask_steps * costs["text2mask"].flops / size + costs["decode"].flops / decoded
     plan.step_flops = costs["mask2img"].flops + costs["text2mask"].flops
     plan.flops = image + (drawn if kind == "masksyn" else 0)
     names = ["decode", "captions", "mask2img", *(["text2mask"] if kind == "masksyn" else [])]
-    if getattr(config, "offload", "none") == "none":  # both pipelines lie on the card, whichever of them draws
+    if config.offload == "none":  # both pipelines lie on the card, whichever of them draws
         encoders = unets * sum(map(count, base.encoders))
         networks = unets * plan.parameters["unet"] + plan.parameters["controlnet"]
         plan.memory[f"networks ({item} bytes each)"] = item * networks
         plan.memory[f"autoencoders and text encoders ({item} bytes each)"] = item * encoders
-    elif getattr(config, "offload", "none") == "model":  # one network at a time; the ControlNet runs beside the U-Net
+    elif config.offload == "model":  # one network at a time; the ControlNet runs beside the U-Net
         plan.memory["the largest network, others wait on the CPU"] = max(costs[name].weights for name in names)
     else:
         layers = (layer for module in base.modules for layer in module.modules())

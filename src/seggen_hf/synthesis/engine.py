@@ -4,6 +4,7 @@ MaskSyn: caption of a real record -> Text2Mask -> new segmentation map -> Mask2I
 ImgSyn: segmentation map made by people, and its caption -> Mask2Img -> image.
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -41,7 +42,7 @@ from seggen_hf.synthesis.filtering import (
     drop_image,
     map_scores,
 )
-from seggen_hf.synthesis.generators import PromptCache, check_labels, generator_digest, is_offloaded, quiet
+from seggen_hf.synthesis.generators import PromptCache, check_labels, decoding, generator_digest, place, quiet
 from seggen_hf.synthesis.manifest import KINDS, Plan, Sample, Shard, check_manifest, write_manifest
 from seggen_hf.synthesis.preview import write_preview
 from seggen_hf.synthesis.progress import Progress
@@ -84,7 +85,7 @@ def synthesize(
         output_dir: gets data/*.parquet, dropped/*.json, manifest.json, summary.json, labels.json, id2label.json and
             preview.png.
         mask2img (`Mask2ImgPipeline`), text2mask (`Text2MaskPipeline`, needed for MaskSyn): moved to the process's
-            device unless they are offloaded.
+            device, or offloaded as `config` says, unless they are offloaded already.
         kinds: out of `imgsyn` and `masksyn`; one with no variants in `config` is left out.
         labels: of the records; what `load_records` attached if not given.
         height, width: of the samples, in pixels; what Mask2Img was trained at if not given.
@@ -114,10 +115,6 @@ def synthesize(
     for pipeline in generators.values():
         pipeline.check_size(height, width)
     check_folder(folder, SYNTHESIS)
-    for pipeline in generators.values():
-        if pipeline.device != accelerator.device and not is_offloaded(pipeline):
-            pipeline.to(accelerator.device)
-
     digests = {f"{name}_weights": generator_digest(pipeline) for name, pipeline in generators.items()}
     digests["segmentation_maps"] = records_digest(records, ["panoptic_map" if panoptic else "segmentation_map"])
     fingerprint = plan.fingerprint(height, width, labels.to_dict(), digests)
@@ -134,6 +131,11 @@ def synthesize(
         raise ValueError(f"{folder} is not shared by all processes; name an --output_dir on a shared file system.")
 
     started = time.monotonic()
+    has_gpu = accelerator.device.type != "cpu"
+    if config.offload != "none" and not has_gpu:
+        logger.warning("There is no GPU for --offload %s: all weights stay in memory.", config.offload)
+    for pipeline in generators.values():
+        place(pipeline, config.offload if has_gpu else "none", accelerator.device)
     maker = ShardMaker(records, plan, labels, generators, height, width)
     _make_shards(folder, plan, maker, accelerator)
     if accelerator.is_main_process:
@@ -152,20 +154,43 @@ def synthesize(
 
 
 def _make_shards(folder: Path, plan: Plan, maker: "ShardMaker", accelerator: Accelerator) -> None:
-    """Make the shards of this process that are not there yet, then wait until the others have made theirs."""
+    """Make the shards of this process that are not there yet, then wait until the others have made theirs.
+
+    A shard is written while the next one is drawn; no more than one waits.
+    """
     is_main = accelerator.is_main_process
     mine = plan.shards_of(accelerator.process_index, accelerator.num_processes)
     done = finished_shards(folder)
-    with Progress(folder, plan, mine, disable=not is_main) as progress, quiet(maker.generators.values()):
-        for shard in mine:
-            if shard.name in done:
-                continue
-            rows, dropped, seconds = maker.make(shard, progress.advance)
-            write_shard(folder, shard, rows, dropped, seconds, maker.panoptic)
+    pipelines = maker.generators.values()
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(folder, plan, mine, disable=not is_main))
+        stack.enter_context(quiet(pipelines))
+        stack.enter_context(decoding(pipelines, plan.config))
+        stack.enter_context(maker)
+        writer = stack.enter_context(ThreadPoolExecutor(1))  # is waited for first: it needs the encoded rows
+
+        def finish(shard: Shard, written: Future) -> None:
+            rows, dropped = written.result()
             progress.finish(shard, len(dropped))
             preview = _early_preview(folder, shard.kind)
             if is_main and rows and not preview.exists():  # so that people need not wait for the end to look
                 _preview(preview, rows[:PREVIEWED], maker)
+
+        def write(shard: Shard, drawn: "DrawnShard") -> tuple[list[dict], list[dict]]:
+            rows, dropped = drawn.rows(), drawn.dropped()
+            write_shard(folder, shard, rows, dropped, drawn.seconds, maker.panoptic)
+            return rows, dropped
+
+        last = None
+        for shard in mine:
+            if shard.name in done:
+                continue
+            drawn = maker.draw(shard, progress.advance)
+            if last is not None:
+                finish(*last)
+            last = shard, writer.submit(write, shard, drawn)
+        if last is not None:
+            finish(*last)
         # By looking at the files: in a collective, the first to finish would run into its timeout.
         progress.wait_for_others()
 
@@ -220,8 +245,26 @@ class Draft:
     reason: str | None = None
 
 
+@dataclass
+class DrawnShard:
+    """A shard whose samples are drawn, in `seconds`; those with a future have their row in it once it is encoded."""
+
+    finished: list[tuple[Draft, Future | None]]
+    seconds: float
+
+    def rows(self) -> list[dict]:
+        rows = [row.result() for _, row in self.finished if row is not None]
+        return [row for row in rows if row is not None]
+
+    def dropped(self) -> list[dict]:
+        """Entries of the log, once `rows` is known."""
+        dropped = [draft for draft, _ in self.finished if draft.reason]
+        return [_log_entry(draft) for draft in sorted(dropped, key=lambda d: (d.sample.record, d.sample.variant))]
+
+
 class ShardMaker:
-    """Turns the samples of a shard into rows, in batches."""
+    """Turns the samples of a shard into rows, in batches. In its `with` block, threads read the maps of the next batch
+    and encode the images of those before while the generators draw."""
 
     def __init__(self, records: Dataset, plan: Plan, labels: LabelSet, generators: dict, height: int, width: int):
         self.panoptic = generators["mask2img"].panoptic_codec is not None
@@ -231,8 +274,16 @@ class ShardMaker:
         self.generators, self.size = generators, {"height": height, "width": width}
         self.prompts = {name: PromptCache(pipeline) for name, pipeline in generators.items()}
 
-    def make(self, shard: Shard, advance: Callable[[int], None]) -> tuple[list[dict], list[dict], float]:
-        """Rows kept, samples dropped, and seconds. `advance` is told of samples as they are done."""
+    def __enter__(self):
+        self._reader, self._encoder = ThreadPoolExecutor(1), ThreadPoolExecutor(ENCODERS)
+        return self
+
+    def __exit__(self, *_):
+        for pool in (self._reader, self._encoder):
+            pool.shutdown(cancel_futures=True)
+
+    def draw(self, shard: Shard, advance: Callable[[int], None]) -> DrawnShard:
+        """Draw a shard's samples; `advance` is told of them as they are done."""
         started = time.monotonic()
         samples, size = self.plan.samples(shard), self.config.batch_size
         finished: list[tuple[Draft, Future | None]] = []
@@ -240,30 +291,35 @@ class ShardMaker:
 
         def paint(drafts: list[Draft]) -> None:
             for draft, pixels in zip(drafts, self._draw_images(drafts), strict=True):
-                draft.reason = drop_image(pixels)
-                finished.append((draft, None if draft.reason else pool.submit(self._row, draft, pixels)))
+                finished.append((draft, self._encoder.submit(self._row, draft, pixels)))
             advance(len(drafts))
 
-        with ThreadPoolExecutor(ENCODERS) as pool:
-            for start in range(0, len(samples), size):
-                # On the CPU, so that a sample is the same on every device and in every batch. One generator serves
-                # both pipelines, one after the other. (PyTorch's CPU generator uses the seed's low 32 bits.)
-                drafts = [Draft(s, torch.Generator().manual_seed(s.seed)) for s in samples[start : start + size]]
-                (self._draw_maps if shard.kind == "masksyn" else self._read_maps)(drafts)
-                dropped = [draft for draft in drafts if draft.reason]
-                finished += [(draft, None) for draft in dropped]
-                advance(len(dropped))
-                pending += [draft for draft in drafts if not draft.reason]
-                while len(pending) >= size:
-                    paint(pending[:size])
-                    del pending[:size]
-            if pending:
-                paint(pending)
-            rows = [row.result() for _, row in finished if row is not None]
-        dropped = sorted(
-            (draft for draft, _ in finished if draft.reason), key=lambda d: (d.sample.record, d.sample.variant)
-        )
-        return rows, [_log_entry(draft) for draft in dropped], time.monotonic() - started
+        ahead = self._reader.submit(self._begin, samples[:size])
+        for start in range(0, len(samples), size):
+            drafts = ahead.result()
+            ahead = self._reader.submit(self._begin, samples[start + size : start + 2 * size])
+            if shard.kind == "masksyn":
+                self._draw_maps(drafts)
+            dropped = [draft for draft in drafts if draft.reason]
+            finished += [(draft, None) for draft in dropped]
+            advance(len(dropped))
+            pending += [draft for draft in drafts if not draft.reason]
+            while len(pending) >= size:
+                paint(pending[:size])
+                del pending[:size]
+        if pending:
+            paint(pending)
+        return DrawnShard(finished, time.monotonic() - started)
+
+    def _begin(self, samples: list[Sample]) -> list[Draft]:
+        """The samples with their noise, and their maps if people made those.
+
+        Noise is drawn on the CPU, so that a sample is the same on every device and in every batch. One generator
+        serves both pipelines, one after the other. (PyTorch's CPU generator uses the seed's low 32 bits.)
+        """
+        drafts = [Draft(sample, torch.Generator().manual_seed(sample.seed)) for sample in samples]
+        self._read_maps([draft for draft in drafts if draft.sample.kind == "imgsyn"])
+        return drafts
 
     def _source_map(self, sample: Sample) -> tuple[np.ndarray, list[dict] | None]:
         """Ids of the record's map, and what its segments are if they are ids of segments."""
@@ -301,11 +357,11 @@ class ShardMaker:
             min_region_area=config.min_region_area,
             output_type="np",
         )
-        for place, draft in enumerate(drafts):
-            draft.segmentation_map = labels = output.segmentation_maps[place]
-            distance = output.distances[place]
+        for row, draft in enumerate(drafts):
+            draft.segmentation_map = labels = output.segmentation_maps[row]
+            distance = output.distances[row]
             if self.panoptic:
-                draft.segments = output.panoptic_maps[place], output.segments_infos[place]
+                draft.segments = output.panoptic_maps[row], output.segments_infos[row]
             draft.scores = map_scores(labels, self.labels.ignore_index)
             if not np.isfinite(distance).all():
                 draft.reason = "not_finite"
@@ -340,8 +396,11 @@ class ShardMaker:
             output_type="np",
         ).images
 
-    def _row(self, draft: Draft, pixels: np.ndarray) -> dict:
-        """The sample as a shard holds it."""
+    def _row(self, draft: Draft, pixels: np.ndarray) -> dict | None:
+        """The sample as a shard holds it; None, and the reason in `draft`, if its image is dropped."""
+        draft.reason = drop_image(pixels)
+        if draft.reason:
+            return None
         sample, segments = draft.sample, {}
         if self.panoptic:
             panoptic_map, segments_info = draft.segments

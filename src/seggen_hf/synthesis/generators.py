@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +13,9 @@ from seggen_hf.config import SynthesisConfig
 from seggen_hf.digests import weights_digest
 from seggen_hf.labels import LabelSet
 
+logger = logging.getLogger(__name__)
+
+MAX_VAE_DIFFERENCE = 2 / 255  # of colors in [0, 1] between an autoencoder's precisions
 CACHED_CAPTIONS = 256  # SDXL: 0.3 MB each in fp16
 
 
@@ -39,6 +43,64 @@ def is_offloaded(pipeline) -> bool:
     """Whether the pipeline moves its components by itself."""
     hooked = any(hasattr(part, "_hf_hook") for part in pipeline.components.values())
     return hooked or getattr(pipeline, "hf_device_map", None) is not None
+
+
+def place(pipeline, offload: str, device: torch.device) -> None:
+    """Move `pipeline` to `device`, or let it move its parts there as they are used; one that does already, stays."""
+    if is_offloaded(pipeline):
+        return
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    elif pipeline.device != device:
+        pipeline.to(device)
+
+
+@contextlib.contextmanager
+def decoding(pipelines: Iterable, config: SynthesisConfig):
+    """With the autoencoders' slicing and precision that `config` names; both are put back."""
+    vaes = [pipeline.vae for pipeline in pipelines]
+    before = [(vae, vae.use_slicing, vae.config.force_upcast, vars(vae).get("decode")) for vae in vaes]
+    for vae in vaes:
+        vae.use_slicing = vae.use_slicing or config.vae_slicing
+        if config.vae_precision == "same" and vae.dtype == torch.float16 and vae.config.force_upcast:
+            _decode_as_it_is(vae)
+    try:
+        yield
+    finally:
+        for vae, sliced, force_upcast, decode in before:
+            vae.use_slicing = sliced
+            if vae.config.force_upcast != force_upcast:
+                vae.register_to_config(force_upcast=force_upcast)
+            vars(vae).pop("decode", None)
+            if decode is not None:  # somebody's own
+                vae.decode = decode
+
+
+def _decode_as_it_is(vae) -> None:
+    """Decode in float16, unless the first batch differs from what float32 makes of it, or is not finite."""
+    decode = vae.decode
+    vae.register_to_config(force_upcast=False)  # what the stock pipelines ask before they decode
+
+    def checked(latents, *args, **kwargs):
+        vae.decode = decode  # of later batches
+        half = decode(latents, return_dict=False)[0]
+        vae.to(dtype=torch.float32)
+        full = decode(latents.float(), return_dict=False)[0]
+        vae.to(dtype=torch.float16)  # every float16 is a float32: the weights are what they were
+        # Colors lie in [-1, 1] here, and those beyond are cut off later.
+        difference = ((half.float().clamp(-1, 1) - full.clamp(-1, 1)).abs().max() / 2).item()
+        if half.isfinite().all() and difference <= MAX_VAE_DIFFERENCE:
+            return (half,)
+        vae.register_to_config(force_upcast=True)
+        logger.warning(
+            "The autoencoder decodes in float32: in float16 the first batch differs by %.3f (colors in [0, 1]), and "
+            "--vae_precision same allows %.3f.", difference, MAX_VAE_DIFFERENCE,
+        )  # fmt: skip
+        return (full,)
+
+    vae.decode = checked
 
 
 @contextlib.contextmanager

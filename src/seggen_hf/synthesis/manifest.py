@@ -17,8 +17,9 @@ from seggen_hf.data.schema import write_json
 
 KINDS = ("imgsyn", "masksyn")  # alphabetical, so that a plain listing of the shards is in the order of the plan
 MANIFEST = "manifest.json"
-# Where files lie and how many samples are denoised at once changes no sample.
-_NOT_IN_FINGERPRINT = ("output_dir", "text2mask_model", "mask2img_model", "batch_size")
+# Where files lie, where weights wait, and how many samples are denoised or decoded at once changes no sample.
+_NOT_IN_FINGERPRINT = ("output_dir", "text2mask_model", "mask2img_model", "batch_size", "offload", "vae_slicing")
+_WITHOUT_TRACE = {"vae_precision": "float32"}  # left out where they have this value: manifests may be older than they
 _OF_KIND = {  # what decides samples of that kind only
     "imgsyn": ("imgsyn_variants",),
     "masksyn": (
@@ -140,6 +141,7 @@ class Plan:
         settings = dataclasses.asdict(self.config)
         for name in (*_NOT_IN_FINGERPRINT, *(n for kind in KINDS if kind not in self.kinds for n in _OF_KIND[kind])):
             settings.pop(name)
+        settings = {name: value for name, value in settings.items() if _WITHOUT_TRACE.get(name) != value}
         return settings | {
             "kinds": self.kinds,
             "height": height,
