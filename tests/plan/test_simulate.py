@@ -4,6 +4,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from seggen_hf.config import Text2MaskConfig
+from seggen_hf.plan import memory_tracker
+from seggen_hf.plan.generators import plan_text2mask
 from seggen_hf.plan.memory_tracker import MemoryTracker
 from seggen_hf.plan.meta_mode import MetaMode
 from seggen_hf.plan.simulate import cost_of_inference, cost_of_training, empty
@@ -57,6 +60,15 @@ def test_a_unets_step_takes_on_meta_what_it_takes_in_memory(miniature_dir, check
         return tracker.peak
 
     assert peak("meta") == pytest.approx(peak("cpu"), rel=0.05)
+
+
+def test_shortcuts_give_what_torch_gives(miniature_dir, monkeypatch):
+    """The whole plan of a training, with and without them."""
+    config = Text2MaskConfig(base_model=str(miniature_dir), height=32, width=32, mixed_precision="bf16")
+    fast = plan_text2mask(config)
+    monkeypatch.setattr(memory_tracker, "SHORTCUTS", {})
+    slow = plan_text2mask(config)
+    assert (fast.memory, fast.phases, fast.flops) == (slow.memory, slow.phases, slow.flops)
 
 
 def test_autocast_casts_what_cuda_casts():
