@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import inspect
 import json
-import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -125,9 +124,18 @@ def _read_recipe(recipe: str, settings: list[str] | None, out: Path | None):
     return loaded, out or Path("runs") / loaded.name
 
 
-def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_json=False) -> None:
+def _shown_recipe(recipe: str) -> str:
+    """A recipe as cards name it: a file by its last part."""
+    return Path(recipe).name if Path(recipe).is_file() else recipe
+
+
+def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_json=False, called=None) -> None:
+    """Run stages. `called`: the command's words, with which results and cards say what was called; `seggen run RECIPE`
+    with the options that are given if absent."""
     loaded, folder = _read_recipe(recipe, settings, out)
     quiet_libraries()
+    from .provenance import public_command
+    from .recipe import list_overridden
     from .results import read_results
     from .runs import run_stages, select_kinds
 
@@ -136,8 +144,11 @@ def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_
         select_kinds(redo or ())
     except ValueError as error:
         raise WrongArguments(str(error)) from error
-    typed = shlex.join(["seggen", *sys.argv[1:]])
-    run_stages(loaded, folder, kinds, redo or (), command=typed, say=_say)
+    options = [("--out", out), *(() if called else (("--only", name) for name in only or ()))]
+    options += [("--from", first), ("--until", last), *(("--redo", name) for name in redo or ())]
+    words = ["seggen", *(called or ["run", _shown_recipe(recipe)])]
+    told = public_command(*words, settings=list_overridden(loaded, settings or ()), options=options)
+    run_stages(loaded, folder, kinds, redo or (), command=told, say=_say)
     results = read_results(folder)
     if as_json:
         print(json.dumps({"run": str(folder), "results": results}, indent=2))
@@ -182,7 +193,7 @@ def quickstart(
     settings: Settings = None, out: Out = None, redo: Redo = None, json: Json = False, debug: Debug = False
 ):
     """The whole loop on the built-in scenes, on a CPU, in minutes: ends with a table and a report."""
-    _run("quickstart", settings, out, redo=redo, as_json=json)
+    _run("quickstart", settings, out, redo=redo, as_json=json, called=["quickstart"])
 
 
 @command
@@ -223,7 +234,7 @@ def train(
     """One training of a recipe; what it reads must be finished. `training/*.py` train on several GPUs."""
     if what not in ("text2mask", "mask2img", "segmenter"):
         raise WrongArguments(f"There is no training {what!r}; there are text2mask, mask2img and segmenter.")
-    _run(recipe, settings, out, only=[what], redo=redo)
+    _run(recipe, settings, out, only=[what], redo=redo, called=["train", what, _shown_recipe(recipe)])
 
 
 @command
