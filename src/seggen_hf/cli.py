@@ -495,7 +495,12 @@ def push(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the segmenter; the first if absent.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make every repository private.")] = False,
     public: Annotated[
-        bool, typer.Option("--public", help="Publish synthetic data of your own data too; it is private otherwise.")
+        bool,
+        typer.Option(
+            "--public",
+            help="Publish too what was made of data that is not known to be public, with pictures of it; it is "
+            "private otherwise.",
+        ),
     ] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch to push to, made if absent.")] = None,
     dry_run: Annotated[
@@ -509,12 +514,19 @@ def push(
         raise WrongArguments("--private and --public exclude each other.")
     quiet_libraries()
     from .hub import connect
+    from .names import WrongName
     from .publish import plan_push, push_all, stage
 
     wanted = [kind.strip() for value in only or () for kind in value.split(",") if kind.strip()]
-    plan = plan_push(run, namespace, wanted, name, arm, seed)
+    try:
+        plan = plan_push(run, namespace, wanted, name, arm, seed)
+    except WrongName as error:
+        raise WrongArguments(str(error)) from error
     api = None if dry_run else connect(namespace)  # before anything is staged: a wrong token costs nothing
     artifacts = stage(plan, private, public)
+    for why in dict.fromkeys(artifact.why_private for artifact in artifacts if artifact.why_private):
+        told = ", ".join(artifact.repo_id for artifact in artifacts if artifact.why_private == why)
+        _say(f"Private: {told}, since {why}; --public makes them public")
     if dry_run:
         for artifact in artifacts:
             _say(
