@@ -22,7 +22,7 @@ from seggen_hf.data.sources import load_records
 from seggen_hf.metrics import PanopticQuality
 from seggen_hf.miniature import resolve_base
 from seggen_hf.pipelines import PanopticCodec, resize_nearest
-from seggen_hf.provenance import library_versions
+from seggen_hf.provenance import library_versions, public_value
 
 CODINGS = {"edges": ("edges", 4), "3 shades": ("shades", 3), "4 shades": ("shades", 4)}
 NOISES = (0, 5, 10)
@@ -91,7 +91,7 @@ def write_table(rows: list[list[str]], header: list[str], arguments: argparse.Na
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         *notes,
-        f"Written by `python training/measure_coding.py`, noise seed 0, VAE {arguments.vae}; "
+        f"Written by `python training/measure_coding.py`, noise seed 0, VAE {public_value(arguments.vae)}; "
         + ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "",
     ]

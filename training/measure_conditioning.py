@@ -11,9 +11,7 @@ images of these maps is what a perfect generator gets.
 import argparse
 import dataclasses
 import os
-import shlex
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -40,7 +38,7 @@ from seggen_hf.inference import without_windows
 from seggen_hf.pipelines import Mask2ImgPipeline
 from seggen_hf.pipelines.seggen_pipeline import CONDITIONINGS
 from seggen_hf.provenance import library_versions, public_command
-from seggen_hf.recipe import Recipe, load_recipe
+from seggen_hf.recipe import Recipe, list_overridden, load_recipe
 from seggen_hf.segmenters import load_segmenter
 from seggen_hf.segments import label_map, measure_segments
 from seggen_hf.stages import load_train_records
@@ -172,7 +170,10 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     header = ["condition", "seed", *(name.replace("_", " ") for name in SCORES)]
-    typed = public_command(shlex.join(["python", *sys.argv]))
+    shown = ("conditionings", "seeds", "num_maps", "judge_steps", "judge_records")
+    options = [(f"--{name}", getattr(arguments, name)) for name in shown]
+    words = ["python", "training/measure_conditioning.py", Path(arguments.recipe).name]
+    typed = public_command(*words, settings=list_overridden(recipe, arguments.settings), options=options)
     lines = [
         f"## {recipe.name}",
         "",

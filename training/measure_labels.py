@@ -9,9 +9,7 @@ for labels that one lacks; where more real ones bring little, it cannot bring mu
 import argparse
 import dataclasses
 import os
-import shlex
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from seggen_hf.data.sources import load_split
 from seggen_hf.data.tiles import tile_records
 from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.provenance import library_versions, public_command
-from seggen_hf.recipe import load_recipe
+from seggen_hf.recipe import list_overridden, load_recipe
 from seggen_hf.segmenters import load_segmenter
 from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.loop import train
@@ -69,7 +67,9 @@ def main() -> None:
                 print(dict(zip(header, rows[-1], strict=True)), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    typed = public_command(shlex.join(["python", *sys.argv]))
+    options = [("--counts", arguments.counts), ("--held_out", arguments.held_out), ("--seeds", arguments.seeds)]
+    words = ["python", "training/measure_labels.py", Path(arguments.recipe).name]
+    typed = public_command(*words, settings=list_overridden(recipe, arguments.settings), options=options)
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     lines = [
         f"## {recipe.name}",

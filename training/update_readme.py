@@ -77,7 +77,7 @@ def show_samples(run: Path, docs: Path) -> str:
     Nor of other data than the built-in scenes: its pictures are not ours to publish.
     """
     preview = run / "synthetic" / "preview.png"
-    if not preview.is_file() or read_results(run)["dataset"] != "scenes":
+    if not preview.is_file() or load_recipe(run / "recipe.yaml").data.dataset_name != "scenes":
         return ""
     docs.mkdir(exist_ok=True)
     name = f"{read_results(run)['recipe']}.png"

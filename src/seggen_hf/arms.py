@@ -145,6 +145,7 @@ def render_records(records: Dataset, recipe: Recipe, folder: Path) -> None:
         cache_dir=str(folder / ".cache"),
     )
     save_dataset(attach_labels(made, labels), folder)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
 def _render(image_ids, size, imgsyn_variants, masksyn_variants, styles, style_share, seed) -> Iterator[dict]:
@@ -190,4 +191,3 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
     for file in sorted(staging.iterdir(), key=lambda file: file.name == "state.json"):  # with it the folder is one
         os.replace(file, folder / file.name)
     staging.rmdir()
-    shutil.rmtree(folder / ".cache", ignore_errors=True)

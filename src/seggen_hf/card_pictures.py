@@ -1,4 +1,4 @@
-"""Pictures beside a card: the labels with their colors, and samples. Nothing of the real data is in them but maps."""
+"""Pictures beside a card: the labels with their colors, and samples that were generated."""
 
 import os
 from collections.abc import Sequence
@@ -8,16 +8,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .data.schema import read_image
+from .markdown import one_line
 from .pipelines import ColormapCodec
 from .report_pictures import thumbnail
 from .segment_painting import paint_record
 
 GAP, COLUMNS = 4, 6
+LONGEST = 60  # characters of a name
 
 
 def draw_legend(codec: ColormapCodec, path: Path) -> Path:
     """One swatch and name a label, in columns."""
-    names = list(codec.id2label.values())
+    names = [one_line(name)[:LONGEST] for name in codec.id2label.values()]
     font = ImageFont.load_default(14)
     rows = -(-len(names) // min(COLUMNS, max(1, len(names) // 5)))
     cell = 40 + max(int(font.getlength(name)) for name in names)

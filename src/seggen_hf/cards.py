@@ -6,6 +6,7 @@ A card is the README.md of its artefact. Nothing here asks the network.
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from safetensors import safe_open
 
 from .arms import ARMS, list_folders
 from .data.schema import labels_of
+from .markdown import cell, code_span, literal
 from .markers import read_marker
+from .names import is_hub_id
 from .pipelines import ColormapCodec
 from .provenance import join_versions, library_versions, public_settings, public_value
 from .recipe import load_recipe
-from .results import percent, read_scores, recipe_hash, table_cell
+from .results import percent, read_scores, recipe_hash
 from .segment_rules import OBJECT_THRESHOLD, OVERLAP_THRESHOLD
 from .tasks import TASKS, task_of
 
@@ -31,6 +34,12 @@ def fill_card(template: str, facts: Mapping, header: str = "") -> str:
 
     Raises: `jinja2.UndefinedError` if a fact that the template needs is missing.
     """
+    body = _templates().get_template(f"{template}.md").render(facts)
+    return f"---\n{header.strip()}\n---\n\n{body}" if header else body
+
+
+@cache
+def _templates() -> jinja2.Environment:
     folder = resources.files("seggen_hf.model_cards")
     sources = {
         entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name.endswith(".md")
@@ -42,9 +51,8 @@ def fill_card(template: str, facts: Mapping, header: str = "") -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"], environment.filters["cell"] = percent, table_cell
-    body = environment.get_template(f"{template}.md").render(facts)
-    return f"---\n{header.strip()}\n---\n\n{body}" if header else body
+    environment.filters |= {"percent": percent, "cell": cell, "code": code_span, "literal": literal}
+    return environment
 
 
 class RunCards:
@@ -63,17 +71,21 @@ class RunCards:
         labels = labels_of(captions)
         self.codec = ColormapCodec(labels)
         data = self.recipe.data
-        self.task = TASKS[data.task]
-        self.source_id = data.dataset_name if is_hub_id(data.dataset_name) else None
+        self.task, captioner = TASKS[data.task], self.recipe.caption.captioner
+        # What the name was when it was read: from elsewhere, a folder's looks like an id.
+        self.source = read_marker(self.run / "captions")["facts"].get("source")
+        self.source_id = data.dataset_name if is_hub_id(data.dataset_name) and self.source != "folder" else None
         self.shared = {
             "run": self.recipe.name,
             "dataset": public_value(data.dataset_name),
+            "is_builtin": data.dataset_name == "scenes",
             "source_id": self.source_id,
             "source_revision": data.dataset_revision,
             "labels": self.codec.to_dict()["categories"],  # with the colors, where labels have none
             "label_names": list(labels.id2label.values()),
             "caption": captions[0]["caption"],
-            "captioner": public_value(self.recipe.caption.captioner),
+            "captioner": public_value(captioner),
+            "captioner_id": captioner if is_hub_id(captioner) else None,
             "repos": self.repos,
             "height": data.height,
             "width": data.width,
@@ -220,11 +232,6 @@ def write_cards(run: str | Path) -> list[Path]:
         elif name == "synthetic":
             written.append(write_card(run / name, cards.dataset()))
     return written
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether `name` is an OWNER/NAME and no folder here; `miniature` and built-in data are neither."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def list_results(dataset: str, source_id: str | None, scores: Sequence[Mapping]) -> list[EvalResult]:

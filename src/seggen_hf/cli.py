@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import inspect
 import json
-import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -142,9 +141,18 @@ def _with_preset(settings: list[str] | None, preset: str | None) -> list[str]:
     return [*(settings or ()), *([f"preset={preset}"] if preset else ())]
 
 
-def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_json=False) -> None:
+def _shown_recipe(recipe: str) -> str:
+    """A recipe as cards name it: a file by its last part."""
+    return Path(recipe).name if Path(recipe).is_file() else recipe
+
+
+def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_json=False, called=None) -> None:
+    """Run stages. `called`: the command's words, with which results and cards say what was called; `seggen run RECIPE`
+    with the options that are given if absent."""
     loaded, folder = _read_recipe(recipe, settings, out)
     quiet_libraries()
+    from .provenance import public_command
+    from .recipe import list_overridden
     from .results import read_results
     from .runs import run_stages, select_kinds
 
@@ -153,8 +161,11 @@ def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_
         select_kinds(redo or ())
     except ValueError as error:
         raise WrongArguments(str(error)) from error
-    typed = shlex.join(["seggen", *sys.argv[1:]])
-    run_stages(loaded, folder, kinds, redo or (), command=typed, say=_say)
+    options = [("--out", out), *(() if called else (("--only", name) for name in only or ()))]
+    options += [("--from", first), ("--until", last), *(("--redo", name) for name in redo or ())]
+    words = ["seggen", *(called or ["run", _shown_recipe(recipe)])]
+    told = public_command(*words, settings=list_overridden(loaded, settings or ()), options=options)
+    run_stages(loaded, folder, kinds, redo or (), command=told, say=_say)
     results = read_results(folder)
     if as_json:
         print(json.dumps({"run": str(folder), "results": results}, indent=2))
@@ -223,7 +234,7 @@ def quickstart(
     debug: Debug = False,
 ):
     """The whole loop on the built-in scenes, on a CPU, in minutes: ends with a table and a report."""
-    _run("quickstart", settings, out, redo=redo, as_json=json)
+    _run("quickstart", settings, out, redo=redo, as_json=json, called=["quickstart"])
 
 
 @command
@@ -294,7 +305,7 @@ def train(
     if what not in ("text2mask", "mask2img", "segmenter"):
         raise WrongArguments(f"There is no training {what!r}; there are text2mask, mask2img and segmenter.")
     settings = _with_preset(settings, preset)
-    _run(recipe, settings, out, only=[what], redo=redo)
+    _run(recipe, settings, out, only=[what], redo=redo, called=["train", what, _shown_recipe(recipe)])
 
 
 @command
@@ -561,7 +572,12 @@ def push(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the segmenter; the first if absent.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make every repository private.")] = False,
     public: Annotated[
-        bool, typer.Option("--public", help="Publish synthetic data of your own data too; it is private otherwise.")
+        bool,
+        typer.Option(
+            "--public",
+            help="Publish too what was made of data that is not known to be public, with pictures of it; it is "
+            "private otherwise.",
+        ),
     ] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch to push to, made if absent.")] = None,
     dry_run: Annotated[
@@ -575,12 +591,19 @@ def push(
         raise WrongArguments("--private and --public exclude each other.")
     quiet_libraries()
     from .hub import connect
+    from .names import WrongName
     from .publish import plan_push, push_all, stage
 
     wanted = [kind.strip() for value in only or () for kind in value.split(",") if kind.strip()]
-    plan = plan_push(run, namespace, wanted, name, arm, seed)
+    try:
+        plan = plan_push(run, namespace, wanted, name, arm, seed)
+    except WrongName as error:
+        raise WrongArguments(str(error)) from error
     api = None if dry_run else connect(namespace)  # before anything is staged: a wrong token costs nothing
     artifacts = stage(plan, private, public)
+    for why in dict.fromkeys(artifact.why_private for artifact in artifacts if artifact.why_private):
+        told = ", ".join(artifact.repo_id for artifact in artifacts if artifact.why_private == why)
+        _say(f"Private: {told}, since {why}; --public makes them public")
     if dry_run:
         for artifact in artifacts:
             _say(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .names import check_name
 from .presets import apply_preset
 from .settings import build, find_recipe, nearest_name, read_yaml
 
@@ -97,6 +98,8 @@ class DataConfig:
             _check(value >= 16 and value % 8 == 0, name, value, "a multiple of 8, at least 16")
         _check(len(self.test_splits) > 0, "test_splits", self.test_splits, "at least one split")
         _check_unique("test_splits", self.test_splits)
+        for split in self.test_splits:  # a folder of predictions each
+            check_name(split, "--test_splits")
 
 
 @dataclass(kw_only=True)

@@ -99,6 +99,7 @@ SYNTHESIS = Kind("a synthesis", "--output_dir (OUT of `seggen synthesize`)", _is
 FILTERED = Kind("filtered records", "--out", _is_filtered)
 DECISIONS = Kind("what is kept and rejected in the demo", "--out", _is_decisions)
 TRAINING = Kind("a training", "--output_dir", _is_training)
+REPOSITORY = Kind("a repository to push", "--name of `seggen push`", lambda folder: False)
 BASE = Kind("a miniature base", "--output_dir", _is_base)
 
 

@@ -24,6 +24,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
+from .folders import SIGN
+
 PASSING = frozenset({408, 409, 412, 425, 429, 500, 502, 503, 504})
 ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 10, 1.0, 30.0  # seconds; about three minutes in all
 LINKS = {"model": "", "dataset": "datasets/", "space": "spaces/"}
@@ -37,7 +39,7 @@ class Artifact:
 
     Args:
         repo_id, repo_type: `OWNER/NAME`, and `model`, `dataset` or `space`.
-        folder: every file in it becomes a file of the repository, and nothing else does.
+        folder: every file in it but its sign becomes a file of the repository, and nothing else does.
         private (`bool`): visibility of a repository that is made; a public one that exists takes no private artifact.
         owned: patterns of remote files that go when `folder` lacks them, such as weights under other shard names.
         fixed: names of files that a repository which has them must have with the same content.
@@ -45,6 +47,7 @@ class Artifact:
             whose card lists what earlier pushes left there.
         sdk (`str`): of a space.
         needs: ids of models that must be on the Hub before, since the artifact loads them from there.
+        why_private: told with a private one; None where the user asked for it.
     """
 
     repo_id: str
@@ -56,6 +59,7 @@ class Artifact:
     merge_card: Callable[[str], str] | None = None
     sdk: str | None = None
     needs: Sequence[str] = ()
+    why_private: str | None = None
 
 
 @dataclass(frozen=True)
@@ -206,9 +210,10 @@ def _prepare(api: HfApi, artifact: Artifact, revision: str | None, wait: float) 
         )
         info = repeat(lambda: api.repo_info(**where), f"look for {artifact.repo_id}", wait)
     if artifact.private and not info.private:
+        why = f" ({artifact.why_private})" if artifact.why_private else ""
         raise HubError(
-            f"{artifact.repo_id} is public, and this push is private. Make it private in its settings on the Hub, "
-            "push under another name, or publish with --public."
+            f"{artifact.repo_id} is public, and this push is private{why}. Make it private in its settings on the "
+            "Hub, push under another name, or publish with --public."
         )
     if revision:
         try:
@@ -238,7 +243,7 @@ def _list_files(api: HfApi, target: dict) -> dict[str, str]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file() and path != Path(folder) / SIGN)
 
 
 def _source(content: Path | bytes) -> str | bytes:

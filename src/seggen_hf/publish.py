@@ -3,27 +3,31 @@
 import ast
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import yaml
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from huggingface_hub import HfApi
 
 from . import metric_modules
 from .arms import ARMS, shown_arm
 from .card_pictures import draw_legend, draw_samples, spread
-from .cards import RunCards, is_hub_id, metric_card, write_card
+from .cards import RunCards, metric_card, write_card
+from .data.captions import PREFIX, simple_name
 from .data.schema import write_json
 from .demo.models import models_of_run
 from .hub import Artifact, Pushed, push
 from .markers import read_marker
+from .names import check_name, is_hub_id
+from .privacy import why_private
 from .recipe import load_recipe
 from .space import stage_space
 from .staging import (
+    empty_folder,
     save_color_map,
     stage_controlnet,
     stage_lora,
@@ -44,7 +48,8 @@ ADAPTERS = (
     ("controlnet", "mask2img", stage_controlnet),
     ("controlnet-lora", "mask2img", stage_lora),
 )
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.py")
+PICTURES = ("samples.png", "example.png", "color_map.png")  # may go when what they show is private
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.py", *PICTURES)
 ROUND_MARK, ROUND_END = "<!-- round {} -->", "<!-- end of round {} -->"
 
 
@@ -97,8 +102,12 @@ def plan_push(
 
     `run` may also be the folder of one artefact in a run, which alone is pushed then.
 
-    Raises: `ValueError` for an unknown artefact, one that is named and not finished, and a run with nothing to push.
+    Raises: `ValueError` for an unknown artefact, one that is named and not finished, and a run with nothing to push;
+        `WrongName` for a namespace or name that is none.
     """
+    check_name(namespace, "--namespace")
+    if name:
+        check_name(name, "--name")
     run, only = Path(run), list(dict.fromkeys(only))
     if found := _find_artifact(run):
         if only or arm is not None or seed is not None:
@@ -128,7 +137,12 @@ def plan_push(
     if not kinds:
         raise ValueError(f"{run} holds nothing finished yet; `seggen run` makes what can be pushed.")
     round_name = f"round-{done['dataset']['fingerprint'][:8]}" if done["dataset"] else None
-    return Plan(run, namespace, recipe.name if name is None else name, kinds, arm, seed, round_name)
+    if round_name:
+        check_name(round_name, f"The fingerprint in {folders['dataset']}")
+    plan = Plan(run, namespace, recipe.name if name is None else name, kinds, arm, seed, round_name)
+    for repo in plan.repos.values():
+        check_name(repo.partition("/")[2], "A repository")
+    return plan
 
 
 def _find_artifact(folder: Path) -> tuple[Path, list[str], str | None, int | None] | None:
@@ -146,15 +160,18 @@ def _find_artifact(folder: Path) -> tuple[Path, list[str], str | None, int | Non
 def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artifact]:
     """Fill RUN/hub with one folder a repository: what lies there is what is pushed.
 
+    What was made from data that is not known to be public is private, and nothing of that data is in its cards: no
+    pictures, no maps that people made, no captions. Metrics are of no run.
+
     Args:
         private (`bool`): every repository.
-        public (`bool`): also a data set that was made from the user's own data, which is private otherwise.
+        public (`bool`): also what was made from other data, with such pictures.
     """
-    staged = Staged(plan, RunCards(plan.run, plan.repos), private)
+    staged = Staged(plan, private, public)
     artifacts: list[Artifact] = []
     for kind in plan.kinds:
         if kind == "dataset":
-            artifacts.append(_stage_dataset(staged, public))
+            artifacts.append(_stage_dataset(staged))
         elif kind == "segmenter":
             artifacts.append(_stage_segmenter(staged))
         elif kind == "adapters":
@@ -166,15 +183,35 @@ def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artif
         else:
             folder = stage_pipeline(plan.run / kind, staged.folder(kind))
             write_card(folder, staged.cards.pipeline(kind, _draw(staged, folder, kind)))
-            artifacts.append(Artifact(plan.repos[kind], "model", folder, private, WEIGHTS))
+            artifacts.append(staged.artifact(plan.repos[kind], "model", folder, owned=WEIGHTS))
     return artifacts
 
 
 class Staged:
     """What staging one run needs again and again."""
 
-    def __init__(self, plan: Plan, cards: RunCards, private: bool):
-        self.plan, self.cards, self.private, self.codec = plan, cards, private, cards.codec
+    def __init__(self, plan: Plan, private: bool, public: bool):
+        self.plan, self.private, self.public = plan, private, public
+
+    @cached_property
+    def why_private(self) -> str | None:
+        """Why the run's artefacts are private and its records are not shown; None if they may be seen by all."""
+        if self.public:
+            return None
+        recipe, captions = load_recipe(self.plan.run / "recipe.yaml"), read_marker(self.plan.run / "captions")
+        return why_private(recipe, captions["facts"].get("source"))
+
+    @cached_property
+    def cards(self) -> RunCards:
+        cards = RunCards(self.plan.run, self.plan.repos)
+        if self.why_private:
+            cards.shared["caption"] = PREFIX + ", ".join(map(simple_name, cards.shared["label_names"][:2]))
+        return cards
+
+    def artifact(self, repo_id: str, repo_type: str, folder: Path, **more) -> Artifact:
+        """What was made by the run, private where it has to be."""
+        private = self.private or self.why_private is not None
+        return Artifact(repo_id, repo_type, folder, private, **more, why_private=self.why_private)
 
     @cached_property
     def synthetic(self) -> Dataset | None:
@@ -182,13 +219,15 @@ class Staged:
         folder = self.plan.run / "synthetic"
         return load_synthetic(folder) if read_marker(folder) else None
 
-    @cached_property
-    def real(self) -> Dataset:
-        """The run's real records with their captions."""
-        return load_from_disk(self.plan.run / "captions")
-
     def folder(self, key: str) -> Path:
         return self.plan.run / STAGED / self.plan.repos[key].partition("/")[2]
+
+    def drawn_map(self) -> np.ndarray:
+        """A map that shows no record: two labels, one above the other."""
+        height, width, number = (self.cards.shared["height"], self.cards.shared["width"], self.cards.codec.num_labels)
+        segmentation_map = np.zeros((height, width), np.int64)
+        segmentation_map[height // 2 :] = min(2, number - 1)
+        return segmentation_map
 
 
 def _stage_segmenter(staged: Staged) -> Artifact:
@@ -200,7 +239,7 @@ def _stage_segmenter(staged: Staged) -> Artifact:
         name = f"{staged.cards.task.hub_metric_type}.yaml"
         (folder / ".eval_results" / name).write_text(yaml.safe_dump(results, sort_keys=False))
     write_card(folder, staged.cards.segmenter(plan.arm, plan.seed, _draw(staged, folder, "segmenter")))
-    return Artifact(plan.repos[key], "model", folder, staged.private, WEIGHTS)
+    return staged.artifact(plan.repos[key], "model", folder, owned=WEIGHTS)
 
 
 def _stage_adapters(staged: Staged) -> list[Artifact]:
@@ -217,7 +256,7 @@ def _stage_adapters(staged: Staged) -> list[Artifact]:
             reasons.append(str(error))
             continue
         write_card(folder, staged.cards.pipeline(kind, _draw(staged, folder, key), key))
-        artifacts.append(Artifact(staged.plan.repos[key], "model", folder, staged.private, WEIGHTS))
+        artifacts.append(staged.artifact(staged.plan.repos[key], "model", folder, owned=WEIGHTS))
     if not artifacts:
         raise ValueError(" ".join(reasons))
     return artifacts
@@ -250,9 +289,8 @@ def _stage_space(staged: Staged) -> Artifact:
         models["segmenter"] = plan.repo(f"segmenter-{plan.arm}")
     repo = plan.repo("space")
     folder = stage_space(staged.folder("space"), config, models, staged.cards.shared)
-    return Artifact(
-        repo, "space", folder, staged.private, (*WEIGHTS, "*.dist-info/*"), sdk="gradio", needs=tuple(models.values())
-    )
+    owned = (*WEIGHTS, "*.dist-info/*")
+    return staged.artifact(repo, "space", folder, owned=owned, sdk="gradio", needs=tuple(models.values()))
 
 
 def push_all(api: HfApi, artifacts: Sequence[Artifact], revision: str | None = None, say=print) -> list[Pushed]:
@@ -268,48 +306,44 @@ def push_all(api: HfApi, artifacts: Sequence[Artifact], revision: str | None = N
     return results
 
 
-def _stage_dataset(staged: Staged, public: bool) -> Artifact:
-    plan, cards, folder = staged.plan, staged.cards, staged.folder("dataset")
-    source = plan.run / "synthetic"
-    folder.mkdir(parents=True, exist_ok=True)
-    for other in folder.glob("round-*"):
-        if other.name != plan.round:  # of a synthesis that has been made anew since
-            shutil.rmtree(other)
+def _stage_dataset(staged: Staged) -> Artifact:
+    plan, cards, source = staged.plan, staged.cards, staged.plan.run / "synthetic"
+    folder = empty_folder(staged.folder("dataset"), keep=(plan.round,))  # other rounds were made anew since
     stage_shards(source, folder / plan.round)
     write_json(folder / plan.round / "settings.json", cards.settings("synthetic"))
     for name in ("labels.json", "id2label.json"):
         (folder / name).write_text((source / name).read_text())
     kinds = sorted(json.loads((source / "summary.json").read_text())["kinds"])
     write_card(folder, cards.dataset(_draw(staged, folder, "dataset"), dataset_configs(plan.round, kinds)))
-    dataset_name = cards.recipe.data.dataset_name
-    is_own = dataset_name != "scenes" and not is_hub_id(dataset_name)
-    return Artifact(
+    return staged.artifact(
         plan.repos["dataset"],
         "dataset",
         folder,
-        staged.private or (is_own and not public),
-        owned=(f"{plan.round}/*",),
+        owned=(f"{plan.round}/*", *PICTURES),
         fixed=("labels.json",),
         merge_card=lambda text: merge_rounds(text, (folder / "README.md").read_text(encoding="utf-8")),
     )
 
 
 def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
-    """The pictures that a card can show; generated samples only, never a real image."""
-    drawn = [draw_legend(staged.codec, folder / "labels.png").name]
-    records = staged.synthetic
-    if kind in ("controlnet", "controlnet-lora"):  # the snippet of its card shows it
-        row = staged.real[0] if records is None else records[spread(len(records))[-1]]
-        save_color_map(row["segmentation_map"], staged.codec, folder / "color_map.png")
-    if records is None:
-        return drawn
-    chosen = [i for i, k in enumerate(records["kind"]) if kind not in ("text2mask", "lora") or k == "masksyn"]
+    """The pictures that a card can show: generated samples, never a real image.
+
+    ImgSyn's maps, and images that follow them, were made by people: they are left out where the data is not public.
+    """
+    codec, records = staged.cards.codec, staged.synthetic
+    drawn = [draw_legend(codec, folder / "labels.png").name]
+    only_generated = staged.why_private is not None or kind in ("text2mask", "lora")
+    kinds = [] if records is None else records["kind"]
+    chosen = [i for i, k in enumerate(kinds) if k == "masksyn" or not only_generated]
     rows = [records[chosen[i]] for i in spread(len(chosen))] if chosen else []
+    if kind in ("controlnet", "controlnet-lora"):  # the snippet of its card shows it
+        shown = rows[-1]["segmentation_map"] if rows else staged.drawn_map()
+        save_color_map(shown, codec, folder / "color_map.png")
     if rows and kind == "segmenter":
         rows[0]["image"].convert("RGB").save(folder / "example.png", "PNG")
         drawn.append("example.png")
     elif rows:
-        drawn.append(draw_samples(rows, staged.codec, folder / "samples.png").name)
+        drawn.append(draw_samples(rows, codec, folder / "samples.png").name)
     return drawn
 
 

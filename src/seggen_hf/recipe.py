@@ -18,6 +18,7 @@ from .config import (
     read_sections,
     share_size,
 )
+from .names import WrongName, check_name
 from .settings import build, find_recipe, nearest_name, parse_value, write_yaml
 
 
@@ -34,6 +35,9 @@ class Recipe:
     filter: FilterConfig = field(default_factory=FilterConfig)
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self):
+        check_name(self.name, "The recipe's name")
 
     def to_dict(self) -> dict:
         """Plain values in the order of a recipe file."""
@@ -72,7 +76,24 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
         sections["data"].setdefault(side, getattr(DataConfig, side))
     share_size(sections)
     built = {key: build(cls, sections[key], f"{path}, section {key}") for key, cls in SECTIONS.items()}
-    return Recipe(name=name, **built)
+    try:
+        return Recipe(name=name, **built)
+    except WrongName as error:
+        raise WrongName(f"{path}: {error} Give another as `name:` in the file, or with --set name=NAME.") from None
+
+
+def list_overridden(recipe: Recipe, overrides: Sequence[str]) -> dict[str, object]:
+    """`{section.key: value}` of what `overrides`, with which `recipe` was loaded, have set in it."""
+    found = {}
+    for override in overrides:
+        section, _, setting = override.partition("=")[0].strip().partition(".")
+        if section == "name":
+            found["name"] = recipe.name
+        elif section == "preset":
+            found["preset"] = override.partition("=")[2].strip()
+        else:
+            found[f"{section}.{setting}"] = getattr(getattr(recipe, section), setting)
+    return found
 
 
 def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:

@@ -16,6 +16,7 @@ from .arms import ARMS, list_folders
 from .config import SECTIONS
 from .data.schema import labels_of, read_image, read_map
 from .folders import RUN, check_folder
+from .markdown import cell, code_span
 from .markers import read_marker
 from .pipelines import ColormapCodec
 from .provenance import join_versions, public_value
@@ -29,7 +30,6 @@ from .results import (
     percent,
     read_results,
     scores_by_arm,
-    table_cell,
 )
 from .segment_painting import paint_record
 from .synthesis import load_synthetic
@@ -54,7 +54,7 @@ def write_report(run: str | Path) -> Path:
         environment = jinja2.Environment(
             autoescape=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
-        environment.filters |= {"percent": percent, "cell": table_cell}
+        environment.filters |= {"percent": percent, "cell": cell, "code": code_span}
         temporary = run / f"{name}.tmp"
         temporary.write_text(environment.from_string(source).render(context), encoding="utf-8")
         os.replace(temporary, run / name)

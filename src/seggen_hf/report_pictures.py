@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .names import check_name
+
 SIDE = 160  # pixels of a thumbnail's longer side, about
 LINE_COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
@@ -39,7 +41,7 @@ class PictureFolder:
 
     def add(self, name: str, pixels: np.ndarray, alt: str, smooth: bool = True) -> dict:
         """Write a thumbnail; returns `path` (from the run folder), `uri` (the file inlined) and `alt`."""
-        path = self.folder / f"{name}.png"
+        path = self.folder / f"{check_name(name, 'A picture')}.png"  # splits are named by results.json
         temporary = path.with_name(path.name + ".tmp")
         thumbnail(pixels, smooth).save(temporary, "PNG", optimize=True)
         os.replace(temporary, path)
@@ -48,7 +50,7 @@ class PictureFolder:
 
     def add_chart(self, name: str, svg: str, alt: str) -> dict:
         """Write a chart; returns `path`, `svg` and `alt`."""
-        path = self.folder / f"{name}.svg"
+        path = self.folder / f"{check_name(name, 'A chart')}.svg"
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(svg, encoding="utf-8")
         os.replace(temporary, path)

@@ -299,14 +299,6 @@ def read_results(run: str | Path) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def table_cell(value) -> str:
-    """Text that stays one cell of a Markdown table and cannot become markup."""
-    text = " ".join(str(value).split())
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return text
-
-
 def percent(value: float | None, signed: bool = False) -> str:
     """A share as a percentage with one decimal; a dash where there is none."""
     if value is None:

@@ -16,7 +16,6 @@ from .data.schema import write_json
 from .folders import RUN, claim_folder
 from .markers import InputsChanged, SettingsChanged, check_stage, read_begun
 from .preflight import check_run
-from .provenance import public_command
 from .recipe import Recipe, save_recipe
 from .report import write_report
 from .results import RESULTS, SCORES, evaluate_arms, recipe_hash
@@ -162,6 +161,9 @@ def finish_moves(out: Path) -> dict | None:
         return None
     entry = json.loads((out / REDO).read_text())
     if not entry["is_moved"]:
+        for name in (*entry["paths"], entry["place"]):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{out / REDO} names {name!r}, which is not in the run folder; remove that file.")
         for name in entry["paths"]:
             if (out / name).exists():
                 target = out / entry["place"] / name
@@ -185,7 +187,7 @@ def run_stages(
     Args:
         redo: kinds of stages to make anew, with all that read them; their folders move to `replaced/`. The same
             call again, after an interruption, goes on with it.
-        command (`str`): what the user typed, for results and report.
+        command (`str`): what the user called, for markers, results and cards, which are published: `public_command`.
         say: told in a line what begins, what is kept, and what a stage took.
 
     Raises: see `lock_run` and `check_stages`, and what a stage raises; the run can then be called again.
@@ -197,7 +199,6 @@ def run_stages(
 
 def _run_stages(recipe, out, kinds, redo, command, say, lock) -> None:
     stages = list_stages(recipe, out)
-    published = command and public_command(command)
 
     def tell(line: str) -> None:
         (out / "log").mkdir(parents=True, exist_ok=True)
@@ -222,7 +223,7 @@ def _run_stages(recipe, out, kinds, redo, command, say, lock) -> None:
     save_recipe(recipe, out / "recipe.yaml")
     if command:
         tell(f"$ {command}")
-    together = functools.partial(work_together, recipe=recipe, out=out, command=published, lock=lock, tell=tell)
+    together = functools.partial(work_together, recipe=recipe, out=out, command=command, lock=lock, tell=tell)
     chosen = choose_stages(stages, kinds)
     for stage in [stage for stage in chosen if stage.is_done]:
         tell(f"{stage.name}: kept, it is finished")
@@ -232,7 +233,7 @@ def _run_stages(recipe, out, kinds, redo, command, say, lock) -> None:
     else:
         for stage in pending:
             tell(begins(stage))
-            tell(make_stage(stage, published, data))
+            tell(make_stage(stage, command, data))
     if "evaluate" in kinds:
         tests = {split: load_test_records(recipe, split) for split in recipe.data.test_splits}
         finished = [stage for stage in stages if stage.kind == "segmenter" and stage.is_done]
@@ -249,7 +250,7 @@ def _run_stages(recipe, out, kinds, redo, command, say, lock) -> None:
 
         segmenters = [segmenter_of(stage) for stage in finished]
         scorer = score_all if recipe.evaluation.jobs > 1 else None
-        evaluate_arms(recipe, out, segmenters, tests, digests, published, tell, scorer)
+        evaluate_arms(recipe, out, segmenters, tests, digests, command, tell, scorer)
     write_cards(out)
     if "report" in kinds:
         write_report(out)

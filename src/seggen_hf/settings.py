@@ -113,6 +113,15 @@ def parse_value(text: str, where: str):
         raise ValueError(f"{where}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
 
 
+def yaml_text(value) -> str:
+    """`value` on one line, such that `parse_value` reads it again."""
+    how = {"default_flow_style": True, "width": float("inf")}
+    text = yaml.safe_dump(value, **how, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
+    if len(text.splitlines()) > 1:  # of a text with line breaks, which double quotes can hold as signs
+        text = yaml.safe_dump(value, **how, default_style='"').strip()
+    return text
+
+
 def list_differing(config) -> dict:
     """`name: value` of the fields of a dataclass instance that differ from their defaults."""
     default = type(config)()

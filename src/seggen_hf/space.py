@@ -15,6 +15,7 @@ import yaml
 
 from .cards import fill_card
 from .config import SynthesisConfig
+from .staging import empty_folder
 
 # What the page's generators need of a run's recipe; the rest of the section is about how many samples to make.
 SAMPLING = (
@@ -42,13 +43,8 @@ def stage_space(target: Path, config: SynthesisConfig, models: Mapping[str, str]
         models: Hub ids under `text2mask`, `mask2img` and, if there is one, `segmenter`.
         facts: of the card: run, caption, label_names.
     """
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    settings = {f"{name}_model": models[name] for name in ("text2mask", "mask2img")}
-    settings |= {name: getattr(config, name) for name in SAMPLING}
-    lines = "\n".join(f"    {name}={pformat(value)}," for name, value in settings.items())
-    app = APP.format(settings=lines, segmenter=models.get("segmenter"), caption=facts["caption"])
-    (target / "app.py").write_text(app, encoding="utf-8")
+    empty_folder(target)
+    (target / "app.py").write_text(app_source(config, models, facts["caption"]), encoding="utf-8")
     (target / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
     _copy_package(target)
     header = {
@@ -64,6 +60,14 @@ def stage_space(target: Path, config: SynthesisConfig, models: Mapping[str, str]
     card = fill_card("space", {**facts, "models": models}, yaml.safe_dump(header, sort_keys=False))
     (target / "README.md").write_text(card, encoding="utf-8")
     return target
+
+
+def app_source(config: SynthesisConfig, models: Mapping[str, str], caption: str) -> str:
+    """app.py: the page with these models, and `caption` in its text box."""
+    settings = {f"{name}_model": models[name] for name in ("text2mask", "mask2img")}
+    settings |= {name: getattr(config, name) for name in SAMPLING}
+    lines = "\n".join(f"    {name}={pformat(value)}," for name, value in settings.items())
+    return APP.format(settings=lines, segmenter=models.get("segmenter"), caption=caption)
 
 
 def requirements() -> list[str]:

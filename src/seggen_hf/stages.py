@@ -88,7 +88,10 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
         progress = folder / "progress.jsonl"
         save_dataset(add_captions(records, labels, recipe.caption, progress_file=progress), folder)
         progress.unlink(missing_ok=True)
-        return {"records": len(records), "labels": labels.num_labels}
+        # Told now: later, and elsewhere, nobody can see whether the name was that of a folder or of the Hub.
+        is_folder = Path(data.dataset_name).exists()
+        source = "scenes" if data.dataset_name == "scenes" else "folder" if is_folder else "Hub"
+        return {"records": len(records), "labels": labels.num_labels, "source": source}
 
     def make_text2mask(folder: Path) -> dict:
         config = dataclasses.replace(recipe.text2mask, output_dir=str(folder))

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -16,11 +16,15 @@ from datasets import Features, Image
 from PIL import Image as PILImage
 
 from .data.schema import read_map, write_json
+from .folders import REPOSITORY, SIGN, claim_folder
 from .labels import LabelSet
+from .names import check_name
 from .pipelines import ColormapCodec
 from .segment_painting import paint_record
 from .synthesis.shards import PREFIX, ROWS_PER_GROUP, data_path, finished_shards, shard_features
 
+# Where diffusers and transformers write the folder that something was loaded from.
+ORIGINS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
 SEGMENTER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "labels.json", "id2label.json")
 
 
@@ -38,16 +42,15 @@ def stage_pipeline(source: Path, target: Path) -> Path:
     modules = {"Text2MaskPipeline": "pipeline_text2mask", "Mask2ImgPipeline": "pipeline_mask2img"}
     if name not in modules:
         raise ValueError(f"{source} holds no Text2Mask or Mask2Img pipeline, but {name or 'no model_index.json'}.")
-    _clear(target)
+    empty_folder(target)
     components = [key for key, value in index.items() if isinstance(value, list) and value and value[0]]
     for component in components:
-        _link_folder(source / component, target / component)
+        _link_folder(source / component, target / check_name(component, f"A component in {path}"))
     code = _read_code(modules[name])
     for file, text in code.items():
         (target / f"{file}.py").write_text(text, encoding="utf-8")
     index["_class_name"] = [next(iter(code)), name]
-    index.pop("_name_or_path", None)
-    write_json(target / "model_index.json", index)
+    write_json(target / "model_index.json", _without_origins(index))
     return target
 
 
@@ -87,9 +90,9 @@ def stage_segmenter(source: Path, target: Path) -> Path:
     missing = [name for name in SEGMENTER_FILES if not (source / name).is_file()]
     if missing:
         raise ValueError(f"{source} is no finished segmenter: {', '.join(missing)} is missing.")
-    _clear(target)
+    empty_folder(target)
     for name in SEGMENTER_FILES:
-        _link(source / name, target / name)
+        _stage_file(source / name, target / name)
     return target
 
 
@@ -101,7 +104,7 @@ def stage_lora(source: Path, target: Path) -> Path:
     name = "pytorch_lora_weights.safetensors"
     if not (source / "lora" / name).is_file():
         raise ValueError(f"{source} was trained whole; with {source.name}.lora_rank above 0 there is a LoRA to push.")
-    _clear(target)
+    empty_folder(target)
     _link(source / "lora" / name, target / name)
     return target
 
@@ -114,14 +117,14 @@ def stage_controlnet(source: Path, target: Path) -> Path:
     settings = json.loads((source / "run_config.json").read_text())
     if settings.get("train_base"):
         raise ValueError(f"{source} was trained with its base (mask2img.train_base); its ControlNet fits no other.")
-    _clear(target)
+    empty_folder(target)
     _link_folder(source / "controlnet", target)
     return target
 
 
 def stage_metric(source: Path, target: Path) -> Path:
     """A Space that `evaluate.load` takes, out of a folder of metrics/."""
-    _clear(target)
+    empty_folder(target)
     _link(source / f"{source.name}.py", target / f"{source.name}.py")
     title = f"<!doctype html><title>{source.name}</title><p>evaluate.load module; see the README."
     (target / "index.html").write_text(title + "\n", encoding="utf-8")
@@ -191,22 +194,53 @@ def _png(rgb) -> bytes:
     return buffer.getvalue()
 
 
-def _clear(target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+def claim_repository(target: Path) -> Path:
+    """`target` with the sign that it is filled to be pushed; what lies there stays if it has the sign.
+
+    Raises: `ValueError` for a file or link of this name, and a folder without the sign that is not empty.
+    """
+    if target.is_symlink():
+        raise ValueError(f"{target} is a link; what is pushed is written there. Move it away, or use another --name.")
+    claim_folder(target, REPOSITORY)
+    return target
+
+
+def empty_folder(target: Path, keep: Collection[str] = ()) -> Path:
+    """`claim_repository`, with nothing in it but the sign and what is to `keep`; the rest would be pushed.
+
+    Raises: what `claim_repository` raises; nothing is removed then.
+    """
+    for path in sorted(claim_repository(target).iterdir()):
+        if path.name in (SIGN, *keep):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return target
 
 
 def _link_folder(source: Path, target: Path) -> None:
     for path in sorted(source.rglob("*")):
-        if not path.is_file():
-            continue
-        if path.name == "config.json":  # diffusers writes the folder that a component was loaded from into it
-            config = json.loads(path.read_text())
-            config.pop("_name_or_path", None)
-            (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-            write_json(target / path.relative_to(source), config)
-        else:
-            _link(path, target / path.relative_to(source))
+        if path.is_file():
+            _stage_file(path, target / path.relative_to(source))
+
+
+def _stage_file(source: Path, target: Path) -> None:
+    """Link a file; of a configuration write what does not tell from which folder it was loaded."""
+    if source.name.endswith("config.json"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_json(target, _without_origins(json.loads(source.read_text(encoding="utf-8"))))
+    else:
+        _link(source, target)
+
+
+def _without_origins(config):
+    if isinstance(config, list):
+        return [_without_origins(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_origins(value) for key, value in config.items() if key not in ORIGINS}
 
 
 def _link(source: Path, target: Path) -> None:

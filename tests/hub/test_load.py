@@ -229,7 +229,9 @@ def test_adapters_load_on_the_base_that_they_were_trained_from(
     settings += [f"{kind}.{value}" for kind in KINDS for value in ("lora_rank=2", "learning_rate=0.02")]
     settings = [word for setting in settings for word in ("--set", setting)]
     run_client([*SEGGEN, "run", str(tiny_recipe), "--out", str(with_lora), "--until", "mask2img", *settings])
-    run_client([*SEGGEN, "push", str(with_lora), "--namespace", "seggen", "--only", "text2mask,mask2img,adapters"])
+    run_client(
+        [*SEGGEN, "push", str(with_lora), "--namespace", "seggen", "--only", "text2mask,mask2img,adapters", "--public"]
+    )
     drawn = {}
     alone = {
         "adapted-text2mask-lora": "adapted-text2mask",

@@ -6,12 +6,21 @@ import re
 import shutil
 import threading
 
+import numpy as np
 import pytest
+from datasets import load_from_disk
 from hub_faults import Faults
 from hub_server import OTHER, READER, WRITER
+from PIL import Image
 
+from seggen_hf.card_pictures import draw_samples, spread
 from seggen_hf.hub import Artifact
-from seggen_hf.publish import plan_push, stage
+from seggen_hf.labels import LabelSet
+from seggen_hf.pipelines import ColormapCodec
+from seggen_hf.privacy import why_private
+from seggen_hf.publish import Staged, plan_push, stage
+from seggen_hf.recipe import load_recipe
+from seggen_hf.synthesis import load_synthetic
 
 SEGGEN = ["-m", "seggen_hf.cli"]
 PUSH = """
@@ -31,7 +40,10 @@ def stored(hub, kind, repo_id, revision="main"):
 
 
 def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """{path: content} of what of a staged folder is pushed: all but the sign that it was staged."""
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files.pop(".seggen.json", None)
+    return files
 
 
 def make_folder(folder, files=6, size=40_000):
@@ -60,7 +72,9 @@ def test_a_run_is_pushed_whole_and_a_second_push_sends_nothing(hub, run_client, 
     commits = {}
     for repo_id, result in pushed.items():
         there = stored(hub, result["repo_type"] + "s", repo_id)
-        assert there == contents(run_copy / "hub" / repo_id.split("/")[1]) and len(there) == result["sent"] > 5
+        folder = run_copy / "hub" / repo_id.split("/")[1]
+        assert there == contents(folder) and len(there) == result["sent"] > 5
+        assert (folder / ".seggen.json").is_file() and ".seggen.json" not in there
         assert result["url"] in first.stderr and not result["private"]
         commits[repo_id] = result["commit"]
         for path, content in there.items():
@@ -155,13 +169,36 @@ def test_files_that_are_gone_here_go_there_if_they_are_ours(hub, run_client, tmp
     assert stored(hub, "models", "seggen/toy") == contents(folder) | {"note.txt": b"kept"}
 
 
-def test_data_of_the_users_own_is_private_and_stays_so(hub, run_client, run_copy, camvid_dir):
-    recipe = run_copy / "recipe.yaml"
-    recipe.write_text(re.sub(r"dataset_name: scenes", f"dataset_name: {camvid_dir}", recipe.read_text()))
-    command = [*SEGGEN, "push", str(run_copy), "--namespace", "seggen", "--only", "dataset"]
-    run_client(command)
-    assert hub.store.repo("datasets", "seggen/tiny-synthetic").meta["private"]
-    assert str(camvid_dir).encode() not in stored(hub, "datasets", "seggen/tiny-synthetic")["README.md"]
+def read_from(run, name, source):
+    """Let `run` be one of the data set `name`, which was a `folder` or on the `Hub` when it was read."""
+    recipe, marker = run / "recipe.yaml", run / "captions" / "stage.json"
+    recipe.write_text(re.sub(r"dataset_name: .*", f"dataset_name: {name}", recipe.read_text()))
+    content = json.loads(marker.read_text())
+    content["facts"]["source"] = source
+    marker.write_text(json.dumps(content))
+
+
+EVERYTHING = "text2mask,mask2img,segmenter,dataset,adapters,space"
+MADE = {
+    "models": ["text2mask", "mask2img", "segmenter", "controlnet"],
+    "datasets": ["synthetic"],
+    "spaces": ["demo"],
+}  # fmt: skip
+
+
+def test_what_is_made_of_the_users_own_data_is_private_and_stays_so(hub, run_client, run_copy, tmp_path):
+    read_from(run_copy, tmp_path / "secret" / "street", "folder")
+    command = [*SEGGEN, "push", str(run_copy), "--namespace", "seggen", "--only"]
+    told = run_client([*command, f"{EVERYTHING},metrics"]).stderr
+    for kind, names in MADE.items():
+        for name in names:
+            assert hub.store.repo(kind, f"seggen/tiny-{name}").meta["private"], name
+            for path, content in stored(hub, kind, f"seggen/tiny-{name}").items():
+                assert str(tmp_path).encode() not in content, (name, path)
+    assert not hub.store.repo("spaces", "seggen/mean_iou").meta["private"]  # of no run
+    (line,) = [line for line in told.splitlines() if line.startswith("== Private: ")]
+    assert "seggen/tiny-segmenter" in line and "seggen/mean_iou" not in line
+    assert line.endswith("since data.dataset_name is a folder, street; --public makes them public")
     load = """
         from datasets import load_dataset
         print(len(load_dataset("seggen/tiny-synthetic", split="train")))
@@ -169,10 +206,96 @@ def test_data_of_the_users_own_is_private_and_stays_so(hub, run_client, run_copy
     assert int(run_client(load).stdout) == 16
     refused = run_client(load, token=None, check=False)
     assert refused.returncode and "DatasetNotFoundError" in refused.stderr
-    hub.store.repo("datasets", "seggen/tiny-synthetic").change(private=False)
-    result = run_client(command, check=False)
-    assert result.returncode == 1 and "is public, and this push is private" in result.stderr
-    run_client([*command, "--public"])
+    hub.store.repo("models", "seggen/tiny-segmenter").change(private=False)
+    result = run_client([*command, "segmenter"], check=False)
+    assert result.returncode == 1
+    assert "is public, and this push is private (data.dataset_name is a folder, street)" in result.stderr
+    told = run_client([*command, "segmenter", "--public"]).stderr
+    assert "Private:" not in told and "hashes equal, public" in told
+
+
+ASK = """
+    import sys
+    from seggen_hf.privacy import why_private
+    from seggen_hf.recipe import load_recipe
+    for name in sys.argv[1:]:
+        print(why_private(load_recipe("quickstart", [f"data.dataset_name={name}"]), "Hub"))
+"""
+
+
+def test_what_is_made_of_a_data_set_of_the_hub_is_as_public_as_that(hub, run_client):
+    for name, meta in {"open": {}, "closed": {"private": True}, "gated": {"gated": "auto"}}.items():
+        hub.store.create("datasets", f"seggen/{name}", False, "seggen", b"").change(**meta)
+    names = ["seggen/open", "seggen/closed", "seggen/gated", "seggen/absent", "quickstart", "../x"]
+    assert run_client(ASK, *names).stdout.splitlines() == [
+        "None",
+        "data.dataset_name, seggen/closed, is not public on the Hub",
+        "data.dataset_name, seggen/gated, is gated on the Hub",
+        "data.dataset_name, seggen/absent, is not public on the Hub",
+        "data.dataset_name is a folder, quickstart",
+        "data.dataset_name is a folder, x",
+    ]
+    assert len(hub.requests) == 4  # asked once each, without the token that may see more
+
+
+@pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_without_an_answer_of_the_hub_nothing_is_public_and_nobody_waits(run_client, env):
+    told = run_client(ASK, "seggen/open", env=env, timeout=60).stdout
+    assert told.startswith("data.dataset_name, seggen/open, is not known to be public, since the Hub gave no answer")
+
+
+def test_a_folder_stays_one_where_it_is_not(hub, run_client, run_copy):
+    hub.store.create("datasets", "ada/street", False, "ada", b"")  # somebody else's, of the same name
+    read_from(run_copy, "ada/street", "folder")
+    command = [*SEGGEN, "push", str(run_copy), "--namespace", "seggen", "--only", "segmenter", "--dry-run"]
+    assert "is a folder, ada/street" in run_client(command, token=None).stderr and not hub.requests
+    card = (run_copy / "hub" / "tiny-segmenter" / "README.md").read_text()
+    assert "huggingface.co/datasets/ada/street" not in card and "pushed as private" in card
+
+
+def test_a_generator_that_was_trained_elsewhere_keeps_its_samples_private(run_copy):
+    recipe = load_recipe(run_copy / "recipe.yaml", [f"synthesis.mask2img_model={run_copy / 'mask2img'}"])
+    assert why_private(recipe, "scenes") == "synthesis.mask2img_model is a folder, mask2img"
+    assert why_private(load_recipe(run_copy / "recipe.yaml"), "scenes") is None
+
+
+@pytest.mark.parametrize("kinds", [("imgsyn", "masksyn"), ("imgsyn",)])
+@pytest.mark.parametrize("public", [False, True])
+def test_cards_of_private_data_show_nothing_of_it(run_copy, tmp_path, monkeypatch, kinds, public):
+    """No image, map or caption of a real record: they stand in the synthetic data alone."""
+    read_from(run_copy, tmp_path / "street", "folder")
+    made = load_synthetic(run_copy / "synthetic", kinds=kinds)
+    monkeypatch.setattr(Staged, "synthetic", made)
+    wanted = ["text2mask", "mask2img", "segmenter", "dataset", "adapters"]
+    plan = plan_push(run_copy, "seggen", wanted)
+    stage(plan, public=True)  # what an earlier push showed goes
+    artifacts = stage(plan, public=public)
+    assert {artifact.private for artifact in artifacts} == {not public}
+    folders = {artifact.repo_id.removeprefix("seggen/tiny-"): artifact.folder for artifact in artifacts}
+
+    codec = ColormapCodec(LabelSet.from_records(made))
+    seen = [row for row in made if public or row["kind"] == "masksyn"]
+    rows = [seen[i] for i in spread(len(seen))] if seen else []
+    for name in ("mask2img", "synthetic"):
+        assert (folders[name] / "samples.png").is_file() == bool(rows)
+        if rows:
+            expected = draw_samples(rows, codec, tmp_path / "expected.png").read_bytes()
+            assert (folders[name] / "samples.png").read_bytes() == expected
+    assert (folders["text2mask"] / "samples.png").is_file() == ("masksyn" in kinds)
+    assert (folders["segmenter"] / "example.png").is_file() == bool(rows)
+    real = load_from_disk(run_copy / "captions")
+    color_map = np.array(Image.open(folders["controlnet"] / "color_map.png").convert("RGB"))
+    decoded = codec.decode(color_map)
+    assert decoded.distance.max() == 0 and color_map.shape == (64, 64, 3)
+    maps = [np.array(row["segmentation_map"]) for row in real]
+    assert public or not any(np.array_equal(decoded.segmentation_map, known) for known in maps)
+
+    for name, folder in folders.items():
+        card = (folder / "README.md").read_text()
+        assert "is pushed as private" in card
+        assert all((folder / picture).is_file() for picture in re.findall(r"!\[.*?\]\((.*?)\)", card)), name
+        if name in ("text2mask", "mask2img", "controlnet"):
+            assert any(caption in card for caption in real["caption"]) == public, name
 
 
 def test_a_later_round_leaves_the_earlier_one(hub, run_client, run_copy):

@@ -15,6 +15,7 @@ from seggen_hf.data.clean_copy import clean_labels, write_clean_split
 from seggen_hf.data.schema import write_json
 from seggen_hf.data.sources import open_source, splits_of
 from seggen_hf.labels import LabelSet
+from seggen_hf.names import check_name
 
 MUCH_VOID = 0.5  # share of a split's pixels
 
@@ -198,7 +199,7 @@ def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | No
     try:
         report = FixReport(output_dir, {}, [])
         for name in names:
-            found = open_source(source, name, **settings)
+            found = open_source(source, check_name(name, "A split"), **settings)
             report.written[name], left_out = write_clean_split(found, temporary / name)
             report.left_out += [f"{name}: {line}" for line in left_out]
             write_json(temporary / "classes.json", clean_labels(found.labels))
