@@ -26,6 +26,7 @@ def test_help_lists_what_there_is_and_nothing_else():
     for name in (
         "quickstart",
         "run",
+        "plan",
         "train",
         "doctor",
         "caption",
@@ -37,7 +38,7 @@ def test_help_lists_what_there_is_and_nothing_else():
         "demo",
     ):
         assert name in result.output
-    for name in ("plan",):
+    for name in ("init",):
         assert f" {name} " not in result.output
 
 

@@ -1,7 +1,8 @@
 """Settings that make a run of SDXL's size fit a card: a short list for each size of card.
 
-What a preset sets takes the place of the recipe's own setting; `--set` comes after it. A smaller `train_batch_size`
-raises `gradient_accumulation_steps`, so that an optimizer step sees as many samples as the recipe says.
+What a preset sets takes the place of the recipe's own setting; `--set` comes after it. `train_batch_size` is the most
+that the card holds: `gradient_accumulation_steps` follow, so that an optimizer step sees as many samples as the recipe
+says, by `total_batch_size` where it has one. That is for one process; of several each would see as many.
 """
 
 from collections.abc import Mapping
@@ -72,14 +73,16 @@ def apply_preset(name: str, sections: dict[str, dict], classes: Mapping[str, typ
 
 
 def _share_batch(section: dict, most: int, cls: type) -> None:
-    """At most `most` samples at once, and as many in a step as before; a batch that is smaller stays as it is."""
-    batch, accumulation = (
-        section.get(name, getattr(cls, name)) for name in ("train_batch_size", "gradient_accumulation_steps")
+    """At most `most` samples at once, and as many in a step as the section says."""
+    batch, accumulation, total = (
+        section.get(name, getattr(cls, name, None))
+        for name in ("train_batch_size", "gradient_accumulation_steps", "total_batch_size")
     )
-    if not all(isinstance(value, int) and value > 0 for value in (batch, accumulation)) or batch <= most:
-        return  # what is no number is refused where all settings are checked
-    size = max(size for size in range(1, most + 1) if batch % size == 0)
-    section |= {"train_batch_size": size, "gradient_accumulation_steps": accumulation * (batch // size)}
+    if not all(isinstance(value, int) and value > 0 for value in (batch, accumulation)):
+        return  # refused where all settings are checked
+    total = total if isinstance(total, int) and total > 0 else batch * accumulation
+    size = max(size for size in range(1, most + 1) if total % size == 0)
+    section |= {"train_batch_size": size, "gradient_accumulation_steps": total // size}
 
 
 def preset_lines(name: str) -> list[str]:

@@ -99,11 +99,12 @@ def stage_segmenter(source: Path, target: Path) -> Path:
 def stage_lora(source: Path, target: Path) -> Path:
     """What `load_lora_weights` (Text2Mask) or `load_lora_adapter` (a ControlNet) takes, from `source`/lora.
 
-    Raises: `ValueError` if the training was no LoRA.
+    Raises: `ValueError` if the training was no LoRA, or one of a new ControlNet, of which more was trained.
     """
     name = "pytorch_lora_weights.safetensors"
     if not (source / "lora" / name).is_file():
-        raise ValueError(f"{source} was trained whole; with {source.name}.lora_rank above 0 there is a LoRA to push.")
+        told = " and mask2img.controlnet_model" if source.name == "mask2img" else ""
+        raise ValueError(f"{source} has no LoRA that stands alone; with {source.name}.lora_rank{told} there is one.")
     empty_folder(target)
     _link(source / "lora" / name, target / name)
     return target

@@ -12,7 +12,7 @@ from ..trainers.mask2img import denoise, set_trained
 from .base_modules import MetaBase, build_controlnet, count, weight_bytes
 from .simulate import DTYPES, cost_of_inference, cost_of_training, empty
 from .stage_plan import StagePlan
-from .training_memory import checkpoint_disk, standing_bytes, training_memory
+from .training_memory import checkpoint_disk, checkpoint_host, standing_bytes, training_memory
 
 _CACHED = {"no": 4, "fp16": 2, "bf16": 2}  # bytes of a value in the cache
 
@@ -124,6 +124,8 @@ def _plan(
             "encodes the data": sum(map(weight_bytes, modules)),
             "draws validation images": sum(map(weight_bytes, base.encoders[1:])),
         },
+        host=checkpoint_host(config, trained)
+        | ({"autoencoder and text encoders (4 bytes)": encoders} if config.cache_latents else {}),
         disk=cache | checkpoint_disk(config, trained) | {"pipeline (float32)": artefact},
         push=artefact,
         notes=[f"predicts {base.prediction_type}", *notes],

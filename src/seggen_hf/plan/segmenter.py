@@ -18,7 +18,7 @@ from ..trainers.segmenter import freeze_unused, seed_drop_path
 from .base_modules import count
 from .simulate import cost_of_inference, cost_of_training, empty
 from .stage_plan import StagePlan
-from .training_memory import checkpoint_disk, training_memory
+from .training_memory import checkpoint_disk, checkpoint_host, training_memory
 
 ASPECT = 4 / 3  # of a test image
 
@@ -56,6 +56,7 @@ def plan_segmenter(
     if config.gradient_checkpointing:
         enable_checkpointing(model)
     trained, batch = count(model, trained=True), config.train_batch_size
+    buffers = sum(buffer.numel() for buffer in model.buffers())
     quarter = (-(-config.crop_height // 4), -(-config.crop_width // 4))
     queries = model.config.num_queries
     masks = labels.num_labels if task == "semantic" else queries
@@ -96,7 +97,8 @@ def plan_segmenter(
         flops=cost.flops / batch if cost else 0.0,
         step_flops=cost.flops * config.gradient_accumulation_steps if cost else 0.0,
         memory=training_memory(config, trained, count(model) - trained, cost, processes),
-        disk=checkpoint_disk(config, trained) | {"segmenter (float32)": 4 * count(model)},
+        host=checkpoint_host(config, trained, buffers),
+        disk=checkpoint_disk(config, trained, buffers) | {"segmenter (float32)": 4 * count(model)},
         push=4 * count(model),
         notes=notes,
     )

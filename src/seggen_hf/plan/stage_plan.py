@@ -20,6 +20,7 @@ class StagePlan:
         memory (`dict`): bytes by purpose at the worst moment of the stage's main work.
         phases (`dict`): bytes at the worst moment of each part of the stage; the largest is the peak.
         waiting (`dict`): bytes of the weights that wait on the CPU in each part; where the CPU is the card they count.
+        host (`dict`): bytes in the machine's own memory by purpose, beside what the card holds.
         disk (`dict`): bytes by purpose; what of it is pushed to the Hub stands in `push`.
         precision (`str`): no, fp16 or bf16: which of a card's rates applies.
     """
@@ -38,6 +39,7 @@ class StagePlan:
     memory: dict[str, int] = field(default_factory=dict)
     phases: dict[str, int] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
+    host: dict[str, int] = field(default_factory=dict)
     disk: dict[str, int] = field(default_factory=dict)
     push: int = 0
     notes: list[str] = field(default_factory=list)
@@ -79,6 +81,8 @@ class StagePlan:
         lines += [f"    {'sum':<52}{sum(self.memory.values()) / GIB:>8.2f}"] if self.memory else []
         lines += [f"    {f'while it {name}':<52}{size / GIB:>8.2f}" for name, size in self.phases.items()]
         lines += [f"    {'peak':<52}{self.peak / GIB:>8.2f}"]
+        lines += ["  memory of the machine, beside the card's (GiB)"] if self.host else []
+        lines += [f"    {name:<52}{size / GIB:>8.2f}" for name, size in self.host.items()]
         lines += ["  disk (GB)"] if self.disk else []
         lines += [f"    {name:<52}{size / 1e9:>8.2f}" for name, size in self.disk.items()]
         return "\n".join(lines + [f"  {note}" for note in self.notes])

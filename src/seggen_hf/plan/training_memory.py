@@ -47,6 +47,11 @@ def checkpoint_disk(config: TrainingConfig, trained: int, buffers: int = 0) -> d
     return {f"checkpoints, {limit} of {size / 1e9:.2f} GB": limit * size}
 
 
+def checkpoint_host(config: TrainingConfig, trained: int, buffers: int = 0) -> dict[str, int]:
+    """`{purpose: bytes}` of what is written from, beside the training."""
+    return {"copy of a checkpoint, from which it is written": checkpoint_size(config, trained, buffers)}
+
+
 def checkpoint_size(config: TrainingConfig, trained: int, buffers: int = 0) -> int:
     """Bytes of one checkpoint, and of the copy in host memory from which it is written."""
     return checkpoint_bytes(trained, buffers, config.ema_decay > 0, optimizer_name(config))

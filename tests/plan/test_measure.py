@@ -1,0 +1,79 @@
+"""`seggen plan --measure`: the stages of a run on this machine, beside what was planned."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from seggen_hf.data.scenes import scene_records
+from seggen_hf.data.schema import labels_of
+from seggen_hf.plan.measure import Measured, Trial, measure_run
+from seggen_hf.preflight import plan_run
+from seggen_hf.recipe import load_recipe
+from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.segmenter import SegmenterTask
+
+
+@pytest.mark.slow
+def test_the_miniature_takes_the_planned_memory(tmp_path):
+    """To a fifth of what each process really used; nothing is written where it is called."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "seggen_hf.cli", "plan", "quickstart", "--gpu", "h100", "--measure", "--json"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr
+    measured = json.loads(result.stdout)["measured"]
+    names = ["text2mask", "mask2img", "synthesize masksyn", "synthesize imgsyn", "segmenter", "evaluate"]
+    assert [entry["name"] for entry in measured] == names
+    for entry in measured:
+        assert entry["failure"] is None and entry["is_finite"], entry
+        assert entry["peak"] == pytest.approx(entry["planned"], rel=0.2), entry
+        assert entry["samples_per_second"] > 0 and entry["hours"] > 0
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_training_goes_on_at_the_measured_rate(tmp_path):
+    """To a third; of several tries the best, since other work on the machine slows single ones."""
+    recipe = load_recipe("quickstart", ["segmenter.logging_steps=8", "segmenter.max_train_steps=8"])
+    plan, labels = plan_run(recipe)
+    stage = next(stage for stage in plan.stages if stage.kind == "segmenter")
+    measured, trained = [], []
+    for number in range(3):
+        entry = Measured("segmenter", stage.peak)
+        folder = tmp_path / str(number)
+        (folder / "trial").mkdir(parents=True)
+        Trial(entry, recipe, labels, stage, folder / "trial", torch.device("cpu")).run()
+        measured.append(entry.samples_per_second)
+        records = scene_records("train", num_records=16)
+        config = recipe.segmenter
+        config.output_dir, config.checkpointing_steps = str(folder / "real"), 0
+        run = train(SegmenterTask.from_config(config, records, labels_of(records)), config)
+        trained.append(run.history[0]["samples_per_second"])
+    assert max(measured) == pytest.approx(max(trained), rel=0.3)
+
+
+def test_a_stage_that_fails_is_told_and_the_rest_goes_on(tiny_recipe, monkeypatch):
+    """In processes of their own: one of the segmenter cannot be built, and the others are measured."""
+    recipe = load_recipe(tiny_recipe, ["segmenter.mixed_precision=fp16"])
+    plan, labels = plan_run(recipe)
+    recipe.segmenter.model = "nowhere/at-all"
+    told = []
+    measured = {entry.name: entry for entry in measure_run(recipe, labels, plan, told.append)}
+    assert "nowhere/at-all" in measured["segmenter"].failure and measured["segmenter"].hours is None
+    assert measured["text2mask"].failure is None and measured["text2mask"].is_finite
+    assert any(line.startswith("segmenter: does not run here: ") for line in told)
+
+
+def test_a_stage_of_another_machines_size_is_not_begun_on_a_cpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    recipe = load_recipe("ade20k_sdxl")
+    plan, labels = plan_run(recipe, num_records=16)
+    plan.stages, plan.times = plan.stages[:1], plan.times[:1]
+    begun = time.monotonic()
+    (entry,) = measure_run(recipe, labels, plan, lambda line: None)
+    assert "minutes on a CPU; measure it on a machine with a GPU" in entry.failure
+    assert time.monotonic() - begun < 60
