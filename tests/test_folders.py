@@ -122,6 +122,13 @@ def test_scripts_leave_a_folder_of_others_alone_and_say_so_first(name, tmp_path,
     assert told.count("--output_dir") == 1 and contents(out) == FOREIGN
 
 
+def test_a_source_that_cannot_be_read_leaves_no_folder(tmp_path):
+    source = ["--dataset_name", str(tmp_path / "no-such-data"), "--output_dir", str(tmp_path / "out")]
+    assert run_script(Text2MaskConfig, Text2MaskTask, None, source) == script("train_seg")(source) == 1
+    assert call("caption", tmp_path / "no-such-data", tmp_path / "out").exit_code == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_one_rule_for_every_kind(kind, tmp_path):
     claim_folder(tmp_path / "new" / "folder", kind)

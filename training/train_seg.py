@@ -21,7 +21,7 @@ from seggen_hf.data.schema import labels_of, write_json
 from seggen_hf.data.sources import SCENES, open_source
 from seggen_hf.data.streamed import read_split
 from seggen_hf.evaluation import evaluate_segmenter
-from seggen_hf.folders import TRAINING, claim_folder
+from seggen_hf.folders import TRAINING, check_folder
 from seggen_hf.labels import LabelSet
 from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.segmenters import load_segmenter
@@ -64,7 +64,7 @@ def _read_labels(data: DataConfig) -> LabelSet:
 
 def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
     accelerator = build_accelerator(config)
-    claim_folder(config.output_dir, TRAINING, accelerator.is_main_process)  # before anything is read
+    check_folder(config.output_dir, TRAINING)  # before anything is read
     if warning := config.batch_warning(accelerator.num_processes):
         accelerator.print(f"warning: {warning}")
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read

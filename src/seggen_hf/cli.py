@@ -359,15 +359,16 @@ def caption(
     from .data.captions import add_captions
     from .data.schema import labels_of
     from .data.sources import load_records
-    from .folders import CAPTIONS, claim_folder
+    from .folders import CAPTIONS, check_folder, claim_folder
 
     config = CaptionConfig(
         captioner=captioner, caption_prompt=prompt, caption_batch_size=batch_size, recaption=recaption
     )
     if (out / "state.json").is_file():
         raise ValueError(f"{out} holds records already; name another folder.")
-    claim_folder(out, CAPTIONS)
+    check_folder(out, CAPTIONS)
     records = load_records(source, split, **reading)
+    claim_folder(out, CAPTIONS)
     captioned = add_captions(records, labels_of(records), config, progress_file=out / "progress.jsonl")
     save_dataset(captioned, out)
     (out / "progress.jsonl").unlink(missing_ok=True)

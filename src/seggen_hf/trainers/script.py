@@ -11,7 +11,7 @@ from ..config import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
 from ..data.captions import TEMPLATE, add_captions
 from ..data.schema import labels_of
 from ..data.streamed import read_split
-from ..folders import TRAINING, claim_folder
+from ..folders import TRAINING, check_folder, claim_folder
 from ..stopping import GOES_ON, exit_status, termination_raises
 from .generator import build_panoptic_codec
 from .loop import Run, build_accelerator, train
@@ -55,10 +55,10 @@ def told_in_a_line(run: Callable[[], None]) -> int:
 def train_generator(task_class, config: GeneratorConfig, data: DataConfig, caption: CaptionConfig) -> Run:
     """Load the training records, caption those that have no caption, and train. Collective."""
     accelerator = build_accelerator(config)
-    claim_folder(config.output_dir, TRAINING, accelerator.is_main_process)  # before anything is read
+    check_folder(config.output_dir, TRAINING)  # before anything is read
     with accelerator.main_process_first():  # sources keep converted copies in a cache that the others then read
         records = read_split(data, data.train_split, data.max_train_records)
-        records = _captioned(records, config, caption)
+        records = _captioned(records, config, caption, accelerator.is_main_process)
     labels = labels_of(records)
     task = task_class.from_config(config, records, labels, panoptic_codec=build_panoptic_codec(data, labels))
     run = train(task, config, accelerator)
@@ -66,9 +66,10 @@ def train_generator(task_class, config: GeneratorConfig, data: DataConfig, capti
     return run
 
 
-def _captioned(records: Dataset, config: GeneratorConfig, caption: CaptionConfig) -> Dataset:
+def _captioned(records: Dataset, config: GeneratorConfig, caption: CaptionConfig, is_main: bool) -> Dataset:
     """Captions of a model are kept beside the training: the main process makes them, others and later runs read."""
     if caption.captioner == TEMPLATE:
         return add_captions(records, labels_of(records), caption)
+    claim_folder(config.output_dir, TRAINING, is_main)
     progress = Path(config.output_dir) / "captions.jsonl"
     return add_captions(records, labels_of(records), caption, progress_file=progress)
