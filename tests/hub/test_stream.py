@@ -90,13 +90,14 @@ def test_a_streamed_training_resumes_where_it_was(run_client, tmp_path):
     command = train_command(tmp_path / "parts", "--streaming", "true")
     stop = """
         import sys, runpy
-        from seggen_hf.trainers import loop
-        save = loop.save_checkpoint
-        def save_and_die(*args, **kwargs):
-            save(*args, **kwargs)
+        from seggen_hf.trainers.checkpoint_writer import CheckpointWriter
+        begin = CheckpointWriter.begin
+        def save_and_die(self, *args):
+            begin(self, *args)
+            self.wait()
             import os
             os._exit(9)
-        loop.save_checkpoint = save_and_die
+        CheckpointWriter.begin = save_and_die
         sys.argv = sys.argv[1:]
         runpy.run_path(sys.argv[0], run_name="__main__")
     """

@@ -126,5 +126,5 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(miniature_dir, tmp_path, c
     arguments = [*flags(miniature_dir, tmp_path / "out"), "--dry_run"]
     assert run_script(Text2MaskConfig, Text2MaskTask, plan_text2mask, arguments) == 0
     told = capsys.readouterr().out
-    assert "3 steps x 4 samples = 12 samples seen" in told and "latents" in told and "total" in told
+    assert "3 steps x 4 samples = 12 samples seen" in told and "latents" in told and "peak" in told
     assert not (tmp_path / "out").exists()

@@ -14,13 +14,13 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..config import SegmenterConfig
 from ..data.captions import template_caption
 from ..data.schema import attach_labels, encode_image, encode_map, encode_panoptic, record_features
 from ..labels import LabelSet
-from ..miniature import shipped_base
+from ..miniature import build_tokenizer
 from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline, condition_channels
 from ..recipe import Recipe
 from ..segmenter_configs import hub_config
@@ -76,7 +76,7 @@ def made_up_records(labels: LabelSet, count: int, height: int, width: int, task:
 def random_base(base_model: str, revision: str | None, device: torch.device) -> StableDiffusionXLPipeline:
     """A pipeline of the base's configuration with random weights, float32 on the CPU.
 
-    The tokenizers are the miniature's: their words do not matter, and their ids lie within every vocabulary.
+    The tokenizers know letters alone: words do not matter here, and few ids lie within every vocabulary.
     """
     configs = read_base_configs(base_model, revision)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -91,7 +91,7 @@ def random_base(base_model: str, revision: str | None, device: torch.device) -> 
     for module in components.values():
         cast_weights(module.to("cpu").eval(), torch.float32)  # a configuration may name half precision
     places = components["text_encoder"].config.max_position_embeddings
-    tokenizer = CLIPTokenizer.from_pretrained(shipped_base() / "tokenizer", model_max_length=places)
+    tokenizer = build_tokenizer((), places)
     scheduler = EulerDiscreteScheduler.from_config(configs["scheduler"])
     return StableDiffusionXLPipeline(
         **components, tokenizer=tokenizer, tokenizer_2=tokenizer, scheduler=scheduler, add_watermarker=False

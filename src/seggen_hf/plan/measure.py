@@ -178,10 +178,19 @@ def _measure_in_process(sender, recipe: Recipe, labels: LabelSet, stage: StagePl
     with tempfile.TemporaryDirectory(prefix="seggen-plan-") as folder:
         try:
             _check_patience(stage, device)
+            _load_kernels(device)
             Trial(entry, recipe, labels, stage, Path(folder), device).run()
         except Exception as error:  # whatever keeps it from running here is what the user asked about
             entry.failure = " ".join(str(error).split())[:500] or type(error).__name__
     sender.send(entry)
+
+
+def _load_kernels(device: torch.device) -> None:
+    """What libraries load at the first convolution is no part of a stage."""
+    layer = torch.nn.Conv2d(4, 4, 3).to(device)
+    layer(torch.zeros(1, 4, 8, 8, device=device)).flatten(1).matmul(
+        torch.zeros(144, 4, device=device)
+    ).sum().backward()
 
 
 def _check_patience(stage: StagePlan, device: torch.device) -> None:

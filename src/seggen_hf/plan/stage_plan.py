@@ -19,7 +19,8 @@ class StagePlan:
         step_flops (`float`): of one optimizer step of a process, one denoising step of a batch, or one batch.
         memory (`dict`): bytes by purpose at the worst moment of the stage's main work.
         phases (`dict`): bytes at the worst moment of each part of the stage; the largest is the peak.
-        waiting (`dict`): bytes of the weights that wait on the CPU in each part; where the CPU is the card they count.
+        waiting (`dict`): bytes that do not lie on the card in each part, and count where the CPU is the card: weights
+            that wait, and what its allocator keeps.
         host (`dict`): bytes in the machine's own memory by purpose, beside what the card holds.
         disk (`dict`): bytes by purpose; what of it is pushed to the Hub stands in `push`.
         precision (`str`): no, fp16 or bf16: which of a card's rates applies.

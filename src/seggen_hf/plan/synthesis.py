@@ -88,6 +88,9 @@ def _add_costs(plan: StagePlan, kind: str, config: SynthesisConfig, costs: dict,
         layers = (layer for module in base.modules for layer in module.modules())
         largest = max(sum(p.numel() for p in layer.parameters(recurse=False)) for layer in layers)
         plan.memory["one layer at a time, others wait on the CPU"] = item * largest
-    plan.memory[f"activations of {size} pictures, {decoded} decoded together"] = max(
-        costs[name].activations for name in names
-    )
+    activations = [costs[name].activations for name in names]
+    plan.memory[f"activations of {size} pictures, {decoded} decoded together"] = max(activations)
+    table = 2**24 if kind == "masksyn" else 0  # of the nearest label of every color, a byte each
+    plan.host = {"table of the nearest colors": table} if table else {}
+    # A CPU's allocator gives little back between the networks, which need pieces of other sizes.
+    plan.waiting = {"works": sum(activations) - max(activations) + table}
