@@ -185,7 +185,7 @@ def _plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=Fa
         raise WrongArguments(str(error)) from error
     loaded, _ = _read_recipe(recipe, settings, None)
     quiet_libraries()
-    from .plan.measure import measure_run
+    from .plan.measure import describe_machine, measure_run
     from .preflight import plan_run, preset_that_fits
 
     planned, labels = plan_run(loaded, processes, num_records)
@@ -198,7 +198,9 @@ def _plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=Fa
     measured = measure_run(loaded, labels, planned, _say) if measure else []
     if as_json:
         found = planned.to_dict(cards, fitting)
-        print(_dumps(found | ({"measured": [entry.to_dict() for entry in measured]} if measure else {})))
+        if measure:
+            found |= {"machine": describe_machine(), "measured": [entry.to_dict() for entry in measured]}
+        print(_dumps(found))
     elif measured:
         print("\n".join(["", *(entry.to_text() for entry in measured)]))
     if any(entry.failure is not None or not entry.is_finite for entry in measured):

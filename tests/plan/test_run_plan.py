@@ -6,8 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
+from seggen_hf.config import DataConfig, SegmenterConfig, Text2MaskConfig, parse_config
 from seggen_hf.labels import LabelSet
-from seggen_hf.plan.gpus import Gpu
+from seggen_hf.plan.gpus import EFFICIENCY, Gpu
 from seggen_hf.plan.run_plan import RunPlan, plan_recipe
 from seggen_hf.plan.stage_plan import GIB, KINDS, StagePlan
 from seggen_hf.presets import MEMORY, PRESETS
@@ -74,7 +75,7 @@ def test_time_follows_from_operations_and_the_rate_of_the_precision():
     card = Gpu(20.0, 100.0, 10.0, "made up")
     half, single = (run_of(1, samples=1000, flops=1e12, precision=p) for p in ("bf16", "no"))
     assert single.hours(card) == pytest.approx(10 * half.hours(card))
-    assert half.hours(card) == pytest.approx(1e15 / (0.07 * 100e12) / 3600)
+    assert half.hours(card) == pytest.approx(1e15 / (EFFICIENCY["text2mask"] * 100e12) / 3600)
     several = RunPlan("x", 4, half.stages, [3], None)
     assert several.hours(card) == pytest.approx(3 * half.hours(card) / 4)
 
@@ -102,6 +103,17 @@ def test_a_preset_is_laid_between_the_recipe_and_what_is_set(tmp_path):
     assert own.mask2img.lora_rank == 32 and not own.mask2img.train_base
     assert (own.text2mask.train_batch_size, own.text2mask.gradient_accumulation_steps) == (1, 6)
     assert load_recipe(file, ["preset=80gb"]).mask2img.lora_rank == 0
+
+
+def test_the_scripts_take_a_preset():
+    config, data = parse_config(
+        Text2MaskConfig, DataConfig, argv=["ade20k_sdxl", "--preset", "24gb", "--lora_rank", "4"]
+    )
+    assert (config.lora_rank, config.learning_rate, data.height) == (4, 1e-4, 768)
+    (config,) = parse_config(SegmenterConfig, argv=["--preset=12gb"])
+    assert (config.train_batch_size, config.gradient_accumulation_steps) == (2, 8)
+    with pytest.raises(ValueError, match="no preset '13gb'; there are 12gb"):
+        parse_config(SegmenterConfig, argv=["--preset", "13gb"])
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -44,10 +44,10 @@ GPUS = {
     "h200": Gpu(139.8, 989.0, 67.0, "NVIDIA H200 datasheet, SXM, without sparsity"),
 }
 # Share of a card's published rate that each stage reached: operations by this plan, samples a second as measured on
-# one H200 on 2026-11-26 (SDXL's configuration with random weights at 768 pixels, batch 4; ResNet-50, crop 512, batch
-# 16, float32; ImgSyn in batches of 8). Smaller cards usually reach a larger share of their smaller rates.
-EFFICIENCY = {"text2mask": 0.07, "mask2img": 0.07, "segmenter": 0.12, "synthesize": 0.18, "evaluate": 0.12}
-LORA_EFFICIENCY = 0.04
+# one H200 on 2026-11-26 (docs/full_size.md): SDXL at 768 pixels in batches of 4, ResNet-50 with crops of 512 in
+# batches of 16 and float32, ImgSyn in batches of 8. Smaller cards usually reach a larger share of their smaller rates.
+EFFICIENCY = {"text2mask": 0.069, "mask2img": 0.063, "segmenter": 0.126, "synthesize": 0.164, "evaluate": 0.043}
+LORA_EFFICIENCY = 0.033  # of Text2Mask's
 
 
 def efficiency(stage) -> float:

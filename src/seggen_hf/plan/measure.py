@@ -20,6 +20,7 @@ from datasets import Dataset
 from ..config import TrainingConfig
 from ..evaluation import evaluate_segmenter
 from ..labels import LabelSet
+from ..provenance import library_versions
 from ..quiet import quiet_libraries
 from ..recipe import Recipe
 from ..segmenter_layers import enable_checkpointing
@@ -163,6 +164,16 @@ def measure_run(recipe: Recipe, labels: LabelSet, plan: RunPlan, say: Callable[[
         measured.append(entry)
         say(entry.to_text())
     return measured
+
+
+def describe_machine() -> str:
+    """The card, or the CPU's cores, and the libraries: what a measurement is worth nothing without."""
+    if torch.cuda.is_available():
+        place = torch.cuda.get_device_name()
+    else:
+        place = f"a CPU, {torch.get_num_threads()} threads"
+    versions = library_versions()
+    return f"{place}; " + ", ".join(f"{name} {versions[name]}" for name in ("torch", "diffusers", "transformers"))
 
 
 def _ending(status: int) -> str:
