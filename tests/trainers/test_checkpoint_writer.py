@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from toy import ToyTask, settings
 
@@ -65,6 +66,12 @@ def test_the_buffers_of_the_copy_are_used_again_once_they_are_written(tmp_path, 
     assert [t.data_ptr() for t in writer._host["model.safetensors"].values()] == places
     values = [load_file(path / "model.safetensors")["weight"].unique().item() for path in list_checkpoints(tmp_path)]
     assert values == [1.0, 2.0]
+
+
+def test_a_training_on_the_cpu_touches_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # one is there, and may be somebody else's
+    train(ToyTask(), settings(tmp_path), Accelerator(cpu=True))
+    assert len(list_checkpoints(tmp_path / "checkpoints")) == 2 and not torch.cuda.is_initialized()
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])

@@ -49,9 +49,8 @@ class CheckpointWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         make_room(self.folder, self.limit, sum(t.nbytes for part in tensors.values() for t in part.values()))
         self._host = {file: self._copy(part, self._host.get(file, {})) for file, part in tensors.items()}
-        copied = torch.cuda.Event() if torch.cuda.is_available() else None
-        if copied:
-            copied.record()
+        device = next((t.device for part in tensors.values() for t in part.values() if t.is_cuda), None)
+        copied = torch.cuda.current_stream(device).record_event() if device else None
         self._thread = threading.Thread(
             target=self._write,
             args=(checkpoint_name(state.step), json.dumps(vars(state)), copied),
