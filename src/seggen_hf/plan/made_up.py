@@ -76,22 +76,25 @@ def made_up_records(labels: LabelSet, count: int, height: int, width: int, task:
 def random_base(base_model: str, revision: str | None, device: torch.device) -> StableDiffusionXLPipeline:
     """A pipeline of the base's configuration with random weights, float32 on the CPU.
 
-    The tokenizers are the miniature's: their words do not matter, and their ids lie within every vocabulary.
+    The tokenizers are the miniature's, since their words do not matter; a text encoder that knows fewer gets as many.
     """
     configs = read_base_configs(base_model, revision)
+    readers = [CLIPTextConfig.from_dict(configs[name]) for name in ("text_encoder", "text_encoder_2")]
+    places = readers[0].max_position_embeddings
+    tokenizer = CLIPTokenizer.from_pretrained(shipped_base() / "tokenizer", model_max_length=places)
+    for reader in readers:
+        reader.vocab_size = max(reader.vocab_size, len(tokenizer))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         with device:  # a card draws billions of numbers in a second
             components = {
                 "unet": UNet2DConditionModel.from_config(configs["unet"]),
                 "vae": AutoencoderKL.from_config(configs["vae"]),
-                "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"])),
-                "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig.from_dict(configs["text_encoder_2"])),
+                "text_encoder": CLIPTextModel(readers[0]),
+                "text_encoder_2": CLIPTextModelWithProjection(readers[1]),
             }
     for module in components.values():
         cast_weights(module.to("cpu").eval(), torch.float32)  # a configuration may name half precision
-    places = components["text_encoder"].config.max_position_embeddings
-    tokenizer = CLIPTokenizer.from_pretrained(shipped_base() / "tokenizer", model_max_length=places)
     scheduler = EulerDiscreteScheduler.from_config(configs["scheduler"])
     return StableDiffusionXLPipeline(
         **components, tokenizer=tokenizer, tokenizer_2=tokenizer, scheduler=scheduler, add_watermarker=False
