@@ -29,6 +29,7 @@ def skip_unless_possible(precision: str, device: torch.device) -> None:
         pytest.skip("Accelerate trains in fp16 on GPUs alone")
 
 
+WORKED = ("text2mask", "mask2img", "panoptic-swin")
 CASES = [(name, "bf16", is_recomputed) for name in GENERATORS for is_recomputed in (False, True)]
 CASES += [(name, "fp16", True) for name in GENERATORS]
 CASES += [(name, *case) for name in SEGMENTERS for case in (("bf16", False), ("bf16", True), ("fp16", True))]
@@ -54,6 +55,21 @@ def test_steps_in_half_precision_are_near_float32(
     scale = loop.read_state(state, {}).loss_scale
     assert scale is None or LARGEST_SCALE / 8 < scale["scale"] <= LARGEST_SCALE  # at least one step was taken
     assert sum(not torch.equal(after[n], p) for n, p in before.items()) > len(before) / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("text2mask", {"cache_latents": False}), ("mask2img-lora", {"cache_latents": False}), *((n, {}) for n in WORKED)],
+)
+def test_processes_that_load_and_encoders_that_stay_change_no_loss(name, changes, make_training, device, tmp_path):
+    """Processes are forked when the device is in use; without a cache it encodes in each step."""
+    expected = first_loss(*make_training(name, tmp_path / "exact", **changes))
+    losses = []
+    for workers in (0, 2):
+        settings = {"max_train_steps": 3, "dataloader_num_workers": workers} | changes
+        run = train(*make_training(name, tmp_path / str(workers), **settings))
+        losses.append([line["loss"] for line in run.history if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3) and losses[0][0] == pytest.approx(expected, rel=1e-3)
 
 
 class Steps:
