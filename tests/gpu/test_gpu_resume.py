@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from trainings import GENERATORS
 
+from seggen_hf.trainers.checkpoint_writer import CheckpointWriter
+from seggen_hf.trainers.checkpoints import TrainingState
 from seggen_hf.trainers.loop import train
 
 pytestmark = pytest.mark.gpu
@@ -77,3 +79,20 @@ def test_an_8_bit_optimizer_is_the_same_to_the_bit(name, make_training, tmp_path
     whole, parts = train_whole_and_in_parts(make_training, name, tmp_path, **changes)
     assert torch.uint8 in {tensor.dtype for key, tensor in whole.items() if ".optimizer." in key}
     assert [key for key in whole if not torch.equal(whole[key], parts[key])] == []
+
+
+def test_what_changes_a_tensor_after_a_checkpoint_began_is_not_in_it(device, tmp_path):
+    """The copy goes on while the next kernels wait behind it."""
+    module = torch.nn.Linear(4096, 4096, device=device)  # 64 MiB: milliseconds of copying
+    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+    writer = CheckpointWriter(tmp_path, 2)
+    for step in (1, 2):
+        torch.nn.init.constant_(module.weight, float(step))
+        writer.begin(module, optimizer, None, TrainingState(step=step))
+        torch.nn.init.constant_(module.weight, -1.0)
+    writer.wait()
+    if device.type == "cuda":
+        assert all(buffer.is_pinned() for part in writer._host.values() for buffer in part.values())
+    for step in (1, 2):
+        stored = load_file(tmp_path / f"step-{step:08d}" / "model.safetensors")["weight"]
+        assert torch.all(stored == step)
