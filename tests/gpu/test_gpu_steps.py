@@ -95,15 +95,20 @@ class Steps:
         monkeypatch.setattr(loop._Training, "_step", watched)
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"), [*((name, "bf16") for name in TRAININGS), ("text2mask", "fp16"), ("semantic-swin", "fp16")]
-)
-def test_a_step_between_log_lines_does_not_wait(name, precision, make_training, device, tmp_path, monkeypatch):
+WATCHED = [(name, "bf16", False) for name in TRAININGS]
+WATCHED += [(name, "bf16", True) for name in ("text2mask", "mask2img", "semantic-swin", "semantic-resnet")]
+WATCHED += [("text2mask", "fp16", False), ("semantic-swin", "fp16", False)]
+
+
+@pytest.mark.parametrize(("name", "precision", "checkpointing"), WATCHED)
+def test_a_step_between_log_lines_does_not_wait(
+    name, precision, checkpointing, make_training, device, tmp_path, monkeypatch
+):
     """A segmenter's waits once, for the costs of the matching."""
     skip_unless_possible(precision, device)
     steps = Steps(monkeypatch, device, "error" if name in GENERATORS else "warn")
     changes = {"max_train_steps": 4, "logging_steps": 100, "ema_decay": 0.9, "mixed_precision": precision}
-    run = train(*make_training(name, tmp_path, **changes))
+    run = train(*make_training(name, tmp_path, gradient_checkpointing=checkpointing, **changes))
     assert run.steps == 4
     if device.type == "cuda":
         expected = 0 if name in GENERATORS else 1
