@@ -6,7 +6,7 @@ CODE := setup.py src metrics pipelines model_cards training benchmarks tests
 RUN := $(VENV)/bin/.installed
 TEST := $(VENV)/bin/.installed-test
 
-.PHONY: quickstart test style quality install
+.PHONY: quickstart test test-gpu style quality install
 
 quickstart: $(RUN)  ## the whole loop on the built-in scenes, on a CPU
 	@echo "== Running the whole loop on the built-in scenes: captions, masks, images, segmenters, report."
@@ -15,6 +15,10 @@ quickstart: $(RUN)  ## the whole loop on the built-in scenes, on a CPU
 test: $(TEST)
 	@echo "== Running the tests in two processes; they need no network and no GPU."
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+test-gpu: $(TEST)
+	@echo "== Running the tests that need a CUDA device, in one process; without one each is skipped and says so."
+	$(VENV)/bin/python -m pytest -q -m gpu $(ARGS) tests/gpu
 
 style: $(TEST)
 	@echo "== Formatting the code and mending what ruff can mend."

@@ -2,35 +2,14 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Mask2FormerForUniversalSegmentation, ResNetConfig
+from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
+from unit_segmenters import BACKBONES, unit_config
 
 from seggen_hf.config import SegmenterConfig
-from seggen_hf.segmenter_configs import STAGES, named_config
 from seggen_hf.segmenter_layers import adapt_layers, enable_checkpointing
 from seggen_hf.segmenters import freeze_batch_norm
 from seggen_hf.trainers.segmenter import SegmenterTask
-
-BACKBONES = ("swin", "resnet")
-
-
-def unit_config(backbone, **changes):
-    config = named_config("unit")
-    if backbone == "resnet":
-        config.backbone_config = ResNetConfig(
-            embedding_size=8,
-            hidden_sizes=[8, 16, 24, 32],
-            depths=[1, 2, 1, 1],
-            layer_type="basic",
-            out_features=STAGES,
-        )
-    else:
-        config.backbone_config.depths = [1, 2, 1, 1]  # one layer with a shifted window
-        config.backbone_config.drop_path_rate = changes.pop("drop_path_rate", 0.0)
-    config.use_auxiliary_loss = True
-    for name, value in changes.items():
-        setattr(config, name, value)
-    return config
 
 
 def build(config, seed=0):

@@ -11,7 +11,7 @@ that code into the weights of a stock `AutoencoderKL` encoder, so that only the 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ class PatchCode:
 
     mean: np.ndarray
     basis: np.ndarray
+    _tensors: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def num_channels(self) -> int:
@@ -36,8 +37,15 @@ class PatchCode:
         batch, _, height, width = images.shape
         patches = images.reshape(batch, 3, height // PATCH, PATCH, width // PATCH, PATCH)
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3)  # (B, h, w, 48)
-        mean, basis = (torch.from_numpy(a).to(images) for a in (self.mean, self.basis))
+        mean, basis = self._like(images)
         return ((patches - mean) @ basis).permute(0, 3, 1, 2).contiguous()
+
+    def _like(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`mean` and `basis` where and as `images` are; kept, since a copy to a device waits for it."""
+        key = images.device, images.dtype
+        if key not in self._tensors:
+            self._tensors[key] = tuple(torch.from_numpy(a).to(images) for a in (self.mean, self.basis))
+        return self._tensors[key]
 
 
 def fit_patch_code(images: Iterable[np.ndarray], num_channels: int) -> PatchCode:

@@ -16,8 +16,8 @@ _OF_NEW_CONTROLNET = _LORA | {"train_base": False}
 
 PRESETS: dict[str, dict[str, dict[str, object]]] = {
     "12gb": {
-        "text2mask": _LORA | {"train_batch_size": 1},
-        "mask2img": _OF_NEW_CONTROLNET | {"train_batch_size": 1},
+        "text2mask": _LORA | {"train_batch_size": 2},
+        "mask2img": _OF_NEW_CONTROLNET | {"train_batch_size": 2},
         "synthesis": {"mixed_precision": "bf16", "batch_size": 2, "offload": "model", "vae_slicing": True},
         "segmenter": {"gradient_checkpointing": True, "mixed_precision": "bf16", "train_batch_size": 2},
         "evaluation": {"eval_batch_size": 4},

@@ -11,6 +11,7 @@ import torch
 
 from seggen_hf.data.scenes import scene_records
 from seggen_hf.data.schema import labels_of
+from seggen_hf.plan import measure
 from seggen_hf.plan.measure import Measured, Trial, measure_run
 from seggen_hf.preflight import plan_run
 from seggen_hf.recipe import load_recipe
@@ -77,3 +78,9 @@ def test_a_stage_of_another_machines_size_is_not_begun_on_a_cpu():
     (entry,) = measure_run(recipe, labels, plan, lambda line: None)
     assert "minutes on a CPU; measure it on a machine with a GPU" in entry.failure
     assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize(("has_gpu", "expected"), [(False, "forkserver"), (True, "spawn")])
+def test_nothing_is_forked_where_there_is_a_gpu(monkeypatch, has_gpu, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert measure._start_method() == expected

@@ -101,7 +101,7 @@ def test_a_preset_is_laid_between_the_recipe_and_what_is_set(tmp_path):
     file.write_text("name: own\npreset: 12gb\ntext2mask: {train_batch_size: 6}\n")
     own = load_recipe(file)
     assert own.mask2img.lora_rank == 32 and not own.mask2img.train_base
-    assert (own.text2mask.train_batch_size, own.text2mask.gradient_accumulation_steps) == (1, 6)
+    assert (own.text2mask.train_batch_size, own.text2mask.gradient_accumulation_steps) == (2, 3)
     assert load_recipe(file, ["preset=80gb"]).mask2img.lora_rank == 0
 
 

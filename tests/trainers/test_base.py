@@ -1,7 +1,10 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from waits import copies_of_a_step
 
 from seggen_hf.data.scenes import SCENE_WORDS
 from seggen_hf.trainers.base import BaseConfig, BaseTask, DecoderTask, base_words, draw_prior
@@ -44,7 +47,7 @@ def test_the_decoder_learns_and_its_encoder_stays(prior, tmp_path):
 
 def test_the_base_trains_every_weight_that_reaches_a_sample_and_saves_a_pipeline(prior, tmp_path):
     images, captions = prior
-    config = settings(tmp_path, max_train_steps=2, learning_rate=1e-3)
+    config = settings(tmp_path / "prior", max_train_steps=2, learning_rate=1e-3)
     decoder = DecoderTask(config, images)
     task = BaseTask(config, images, captions, decoder.vae, decoder.code, tmp_path / "latents.npy")
     loss, parts = task.loss(
@@ -55,7 +58,7 @@ def test_the_base_trains_every_weight_that_reaches_a_sample_and_saves_a_pipeline
     assert not idle
     task.trainable.zero_grad()
     train(task, config)
-    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "pipeline", use_safetensors=True)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "prior" / "pipeline", use_safetensors=True)
     assert pipeline("a street", height=64, width=64, num_inference_steps=2, output_type="np").images.shape == (
         1,
         64,
@@ -73,3 +76,12 @@ def test_latents_of_the_cache_are_the_encoders(prior, tmp_path):
     with torch.no_grad():
         expected = decoder.vae.encode(mirrored).latent_dist.mean[0].numpy()
     np.testing.assert_allclose(task.latents[2, 1], expected, atol=1e-2)
+
+
+def test_both_losses_wait_for_nothing(prior, tmp_path):
+    images, captions = prior
+    config = settings(tmp_path)
+    decoder = DecoderTask(config, images)
+    task = BaseTask(config, images, captions, copy.deepcopy(decoder.vae), decoder.code, tmp_path / "latents.npy")
+    assert copies_of_a_step(decoder) == []
+    assert copies_of_a_step(task) == []

@@ -1,4 +1,5 @@
 import contextlib
+import math
 import multiprocessing
 import resource
 import threading
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from toy import ToyTask, settings
 
 from seggen_hf.trainers import checkpoint_writer
-from seggen_hf.trainers.checkpoint_writer import CheckpointWriter
+from seggen_hf.trainers.checkpoint_writer import CheckpointWriter, HostBlocks
 from seggen_hf.trainers.checkpoints import TrainingState, list_checkpoints, load_checkpoint
 from seggen_hf.trainers.loop import train
 
@@ -65,6 +66,33 @@ def test_the_buffers_of_the_copy_are_used_again_once_they_are_written(tmp_path, 
     assert [t.data_ptr() for t in writer._host["model.safetensors"].values()] == places
     values = [load_file(path / "model.safetensors")["weight"].unique().item() for path in list_checkpoints(tmp_path)]
     assert values == [1.0, 2.0]
+
+
+def test_blocks_hold_every_buffer_and_little_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_writer, "BLOCK", 2**16)
+    shapes = [(100, 33), (), (0, 3), (7,), *[(90, 31)] * 12, (200, 200)]
+    kinds = [torch.float32, torch.bfloat16, torch.uint8, torch.int64]
+    tensors = {
+        str(i): torch.arange(math.prod(shape)).reshape(shape).to(kinds[i % 4]) for i, shape in enumerate(shapes)
+    }
+    total = sum(checkpoint_writer._padded(t) for t in tensors.values())
+    blocks = HostBlocks(total, pin=False)
+    buffers = {name: blocks.take(tensor).copy_(tensor) for name, tensor in tensors.items()}
+    assert all(buffer.is_contiguous() for buffer in buffers.values())
+    storages = {b.untyped_storage().data_ptr(): b.untyped_storage().nbytes() for b in buffers.values()}
+    assert 1 < len(storages) < 8 and total <= sum(storages.values()) < 1.5 * total
+    save_file(buffers, tmp_path / "all.safetensors")
+    found = load_file(tmp_path / "all.safetensors")
+    assert all(torch.equal(found[name], t) and found[name].dtype == t.dtype for name, t in tensors.items())
+
+
+def test_a_training_on_the_cpu_touches_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # one is there, and may be somebody else's
+    before = torch.cuda.is_initialized()
+    writer = CheckpointWriter(tmp_path, 2)
+    writer.begin(*network(1.0), None, TrainingState(step=1))
+    writer.wait()
+    assert len(list_checkpoints(tmp_path)) == 1 and torch.cuda.is_initialized() == before
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])

@@ -1,5 +1,8 @@
 import importlib.util
 import json
+import multiprocessing
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +225,16 @@ def test_a_run_leaves_its_settings_and_history(tmp_path):
     assert json.loads((tmp_path / "run_config.json").read_text())["learning_rate"] == 1e-2
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert lines == run.history and {"loss", "largest", "lr", "grad_norm", "samples_per_second"} <= set(lines[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_processes_that_load_have_the_task_without_being_sent_it(tmp_path):
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)  # Python 3.14's own choice
+    try:
+        task = ToyTask()
+        task.unsendable = threading.Lock()
+        train(task, settings(tmp_path, dataloader_num_workers=1))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert task.seen == []  # all of them were drawn elsewhere

@@ -6,6 +6,7 @@ from toy import ToyTask, settings
 
 from seggen_hf.trainers.checkpoints import list_checkpoints
 from seggen_hf.trainers.loop import build_accelerator, train
+from seggen_hf.trainers.window import LogWindow
 
 # What makes the host wait for a device: Python values of tensors, copies to the host, sizes that depend on values.
 READS = {
@@ -104,6 +105,18 @@ def test_a_line_is_the_mean_of_the_lines_of_its_steps(tmp_path):
         for name in ("loss", "largest", "grad_norm"):
             assert line[name] == pytest.approx(sum(one[name] for one in lines[start : start + 3]) / 3, rel=1e-12)
         assert line["lr"] == lines[start + 2]["lr"]
+
+
+@pytest.mark.parametrize(("norms", "expected"), [((2.0, float("inf"), 4.0), 3.0), ((float("inf"),) * 3, None)])
+def test_steps_that_a_scaler_skips_have_no_norm(tmp_path, norms, expected):
+    """JSON has no infinity."""
+    window = LogWindow(build_accelerator(settings(tmp_path)), 1, "a training", forgives_gradients=True)
+    for _ in range(2):
+        for step, norm in enumerate(norms):
+            window.add_loss(step, torch.tensor(6.0), {})
+            window.end_step(torch.tensor(norm))
+        line = window.line()
+        assert line == {"loss": 6.0} | ({} if expected is None else {"grad_norm": expected})
 
 
 @pytest.mark.parametrize("poison_gradient", [False, True])

@@ -139,11 +139,10 @@ class ShortTraining:
 def measure_run(recipe: Recipe, labels: LabelSet, plan: RunPlan, say: Callable[[str], None]) -> list[Measured]:
     """Run every stage of `plan` a few steps on the machine at hand; one that fails is told, and the rest goes on.
 
-    Each in a process of its own, forked from one that has imported everything: none finds what an earlier one left,
-    and one that the system kills takes no other with it.
+    Each in a process of its own: none finds what an earlier one left, and one that the system kills takes no other
+    with it.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context = multiprocessing.get_context(_start_method())
     context.set_forkserver_preload([__name__])
     measured = []
     for stage, times in zip(plan.stages, plan.times, strict=True):
@@ -174,6 +173,13 @@ def describe_machine() -> str:
         place = f"a CPU, {torch.get_num_threads()} threads"
     versions = library_versions()
     return f"{place}; " + ", ".join(f"{name} {versions[name]}" for name in ("torch", "diffusers", "transformers"))
+
+
+def _start_method() -> str:
+    """Processes are forked from one that has imported everything, but not where there is a GPU: diffusers looks for it
+    when it is imported, and CUDA does not work in what is forked after that."""
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    return "forkserver" if can_fork and not torch.cuda.is_available() else "spawn"
 
 
 def _ending(status: int) -> str:

@@ -267,12 +267,14 @@ class BaseTask:
 
     def sample(self, index: int, rng: np.random.Generator, step: int) -> dict:
         latents = torch.from_numpy(self.latents[index, int(rng.random() < 0.5)].astype(np.float32))
+        size = [float(PATCH * side) for side in latents.shape[-2:]]
         return {
             "latents": latents,
             "noise": torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)),
             "timestep": torch.tensor(int(rng.integers(self.objective.num_timesteps))),
             "input_ids": torch.tensor(self.input_ids[index]),
             "dropped": torch.tensor(rng.random() < self.config.caption_dropout),
+            "time_ids": torch.tensor([*size, 0.0, 0.0, *size]),
         }
 
     def collate(self, samples: list[dict]) -> dict:
@@ -285,14 +287,12 @@ class BaseTask:
         embeddings = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
         kept = ~batch["dropped"]  # the pipeline gives zeros for an empty negative prompt: so does training
         embeddings, pooled = embeddings * kept[:, None, None], second.text_embeds * kept[:, None]
-        size = [float(PATCH * side) for side in latents.shape[-2:]]
-        time_ids = torch.tensor([[*size, 0.0, 0.0, *size]], device=latents.device).expand(len(latents), -1)
         noisy = self.objective.add_noise(latents, batch["noise"], timesteps)
         predicted = module["unet"](
             noisy.contiguous(memory_format=torch.channels_last),
             timesteps,
             encoder_hidden_states=embeddings,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": batch["time_ids"]},
         ).sample
         loss, plain = self.objective.loss(predicted, latents, batch["noise"], timesteps)
         return loss, {"x0_mse": plain.detach()}

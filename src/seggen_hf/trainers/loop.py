@@ -148,8 +148,8 @@ class _Training:
     def __init__(self, task: Task, config: TrainingConfig, accelerator: Accelerator):
         self.task, self.config, self.accelerator = task, config, accelerator
         self.folder = Path(config.output_dir)
-        claim_folder(self.folder, TRAINING, accelerator.is_main_process)
         check_optimizer(config)
+        claim_folder(self.folder, TRAINING, accelerator.is_main_process)
         self.fingerprint = describe_training(task, config, accelerator.num_processes)
         begun_at = self._find_begun()
         precisions = {"fp16": torch.float16, "bf16": torch.bfloat16}

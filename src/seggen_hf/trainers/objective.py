@@ -67,6 +67,7 @@ class DenoisingObjective:
         plain = errors.mean()
         if self.snr_gamma == 0:
             return plain, plain
-        snr = self._snr.to(timesteps.device)[timesteps]
+        self._snr = self._snr.to(timesteps.device)  # stays there, as the schedule does: a copy waits for the device
+        snr = self._snr[timesteps]
         weights = min_snr_weights(snr, self.snr_gamma, self.prediction_type, self._zero_terminal)
         return (weights * errors).mean(), plain

@@ -5,6 +5,7 @@ Every random draw of a sample follows from its place in the stream: place `p` dr
 checkpoint carries no random state.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -65,6 +66,8 @@ def build_loader(
         batch_sampler=RankBatches(first_step, config.max_train_steps, accumulation, batch_size, rank, world_size),
         collate_fn=collate,
         num_workers=config.dataloader_num_workers,
+        # Python 3.14 would send them the task, networks and all; forked ones have it, and none of them uses a GPU.
+        multiprocessing_context="fork" if config.dataloader_num_workers and sys.platform == "linux" else None,
         worker_init_fn=outlive_first_signal,
         pin_memory=pin_memory,
     )

@@ -28,6 +28,7 @@ class LogWindow:
         self._norms: list[torch.Tensor] = []  # of each step
         self._first = 0  # the step of the first of them
         self._sums: dict[str, float] = {}
+        self._skipped = 0  # steps whose gradient was infinite
 
     def add_loss(self, step: int, loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
         """Take in a micro-step of `step` (0-based); the names of `parts` are the same at each."""
@@ -67,15 +68,20 @@ class LogWindow:
             if micro == self.accumulation - 1 and step < len(norms):
                 if not self.forgives_gradients:
                     self._check("gradient", norms[step], self._first + step)
-                self._sums["grad_norm"] = self._sums.get("grad_norm", 0.0) + norms[step]
+                if math.isfinite(norms[step]):
+                    self._sums["grad_norm"] = self._sums.get("grad_norm", 0.0) + norms[step]
+                else:
+                    self._skipped += 1
 
     def _check(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise FloatingPointError(f"The {what} became {value} at step {step} of {self.place}. {_CURE}")
 
     def line(self) -> dict[str, float]:
-        """The means over the steps since the last line; begins the next window. Collective; raises as `settle`."""
+        """The means over the steps since the last line, that of the gradient's norm over those that a scaler did not
+        skip; begins the next window. Collective; raises as `settle`."""
         self.settle()
-        means = {name: value / self.steps for name, value in self._sums.items()}
-        self._sums, self.steps = {}, 0
+        counts = {"grad_norm": self.steps - self._skipped}
+        means = {name: value / counts.get(name, self.steps) for name, value in self._sums.items()}
+        self._sums, self.steps, self._skipped = {}, 0, 0
         return means
