@@ -136,9 +136,9 @@ reached where it was measured; `--measure` takes the place of both.
 
 One H200, 2026-11-26: SDXL's configuration with random weights, 768 pixels, bf16, gradient checkpointing; segmenters in
 float32 without it. Each peak is within a tenth of the plan of the code that was measured. Since then a LoRA's data is
-encoded before its U-Net is on the card, and the segmenter reads its masks at the loss's points
-alone; `now planned` says what that changes. Images are planned with as many masks as there are labels, which is the most there
-can be: the made-up pictures had nearly all 150, ADE20K's show some ten.
+encoded before its U-Net is on the card, and the segmenter reads its masks at the loss's points alone; `now planned`
+says what that changes. Images are planned with as many masks as there are labels, which is the most there can be: the
+made-up pictures had nearly all 150, ADE20K's show some ten.
 
 {seen}
 

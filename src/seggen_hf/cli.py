@@ -123,15 +123,21 @@ def _say(line: str) -> None:
     print(f"== {line}", file=sys.stderr, flush=True)
 
 
+def _recipe_file(recipe: str) -> str | Path:
+    """What `load_recipe` takes: of a run folder its own recipe."""
+    file = Path(recipe) / "recipe.yaml"
+    return file if file.is_file() else recipe
+
+
 def _read_recipe(recipe: str, settings: list[str] | None, out: Path | None):
     """The recipe and its run folder; a run folder stands for its own recipe."""
     from .recipe import load_recipe
 
-    folder = Path(recipe)
+    folder, file = Path(recipe), _recipe_file(recipe)
     try:
-        if (folder / "recipe.yaml").is_file():
-            return load_recipe(folder / "recipe.yaml", settings or ()), out or folder
-        loaded = load_recipe(recipe, settings or ())
+        loaded = load_recipe(file, settings or ())
+        if file != recipe:
+            return loaded, out or folder
     except ValueError as error:
         raise WrongArguments(str(error)) from error
     return loaded, out or Path("runs") / loaded.name
@@ -187,10 +193,17 @@ def _plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=Fa
     quiet_libraries()
     from .plan.measure import describe_machine, measure_run
     from .preflight import plan_run, preset_that_fits
+    from .presets import MEMORY, preset_lines
+    from .recipe import preset_of
 
     planned, labels = plan_run(loaded, processes, num_records)
+    if preset := preset_of(_recipe_file(recipe), settings or ()):
+        planned.notes += [
+            f"preset {preset}, which leaves a tenth of {MEMORY[preset]} GiB free with SDXL at 768 pixels:"
+        ]
+        planned.notes += [f"  {line}" for line in preset_lines(preset)]
     fitting = {
-        name: preset_that_fits(recipe, settings or (), planned, labels, card) if gpus else None
+        name: preset_that_fits(_recipe_file(recipe), settings or (), planned, labels, card) if gpus else None
         for name, card in cards.items()
     }
     if not as_json:

@@ -19,7 +19,7 @@ from .config import (
     share_size,
 )
 from .names import WrongName, check_name
-from .settings import build, find_recipe, nearest_name, parse_value, write_yaml
+from .settings import build, find_recipe, nearest_name, parse_value, read_yaml, write_yaml
 
 
 @dataclass(kw_only=True)
@@ -56,8 +56,7 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
     """
     path = find_recipe(path_or_name)
     # Overrides may set data.height: the rule about sizes comes after them, so they are laid over the raw sections.
-    presets = [override.partition("=")[2] for override in overrides if override.partition("=")[0].strip() == "preset"]
-    name, sections = read_sections(path, shared_size=False, preset=presets[-1].strip() if presets else None)
+    name, sections = read_sections(path, shared_size=False, preset=preset_of(path, overrides))
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, setting = key.strip().partition(".")
@@ -80,6 +79,12 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
         return Recipe(name=name, **built)
     except WrongName as error:
         raise WrongName(f"{path}: {error} Give another as `name:` in the file, or with --set name=NAME.") from None
+
+
+def preset_of(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) -> str | None:
+    """The preset with which `load_recipe` loads a recipe: the last of `overrides`, else the file's own."""
+    names = [value.strip() for key, _, value in (o.partition("=") for o in overrides) if key.strip() == "preset"]
+    return names[-1] if names else read_yaml(find_recipe(path_or_name)).get("preset")
 
 
 def list_overridden(recipe: Recipe, overrides: Sequence[str]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from ..labels import LabelSet
 from ..recipe import Recipe
 from .generators import plan_mask2img, plan_text2mask
 from .gpus import Gpu, efficiency
-from .segmenter import plan_evaluation, plan_segmenter
+from .segmenter import plan_evaluation, plan_filter, plan_segmenter
 from .stage_plan import GIB, KINDS, StagePlan
 from .synthesis import plan_synthesis
 
@@ -101,19 +101,21 @@ class RunPlan:
         return f"{name}: {told}, {needs}" + (f"; --preset {preset} fits" if preset else "")
 
     def _table(self, gpus: dict[str, Gpu]) -> list[str]:
-        """A row a stage; hours are those of all its times."""
-        rows = [["stage", "times", "samples", "peak GiB", "disk GB", *(f"hours {name}" for name in gpus)]]
+        """A row a stage: samples a second and the hours of all its times on each card; of many cards hours alone."""
+        with_rates = len(gpus) <= 2
+        columns = [
+            f"{name} {what}" for name in gpus for what in (("samples/s", "hours") if with_rates else ("hours",))
+        ]
+        rows = [["stage", "times", "samples", "peak GiB", "disk GB", *columns]]
         for stage, times in zip(self.stages, self.times, strict=True):
-            rows.append(
-                [
-                    stage.name,
-                    str(times),
-                    f"{stage.samples:,}" if stage.samples else "?",
-                    f"{stage.peak / GIB:.1f}",
-                    f"{sum(stage.disk.values()) * times / 1e9:.1f}",
-                    *(f"{self.seconds(stage, gpu) * times / 3600:,.1f}" for gpu in gpus.values()),
-                ]
-            )
+            disk = sum(stage.disk.values()) * times / 1e9
+            samples = f"{stage.samples:,}" if stage.samples else "?"
+            cells = [stage.name, str(times), samples, f"{stage.peak / GIB:.1f}", f"{disk:.1f}"]
+            for gpu in gpus.values():
+                seconds = self.seconds(stage, gpu)
+                cells += [_told_rate(_rate(stage, seconds))] if with_rates else []
+                cells.append(f"{seconds * times / 3600:,.1f}")
+            rows.append(cells)
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -122,9 +124,16 @@ def _rate(stage: StagePlan, seconds: float) -> float | None:
     return stage.samples / seconds if seconds else None
 
 
+def _told_rate(rate: float | None) -> str:
+    if rate is None:
+        return "?"
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 def _told_hours(hours: float) -> str:
     if hours < 1:
-        return f"{max(1, round(hours * 60))} minutes"
+        minutes = round(hours * 60)
+        return f"{minutes} minutes" if minutes > 1 else "a minute"
     return f"{hours:,.0f} hours" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
@@ -148,9 +157,11 @@ def plan_recipe(
 
     Raises: `ValueError` naming the section that is wrong.
     """
+
     notes = []
     if num_records is None and (num_records := PUBLISHED_RECORDS.get(recipe.data.labels)):
         notes.append(f"the data was not read: planned with {num_records:,} records, as {recipe.data.labels} has")
+    pictures = (num_records or 0) * (recipe.synthesis.masksyn_variants + recipe.synthesis.imgsyn_variants)
     folders = list_folders(recipe)
     segmenters = sum(name.startswith("segmenter-") for name in folders)
     stages: list[tuple[StagePlan, int]] = []
@@ -163,6 +174,8 @@ def plan_recipe(
         ("synthesis", "synthesize", "synthetic" in folders,
             lambda: plan_synthesis(recipe, labels.num_labels, num_records, measure)),
         ("segmenter", "segmenter", True, lambda: [plan_segmenter(recipe.segmenter, labels, processes, task, measure)]),
+        ("filter", "evaluate", "filtered" in folders,
+            lambda: [plan_filter(recipe, labels, pictures, measure)]),
         ("evaluation", "evaluate", True,
             lambda: [plan_evaluation(recipe.segmenter, recipe.evaluation, labels, num_tests, measure)]),
     ):  # fmt: skip

@@ -10,6 +10,7 @@ from .. import segmentation_loss
 from ..config import EvaluationConfig, SegmenterConfig
 from ..inference import SIZE_DIVISOR
 from ..labels import LabelSet
+from ..recipe import Recipe
 from ..segmentation_loss import PointTargets, count_points
 from ..segmenter_configs import hub_config
 from ..segmenter_layers import adapt_layers, enable_checkpointing
@@ -108,10 +109,20 @@ def plan_evaluation(
     config: SegmenterConfig, evaluation: EvaluationConfig, labels: LabelSet, num_images: int = 0, measure: bool = True
 ) -> StagePlan:
     """Scoring one segmenter on `num_images` test images of aspect 4:3, their short side resized."""
-    model = build(config, labels).eval()
     short = config.inference_size or min(config.crop_height, config.crop_width)
-    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in (short, round(short * ASPECT)))
-    batch = evaluation.eval_batch_size
+    size = (short, round(short * ASPECT))
+    return _plan_inference("evaluate", config, labels, size, evaluation.eval_batch_size, num_images, measure)
+
+
+def plan_filter(recipe: Recipe, labels: LabelSet, num_images: int, measure: bool = True) -> StagePlan:
+    """What the segmenter of real records sees in `num_images` synthetic ones, at their own size."""
+    size = (recipe.data.height, recipe.data.width)
+    return _plan_inference("filter", recipe.segmenter, labels, size, recipe.filter.batch_size, num_images, measure)
+
+
+def _plan_inference(name, config, labels, size, batch, num_images, measure) -> StagePlan:
+    model = build(config, labels).eval()
+    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in size)
 
     def run():
         outputs = model(pixel_values=empty(batch, 3, height, width))
@@ -122,7 +133,7 @@ def plan_evaluation(
     cost = cost_of_inference([model], run) if measure else None
     memory = {"weights (4 bytes each)": 4 * count(model)}
     return StagePlan(
-        name="evaluate",
+        name=name,
         kind="evaluate",
         parameters={"segmenter": count(model)},
         shapes={"pixel values": (batch, 3, height, width)},
