@@ -70,9 +70,7 @@ def seen_table() -> str:
         [name, f"{peak:.1f}", f"{then:.1f}", f"{planned.peak / GIB:.1f}", rate]
         for (name, peak, then, rate), planned in zip(SEEN, plans(), strict=True)
     ]
-    return table(
-        ["training", "seen, GiB", "planned, GiB", "planned for the code as it is now", "samples a second, seen"], rows
-    )
+    return table(["training", "seen, GiB", "planned, GiB", "now planned, GiB", "samples a second, seen"], rows)
 
 
 def preset_table() -> str:
@@ -105,8 +103,8 @@ def main() -> None:
     text = TEXT.format(
         seen=seen_table(),
         presets=preset_table(),
-        settings="\n\n".join(
-            f"**{name}**\n" + "".join(f"- {line}\n" for line in preset_lines(name)) for name in MEMORY
+        settings="\n".join(
+            f"**{name}**\n\n" + "".join(f"- {line}\n" for line in preset_lines(name)) for name in MEMORY
         ),
         measured=measured_table(arguments.measured) if arguments.measured else "None yet of the code as it is now.",
     )

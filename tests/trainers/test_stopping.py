@@ -35,6 +35,14 @@ class Signalled(ToyTask):
         return super().loss(module, batch)
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A process that a shell starts in the background begins with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def same_weights(one: Path, other: Path) -> bool:
     a, b = (load_file(folder / "toy.safetensors") for folder in (one, other))
     return all(torch.equal(a[name], b[name]) for name in a | b)
