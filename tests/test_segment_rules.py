@@ -76,6 +76,18 @@ def test_panoptic_segments_are_those_of_the_plain_rule(thresholds, max_bytes):
     assert found > (0 if thresholds[1] > 0.5 else 12)
 
 
+def test_pixels_are_counted_beyond_what_float32_counts():
+    """A query wins all pixels, one more than its mask has; that is less than the share asked for, which is two more.
+    In float32 both numbers of pixels won are the same."""
+    size = (4099, 4101)
+    mask = torch.ones(1, *size)
+    mask[0, -1, -1] = -1.0
+    output = QueryOutput(torch.tensor([[9.0, 0.0]]), mask, *[size] * 3)
+    share = (mask.numel() + 1) / (mask.numel() - 1)
+    panoptic_map, segments = panoptic_segments(output, [0], overlap_threshold=share, max_bytes=2**30)
+    assert segments == [] and not panoptic_map.any()
+
+
 def test_transformers_gives_one_id_to_two_segments_and_ours_does_not():
     """Why its panoptic post-processing is not used: stuff that is fused after a thing hands that thing's id on."""
     labels = [0, 1, 0, 1]  # stuff, thing, the same stuff, another thing

@@ -134,7 +134,7 @@ def render_records(records: Dataset, recipe: Recipe, folder: Path) -> None:
         _render,
         features=record_features(synthetic=True, panoptic=True),
         gen_kwargs={
-            "image_ids": tuple(records["image_id"]),  # `datasets` would share lists out among processes
+            "image_ids": tuple(records["image_id"][:]),  # `datasets` would share lists out among processes
             "size": size,
             "imgsyn_variants": recipe.synthesis.imgsyn_variants,
             "masksyn_variants": recipe.synthesis.masksyn_variants,

@@ -133,8 +133,9 @@ def _look_through(
                 )
     seen: set[int] = set()
     with ThreadPoolExecutor(max_workers=4) as pool:
-        column = records.cast_column("segmentation_map", Image(decode=False))["segmentation_map"]
-        for ids in pool.map(lambda value: np.unique(read_map(value)).tolist(), column):
+        maps = records.select_columns("segmentation_map").cast_column("segmentation_map", Image(decode=False))
+        # By number: the pool takes all that it is to work on at once, and not every picture's bytes fit in memory.
+        for ids in pool.map(lambda i: np.unique(read_map(maps[i]["segmentation_map"])).tolist(), range(len(maps))):
             seen.update(ids)
     absent = [labels.id2label[i] for i in range(labels.num_labels) if i not in seen]
     (out / CHECKED).parent.mkdir(parents=True, exist_ok=True)
@@ -144,9 +145,10 @@ def _look_through(
 
 def _digests(records: Dataset) -> dict[str, str]:
     """`{digest of an image's file: image id}`."""
-    column = records.cast_column("image", Image(decode=False))["image"]
+    images = records.select_columns("image").cast_column("image", Image(decode=False))
     with ThreadPoolExecutor(max_workers=4) as pool:
-        found = dict(zip(pool.map(digest_image, column), records["image_id"], strict=True))
+        digests = pool.map(lambda i: digest_image(images[i]["image"]), range(len(images)))
+        found = dict(zip(digests, records["image_id"][:], strict=True))
     found.pop("", None)
     return found
 

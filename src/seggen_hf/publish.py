@@ -333,7 +333,7 @@ def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
     codec, records = staged.cards.codec, staged.synthetic
     drawn = [draw_legend(codec, folder / "labels.png").name]
     only_generated = staged.why_private is not None or kind in ("text2mask", "lora")
-    kinds = [] if records is None else records["kind"]
+    kinds = [] if records is None else records["kind"][:]
     chosen = [i for i, k in enumerate(kinds) if k == "masksyn" or not only_generated]
     rows = [records[chosen[i]] for i in spread(len(chosen))] if chosen else []
     if kind in ("controlnet", "controlnet-lora"):  # the snippet of its card shows it

@@ -111,8 +111,8 @@ def show_samples(run: Path, captions, codec: ColormapCodec, pictures: PictureFol
         return []
     groups = []
     made = load_synthetic(run / "synthetic")
-    place_of = {image_id: place for place, image_id in enumerate(captions["image_id"])}
-    kinds = made["kind"]
+    place_of = {image_id: place for place, image_id in enumerate(captions["image_id"][:])}
+    kinds = made["kind"][:]
     for kind, title in (
         ("imgsyn", "ImgSyn: a human-made map, a generated image"),
         ("masksyn", "MaskSyn: a generated map, a generated image"),

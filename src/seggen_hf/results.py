@@ -262,7 +262,7 @@ def evaluate_arms(
 
 def ids_digest(records: Dataset) -> str:
     """16 hex digits of the records' ids, in order."""
-    return sha256("\n".join(map(str, records["image_id"])).encode()).hexdigest()[:16]
+    return sha256("\n".join(map(str, records["image_id"][:])).encode()).hexdigest()[:16]
 
 
 def scores_by_arm(rows: list[dict], metric: str | None = None) -> dict[str, dict[str, dict[int, float]]]:

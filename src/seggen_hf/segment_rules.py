@@ -152,7 +152,8 @@ def panoptic_segments(
     winner = np.full(output.original_size, -1, np.int32)  # place in `kept`, where its mask is there
     if len(kept) == 0:
         return winner + 1, []
-    own, won, top = torch.zeros(len(kept), device=kept.device), torch.zeros(len(kept), device=kept.device), 0
+    # Whole numbers: float32 stops counting at 2^24 pixels, and an image may have 2^27.
+    own, won, top = torch.zeros_like(kept), torch.zeros_like(kept), 0
     for masks in output.strips(kept, extra_planes=len(kept), max_bytes=max_bytes):
         probabilities = masks.sigmoid()
         best = (scores[kept][:, None, None] * probabilities).argmax(0)
@@ -162,7 +163,8 @@ def panoptic_segments(
         rows = torch.where(inside, best, -1).cpu().numpy()
         winner[top : top + len(rows)] = rows
         top += len(rows)
-    stays = ((own > 0) & (won >= overlap_threshold * own)).cpu().numpy()
+    own, won = own.cpu().numpy(), won.cpu().numpy()
+    stays = (own > 0) & (won / np.maximum(own, 1) >= overlap_threshold)
     stays &= np.bincount(winner[winner >= 0], minlength=len(kept)) > 0
 
     # Ids in the order of the queries; a stuff class has the id of its first.

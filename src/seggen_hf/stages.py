@@ -113,7 +113,7 @@ def list_stages(recipe: Recipe, out: str | Path) -> list[Stage]:
             width=data.width,
             provenance={"text2mask": text2mask_model, "mask2img": mask2img_model, "data": data.dataset_name},
         )
-        kinds = list(made["kind"])
+        kinds = made["kind"][:]
         return {"records": len(made)} | {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
     def make_filtered(folder: Path) -> dict:

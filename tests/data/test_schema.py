@@ -2,7 +2,10 @@
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
+from datasets import Dataset, DatasetInfo, Features
+from datasets.table import InMemoryTable
 from PIL import Image
 
 from seggen_hf.data.schema import (
@@ -11,6 +14,7 @@ from seggen_hf.data.schema import (
     encode_map,
     ignore_index_for,
     labels_of,
+    picture_files,
     read_image,
     read_map,
     record_features,
@@ -137,3 +141,17 @@ def test_exif_rotation_is_applied_or_left_as_asked(tmp_path):
     Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "r.jpg", exif=exif)
     assert read_image(tmp_path / "r.jpg").shape == (20, 10, 3)
     assert read_image(tmp_path / "r.jpg", exif=False).shape == (10, 20, 3)
+
+
+def test_files_of_pictures_are_told_without_joining_more_bytes_than_arrow_can():
+    """A column of chunks that hold 2.2 GB together, all of them the same memory."""
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    photos = pa.array([{"bytes": bytes(110_000_000), "path": "a.png"}], kind)
+    column = pa.chunked_array([photos] * 20 + [pa.array([{"bytes": None, "path": "b/c.png"}, None], kind)])
+    with pytest.raises(pa.ArrowInvalid, match="overflow"):
+        column.combine_chunks()
+    features = Features({"image": datasets.Image(decode=False)})
+    rows = Dataset(
+        InMemoryTable(pa.table({"image": column})), info=DatasetInfo(features=features), fingerprint="photos"
+    )
+    assert list(picture_files(rows, "image")) == [("a.png", True)] * 20 + [("b/c.png", False), (None, False)]

@@ -1,6 +1,7 @@
 """Records read by row groups: those on disk, in an order that keeps to what was read, in bounded memory."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +66,26 @@ def _spy(function, numbers):
         return function(self, number, **kwargs)
 
     return call
+
+
+def test_a_stream_of_many_shards_holds_few_files_open(shards, scene_records, tmp_path, monkeypatch):
+    (tmp_path / "labels.json").write_text((shards / "labels.json").read_text())
+    table = pq.read_table(shards / "train-0.parquet")
+    for number in range(20):
+        pq.write_table(table.slice(number % 5, 1), tmp_path / f"train-{number:02d}.parquet")
+    monkeypatch.setattr(streamed, "OPEN_FILES", 3)
+    before = _open_files(tmp_path)
+    records = stream_records(str(tmp_path))
+    assert len(records) == 20 and before == _open_files(tmp_path) == 0  # footers are read and let go
+    for index in (*range(20), 0, 19):
+        assert records[index]["image_id"] == scene_records[index % 5]["image_id"]
+        assert _open_files(tmp_path) <= 3
+
+
+def _open_files(folder) -> int:
+    """Parquet files in `folder` that this process has open."""
+    held = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
+    return sum(path.parent == folder and path.suffix == ".parquet" for path in held)
 
 
 def test_workers_connect_themselves(shards):

@@ -58,6 +58,25 @@ def test_predicting_ignored_is_an_error_where_the_target_is_valid():
     assert (scores["num_pixels"], scores["pixel_accuracy"]) == (2, 0.5)
 
 
+def test_pixels_of_a_full_size_test_set_are_counted_to_the_last():
+    """2^40 pixels of both labels, by a state that is merged, and one that is wrong; the ids as uint8."""
+    before, metric = MeanIoU(2), MeanIoU(2)
+    before.state[:] = [[2**40, 0, 0], [0, 2**40, 0]]
+    metric.update(np.array([1, 1], np.uint8), np.array([1, 0], np.uint8))
+    assert metric.merge(before).state.tolist() == [[2**40, 1, 0], [0, 2**40 + 1, 0]]
+    scores = metric.compute()
+    assert scores["num_pixels"] == 2**41 + 2 and scores["pixel_accuracy"] == (2**41 + 1) / (2**41 + 2)
+    assert scores["per_label"] == {0: 2**40 / (2**40 + 1), 1: (2**40 + 1) / (2**40 + 2)}
+
+
+def test_labels_beyond_a_byte_have_cells_of_their_own():
+    """400 labels: target by prediction has 160,000 cells, which no id's own type can number."""
+    metric = MeanIoU(400, 65535)
+    ids = np.arange(400, dtype=np.uint16)
+    metric.update(ids[::-1].copy(), ids)
+    assert metric.state.sum() == 400 and (metric.state[ids, ids[::-1]] == 1).all()
+
+
 def test_nothing_counted_gives_none():
     metric = MeanIoU(2)
     metric.update(np.zeros((3, 3), np.uint8), np.full((3, 3), 255, np.uint8))

@@ -10,20 +10,27 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from seggen_hf.miniature import build_miniature
+from seggen_hf.trainers.lora import fuse_lora
+
 
 class Operators(TorchDispatchMode):
     """Counts operators, and the bytes that casts write."""
 
     def __init__(self):
         super().__init__()
-        self.counts, self.cast_bytes = Counter(), 0
+        self.counts, self.bytes_of = Counter(), Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         self.counts[function.overloadpacket.__name__] += 1
-        if function.overloadpacket.__name__ == "_to_copy":
-            self.cast_bytes += result.nbytes
+        if torch.is_tensor(result):
+            self.bytes_of[function.overloadpacket.__name__] += result.nbytes
         return result
+
+    @property
+    def cast_bytes(self) -> int:
+        return self.bytes_of["_to_copy"]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -70,3 +77,42 @@ def test_autocast_on_a_gpu_casts_only_rounded_weights_of_norms(norm, dtype):
                 torch.set_autocast_enabled("cuda", False)
     assert result.dtype == torch.float32
     assert operators.counts["_to_copy"] == (1 if dtype == torch.float32 else 3)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_fused_copy_takes_no_more_memory_than_its_weights(rounded):
+    """SDXL's U-Net is 10 GB in float32: of what did not train no second copy is made, nor is the network moved."""
+    unet = lora_unet(torch.bfloat16 if rounded else torch.float32)
+    exact = build_miniature("unit", ["a"], seed=0)["unet"] if rounded else None
+    before = {name: p.detach().clone() for name, p in unet.named_parameters()}
+    places = {p.data_ptr() for p in unet.parameters()}
+    lent = {p.data_ptr() for p in exact.parameters()} if rounded else set()
+    expected = expected_fusion(unet, exact or unet)
+    with Operators() as done:
+        fused = fuse_lora(unet, exact)
+    assert {p.data_ptr() for p in unet.parameters()} == places
+    assert all(torch.equal(p, before[name]) for name, p in unet.named_parameters())
+    state = fused.state_dict()
+    assert set(state) == set(expected) and all(p.dtype == torch.float32 for p in state.values())
+    assert all(torch.allclose(state[name], expected[name], atol=1e-6) for name in state)
+    assert not places & {p.data_ptr() for p in state.values()}
+    size = sum(p.nbytes for p in state.values())
+    if rounded:  # the weights of `exact`, and casts of nothing but the adapter
+        changed = {f"{name}.weight" for name, layer in unet.named_modules() if isinstance(layer, BaseTunerLayer)}
+        assert changed and {p.data_ptr() for name, p in state.items() if name not in changed} <= lent
+        assert done.cast_bytes < 0.1 * size
+
+
+def expected_fusion(unet, exact) -> dict[str, torch.Tensor]:
+    """Weights by hand: those of `exact`, and for each layer with a LoRA its two matrices' product."""
+    weights = {
+        name.replace(".base_layer", ""): p.detach().clone()
+        for name, p in exact.named_parameters()
+        if "lora_" not in name
+    }
+    for name, layer in unet.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            up, down = layer.lora_B["default"].weight.detach(), layer.lora_A["default"].weight.detach()
+            delta = layer.scaling["default"] * (up.flatten(1) @ down.flatten(1))
+            weights[f"{name}.weight"] += delta.view_as(weights[f"{name}.weight"])
+    return weights

@@ -28,8 +28,8 @@ def write_clean_split(found: Source, folder: Path) -> tuple[int, list[str]]:
     with ThreadPoolExecutor(max_workers=4) as pool:
         writing = pool.map(lambda index: _write_pair(found, found.rows[index], inspections[index], folder), good)
         list(tqdm(writing, f"Writing {folder.name}", total=len(good), delay=3, leave=False))
-    captions = {found.rows[index]["image_id"]: found.rows[index]["caption"] for index in good}
-    captions = {image_id: caption for image_id, caption in captions.items() if caption}
+    ids, texts = found.rows["image_id"][:], found.rows["caption"][:]
+    captions = {ids[index]: texts[index] for index in good if texts[index]}
     if captions:
         write_json(folder / CAPTIONS_FILE, captions)
     return len(good), left_out

@@ -229,11 +229,9 @@ def _examine_split(found: Source, split: str) -> SplitReport:
     good = [entry for entry in inspections if entry.problem is None]
     counts = np.array([entry.counts for entry in good]).reshape(-1, found.labels.num_labels + 1)
     with ThreadPoolExecutor(max_workers=4) as pool:
-        digests = dict(
-            pool.map(
-                lambda i: (found.rows[i]["image_id"], digest_image(found.rows[i]["image"])), range(len(inspections))
-            )
-        )
+        images = found.rows.select_columns("image")
+        of_images = pool.map(lambda i: digest_image(images[i]["image"]), range(len(images)))
+        digests = dict(zip(found.rows["image_id"][:], of_images, strict=True))
     missing = explain_missing_label(found, inspections)
     groups = defaultdict(list)
     for image_id, digest in digests.items():

@@ -25,7 +25,7 @@ from seggen_hf.data.checks import Source
 from seggen_hf.data.folder_source import LABEL_FILES
 from seggen_hf.data.map_decoder import LabelFile, label_file_of, read_label_file
 from seggen_hf.data.roots import Roots
-from seggen_hf.data.schema import labels_of
+from seggen_hf.data.schema import labels_of, picture_files
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
 MASK_COLUMNS = ("segmentation_map", "annotation", "label", "mask", "segmentation_mask", "semantic_map")
@@ -209,7 +209,5 @@ def labels_for(
 
 def _image_ids(rows: Dataset) -> list[str]:
     """File stems where every row has one of its own, else row numbers."""
-    stems = []
-    for batch in rows.select_columns("image").with_format("arrow").iter(1000):  # batches: pictures stay out of memory
-        stems += [Path(path or "").stem for path in batch["image"].combine_chunks().field("path").to_pylist()]
+    stems = [Path(path or "").stem for path, _ in picture_files(rows, "image")]
     return stems if all(stems) and len(set(stems)) == len(stems) else [f"{index:08d}" for index in range(len(rows))]

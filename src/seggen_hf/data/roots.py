@@ -14,6 +14,8 @@ from datasets import Dataset, Image
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
+from seggen_hf.data.schema import picture_files
+
 SETTING = "data.media_roots (--media_roots)"
 
 
@@ -64,14 +66,9 @@ class Roots:
         pictures = [name for name, feature in rows.features.items() if isinstance(feature, Image)]
         outside: dict[int, str] = {}
         for name in pictures:
-            start = 0
-            for batch in rows.select_columns(name).with_format("arrow").iter(1000):
-                for chunk in batch[name].chunks:
-                    paths, bare = chunk.field("path").to_pylist(), chunk.field("bytes").is_null().to_pylist()
-                    for index, (path, is_bare) in enumerate(zip(paths, bare, strict=True), start):
-                        if is_bare and path and not self.hold(path):
-                            outside.setdefault(index, path)
-                    start += len(chunk)
+            for index, (path, has_bytes) in enumerate(picture_files(rows, name)):
+                if not has_bytes and path and not self.hold(path):
+                    outside.setdefault(index, path)
         if outside:
             first = min(outside)
             has_ids = "image_id" in rows.column_names

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,17 @@ def read_panoptic(value) -> np.ndarray:
         raise ValueError(f"a panoptic map is RGB, this is {image.mode}")
     pixels = np.array(image)[..., :3].astype(np.int32)
     return pixels[..., 0] | (pixels[..., 1] << 8) | (pixels[..., 2] << 16)
+
+
+def picture_files(rows: Dataset, column: str) -> Iterator[tuple[str | None, bool]]:
+    """Of each picture of a column its path, and whether the row holds its bytes, which are not read.
+
+    Chunk by chunk: Arrow cannot join chunks of more than 2^31 bytes, and a thousand photos have them.
+    """
+    for batch in rows.select_columns(column).with_format("arrow").iter(1000):
+        for chunk in batch[column].chunks:
+            parts = {field.name: part for field, part in zip(chunk.type, chunk.flatten(), strict=True)}
+            yield from zip(parts["path"].to_pylist(), parts["bytes"].is_valid().to_pylist(), strict=True)
 
 
 def check_columns(name: str, records, task: str) -> None:

@@ -32,7 +32,15 @@ from seggen_hf.data.hub_source import HUB_ID, dataset_splits, is_saved, parquet_
 from seggen_hf.data.map_decoder import LabelFile, label_file_of, read_label_file
 from seggen_hf.data.roots import Roots
 from seggen_hf.data.scenes import SCENE_SPLITS, scene_records
-from seggen_hf.data.schema import attach_labels, encode_image, encode_map, open_image, record_features, write_json
+from seggen_hf.data.schema import (
+    attach_labels,
+    encode_image,
+    encode_map,
+    open_image,
+    picture_files,
+    record_features,
+    write_json,
+)
 from seggen_hf.data.tiles import tile_records
 from seggen_hf.labels import LabelSet
 
@@ -228,14 +236,11 @@ def _label_file(labels) -> LabelFile | None:
 def _fingerprint(found: Source) -> str:
     """Of the rows, the files behind them (size and time of change) and the way they are decoded."""
     stamps = []
-    for batch in found.rows.select_columns(["image", "segmentation_map"]).with_format("arrow").iter(1000):
-        for name in ("image", "segmentation_map"):
-            column = batch[name].combine_chunks()
-            external = column.field("bytes").is_null().to_pylist()
-            for path, outside in zip(column.field("path").to_pylist(), external, strict=True):
-                if outside and path and os.path.exists(path):
-                    status = os.stat(path)
-                    stamps.append((path, status.st_size, status.st_mtime_ns))
+    for name in ("image", "segmentation_map"):
+        for path, has_bytes in picture_files(found.rows, name):
+            if not has_bytes and path and os.path.exists(path):
+                status = os.stat(path)
+                stamps.append((path, status.st_size, status.st_mtime_ns))
     decoder = found.decoder
     colors = sorted((list(color), label) for color, label in decoder.colors.items())
     way = (FORMAT, decoder.num_labels, sorted(decoder.ids.items()), colors, decoder.panoptic)

@@ -5,6 +5,7 @@ record has a number, as in a data set on disk, so that the stream of samples sta
 """
 
 import copy
+import itertools
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -32,6 +34,8 @@ from seggen_hf.labels import LabelSet
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256_000_000  # of row groups, in each process that reads
+OPEN_FILES = 64  # in each process that reads: a system may allow 1024, and each keeps its footer, 0.1 MB
+FOOTERS_AT_ONCE = 8
 WINDOW_ROWS = 400  # read together: far fewer than this would be correlated, far more would not fit the cache
 WAITS = (1, 2, 4, 8, 16)  # seconds between attempts; a training of days meets a Hub that is away for some of them
 CONNECTION_ERRORS = (HfHubHTTPError, httpx.HTTPError, ConnectionError, TimeoutError)
@@ -66,10 +70,10 @@ class StreamedRecords:
         self.info = with_labels(DatasetInfo(features=self.features), labels)
         self._captions: list[str] | None = None
         self._forget()
-        footers = [_retry(lambda shard=shard: self._file(shard).metadata) for shard in range(len(addresses))]
-        self._groups = [(shard, i) for shard, footer in enumerate(footers) for i in range(footer.num_row_groups)]
-        counts = [footers[shard].row_group(i).num_rows for shard, i in self._groups]
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:  # of the Hub each is a wait, and a million records have 5000
+            sizes = list(pool.map(_group_sizes, addresses))
+        self._groups = [(shard, i) for shard, counts in enumerate(sizes) for i in range(len(counts))]
+        self._starts = np.cumsum([0, *itertools.chain(*sizes)], dtype=np.int64)
         if max_records is not None:
             self._starts = np.unique(np.minimum(self._starts, max_records))
 
@@ -180,11 +184,14 @@ class StreamedRecords:
     def _file(self, shard: int) -> pq.ParquetFile:
         if shard not in self._files:
             self._files[shard] = _open(self.addresses[shard])
+        self._files.move_to_end(shard)
+        while len(self._files) > OPEN_FILES:
+            self._files.popitem(last=False)[1].close(force=True)
         return self._files[shard]
 
     def _forget(self) -> None:
         """Begin without connections and without anything in memory."""
-        self._files: dict[int, pq.ParquetFile] = {}
+        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()  # those read last
         self._cache: OrderedDict[int, list[dict]] = OrderedDict()
         self._sizes: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -200,6 +207,20 @@ class StreamedRecords:
 def _open(address: str) -> pq.ParquetFile:
     """Its footer is read. Only what Parquet asks for is fetched: fsspec's cache would read 5 MB ahead each time."""
     return pq.ParquetFile(fsspec.open(address, cache_type="none").open(), pre_buffer=True)
+
+
+def _group_sizes(address: str) -> list[int]:
+    """Number of records in each row group of a shard."""
+    footer = _retry(lambda: _read_footer(address))
+    return [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+
+
+def _read_footer(address: str) -> pq.FileMetaData:
+    file = _open(address)
+    try:
+        return file.metadata
+    finally:
+        file.close(force=True)
 
 
 def _retry(call, before_again=lambda: None):

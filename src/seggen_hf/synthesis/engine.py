@@ -99,7 +99,7 @@ def synthesize(
     folder = Path(output_dir)
     provenance = {name: public_value(value) for name, value in (provenance or {}).items()}
     labels = labels or LabelSet.from_records(records)
-    plan = Plan(list(records["image_id"]), list(records["caption"]), config, kinds)
+    plan = Plan(records["image_id"][:], records["caption"][:], config, kinds)
     generators = {"mask2img": mask2img}
     if "masksyn" in plan.kinds:
         if text2mask is None:

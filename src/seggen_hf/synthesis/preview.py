@@ -27,7 +27,7 @@ def write_preview(path: Path, rows: Sequence[dict], codec, records: Dataset) -> 
     """
     font = ImageFont.load_default(size=12)
     wanted = {row["source_id"] for row in rows if row["kind"] == "imgsyn"}
-    real = {id: index for index, id in enumerate(records["image_id"]) if id in wanted}
+    real = {id: index for index, id in enumerate(records["image_id"][:]) if id in wanted}
     lines = [_line(row, codec, records, real) for row in rows]
     widths = [max(line[column].width for line in lines) for column in range(3)]
     heights = [max(picture.height for picture in line) for line in lines]

@@ -189,7 +189,7 @@ def _check_pictures(rows: Dataset, source: str | Path, roots: Roots) -> None:
 
 def _leave_out_rejected(rows: Dataset, source: str | Path) -> Dataset:
     if DECISION in rows.column_names:
-        kept = [index for index, decision in enumerate(rows[DECISION]) if decision != REJECT]
+        kept = [index for index, decision in enumerate(rows[DECISION][:]) if decision != REJECT]
         if not kept:
             raise ValueError(f"{source} has no samples: all {len(rows)} were rejected.")
         rows = rows.select(kept)
@@ -211,7 +211,7 @@ def _load_published(
     rows = _leave_out_rejected(rows, repo_id)
     labels = LabelSet.from_file(hf_hub_download(repo_id, "labels.json", repo_type="dataset", revision=revision))
     if kinds is not None:
-        rows = rows.select([index for index, kind in enumerate(rows["kind"]) if kind in kinds])
+        rows = rows.select([index for index, kind in enumerate(rows["kind"][:]) if kind in kinds])
     return attach_labels(rows, labels)
 
 

@@ -160,7 +160,7 @@ class GeneratorTask:
         if len(records) == 0:
             raise ValueError("There are no records to train on.")
         self.num_records = len(records)
-        self.captions = [caption or "" for caption in records["caption"]]
+        self.captions = [caption or "" for caption in records["caption"][:]]
         check_captions(self.captions, (self.base.tokenizer, self.base.tokenizer_2))
         self._original = records
         self._columns = columns

@@ -1,0 +1,34 @@
+"""A look at every file before a run, in bounded memory."""
+
+import time
+import tracemalloc
+
+import numpy as np
+from datasets import Dataset, Features, Image, Value
+
+from seggen_hf import preflight
+from seggen_hf.data.doctor import digest_image
+
+
+def test_pictures_are_not_in_memory_together(tmp_path, monkeypatch):
+    """An executor takes all its arguments at once: were they pictures, a data set of 100 GB would have to fit."""
+    features = Features({"image": Image(decode=False), "image_id": Value("string")})
+    pixels = np.random.default_rng(0).bytes(1_000_000)
+    rows = [{"image": {"bytes": pixels + bytes([i]), "path": None}, "image_id": str(i)} for i in range(60)]
+    Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "data")
+    records = Dataset.load_from_disk(tmp_path / "data")
+    del rows
+
+    def digest_slowly(value):  # pictures are read faster than they are worked on
+        time.sleep(0.02)
+        return digest_image(value)
+
+    monkeypatch.setattr(preflight, "digest_image", digest_slowly)
+    tracemalloc.start()
+    try:
+        found = preflight._digests(records)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert list(found.values()) == [str(i) for i in range(60)]
+    assert peak < 20_000_000
