@@ -191,7 +191,6 @@ def _plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=Fa
         raise WrongArguments(str(error)) from error
     loaded, _ = _read_recipe(recipe, settings, None)
     quiet_libraries()
-    from .plan.measure import describe_machine, measure_run
     from .preflight import plan_run, preset_that_fits
     from .presets import MEMORY, preset_lines
     from .recipe import preset_of
@@ -208,7 +207,11 @@ def _plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=Fa
     }
     if not as_json:
         print(planned.to_text(cards, fitting))
-    measured = measure_run(loaded, labels, planned, _say) if measure else []
+    measured = []
+    if measure:
+        from .plan.measure import describe_machine, measure_run  # all trainings: seconds to import
+
+        measured = measure_run(loaded, labels, planned, _say)
     if as_json:
         found = planned.to_dict(cards, fitting)
         if measure:

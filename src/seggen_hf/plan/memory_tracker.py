@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 _BLOCK = 512  # bytes; torch's allocator on CUDA hands out multiples
@@ -95,7 +94,7 @@ class MemoryTracker(TorchDispatchMode):
         output = shortcut(*args, **kwargs) if shortcut else func(*args, **kwargs)
         if (formula := flop_registry.get(func.overloadpacket)) is not None:
             self.flops += formula(*args, **kwargs, out_val=output)
-        for tensor in tree_leaves(output):
+        for tensor in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(tensor, torch.Tensor) and tensor.device.type == self.device:
                 self._see(tensor)
         return output

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 # What torch.autocast does on CUDA (https://docs.pytorch.org/docs/stable/amp.html, "CUDA Ops that can autocast"), as
 # far as the networks here use it. The meta device has no autocast of its own.
@@ -47,13 +46,22 @@ class MetaMode(TorchFunctionMode):
             self._casts[id(tensor)] = (tensor, tensor.to(dtype))
         return self._casts[id(tensor)][1]
 
+    def _cast_all(self, value, dtype: torch.dtype):
+        """An argument: a tensor, a list of them (einsum's), or something else."""
+        if isinstance(value, torch.Tensor):
+            return self.cast(value, dtype)
+        if isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
+            return [self._cast_all(item, dtype) for item in value]
+        return value
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.Tensor.__bool__ and args[0].is_meta:
             return True
         if self.dtype is not None and (func in _TO_HALF or func in _TO_FLOAT32):
             dtype = self.dtype if func in _TO_HALF else torch.float32
-            args, kwargs = tree_map_only(torch.Tensor, lambda tensor: self.cast(tensor, dtype), (args, kwargs))
+            args = [self._cast_all(value, dtype) for value in args]
+            kwargs = {name: self._cast_all(value, dtype) for name, value in kwargs.items()}
         return func(*args, **kwargs)
 
     @contextlib.contextmanager
