@@ -1,13 +1,17 @@
 """A look at every file before a run, in bounded memory."""
 
+import importlib.util
 import time
 import tracemalloc
 
 import numpy as np
+import pytest
 from datasets import Dataset, Features, Image, Value
 
 from seggen_hf import preflight
 from seggen_hf.data.doctor import digest_image
+from seggen_hf.preflight import check_run
+from seggen_hf.recipe import load_recipe
 
 
 def test_pictures_are_not_in_memory_together(tmp_path, monkeypatch):
@@ -32,3 +36,11 @@ def test_pictures_are_not_in_memory_together(tmp_path, monkeypatch):
         tracemalloc.stop()
     assert list(found.values()) == [str(i) for i in range(60)]
     assert peak < 20_000_000
+
+
+def test_a_missing_optimizer_is_told_before_the_first_stage(tmp_path, tiny_recipe, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    recipe = load_recipe(tiny_recipe, ["segmenter.optimizer=adamw_8bit"])
+    with pytest.raises(ValueError, match=r"needs bitsandbytes: pip install 'seggen_hf\[8bit\]'"):
+        check_run(recipe, tmp_path / "run")

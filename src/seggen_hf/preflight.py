@@ -24,6 +24,7 @@ from .presets import MEMORY
 from .recipe import Recipe, load_recipe
 from .segmenter_configs import SEGMENTER_NAMES
 from .stages import data_digest, load_test_records, load_train_records
+from .trainers.optimizer import check_optimizer
 
 CHECKED = Path("log") / "checked.json"
 
@@ -158,7 +159,10 @@ def _check_trainings(recipe: Recipe) -> None:
         section = getattr(recipe, name)
         if section.dry_run:
             raise ValueError(f"{name}.dry_run is set, and a run trains. `seggen plan RECIPE` plans it instead.")
-        if name == "segmenter" or name not in list_folders(recipe):
+        is_run = name == "segmenter" or name in list_folders(recipe)
+        if is_run:
+            check_optimizer(section)
+        if name == "segmenter" or not is_run:
             continue
         size, wanted = (section.height, section.width), (recipe.data.height, recipe.data.width)
         if size != wanted:
