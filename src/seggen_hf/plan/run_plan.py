@@ -34,7 +34,7 @@ class RunPlan:
 
     @property
     def disk(self) -> int:
-        """Bytes of the run folder when all is finished and nothing was removed."""
+        """Bytes of the run folder, and of what `datasets` copies of it, when all is finished and kept."""
         return sum(sum(stage.disk.values()) * times for stage, times in zip(self.stages, self.times, strict=True))
 
     @property
