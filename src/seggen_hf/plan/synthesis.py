@@ -7,8 +7,8 @@ from .base_modules import MetaBase, build_controlnet, count
 from .simulate import DTYPES, Cost, cost_of_inference, empty
 from .stage_plan import StagePlan
 
-# Bytes a pixel of a PNG at 768 x 768, photographs and their maps, scaled to it: 1.80 and 0.013 for two pictures of COCO,
-# 0.93 and 0.013 for twelve of CamVid, which are smoother. A color map is as large as a map.
+# Bytes a pixel of a PNG at 768 x 768, of photographs and their maps scaled to it: 1.80 and 0.013 for two pictures of
+# COCO, 0.93 and 0.013 for twelve of CamVid, which are smoother. A color map is as large as a map.
 IMAGE_BYTES, MAP_BYTES = 1.8, 0.013
 
 
