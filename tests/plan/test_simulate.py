@@ -4,11 +4,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from seggen_hf.config import Text2MaskConfig
+from seggen_hf.config import SegmenterConfig, Text2MaskConfig
+from seggen_hf.labels import LabelSet
 from seggen_hf.plan import memory_tracker
 from seggen_hf.plan.generators import plan_text2mask
 from seggen_hf.plan.memory_tracker import MemoryTracker
 from seggen_hf.plan.meta_mode import MetaMode
+from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.plan.simulate import cost_of_inference, cost_of_training, empty
 
 
@@ -63,12 +65,19 @@ def test_a_unets_step_takes_on_meta_what_it_takes_in_memory(miniature_dir, check
 
 
 def test_shortcuts_give_what_torch_gives(miniature_dir, monkeypatch):
-    """The whole plan of a training, with and without them."""
+    """The whole plans of a generator's training and a segmenter's, with and without them."""
     config = Text2MaskConfig(base_model=str(miniature_dir), height=32, width=32, mixed_precision="bf16")
-    fast = plan_text2mask(config)
+    labels = LabelSet.from_id2label({0: "sky", 1: "sea"})
+    segmenter = SegmenterConfig(model="unit", crop_height=64, crop_width=64, train_batch_size=2)
+
+    def both():
+        plans = plan_text2mask(config), plan_segmenter(segmenter, labels)
+        return [plan.memory | plan.phases | {"flops": plan.flops} for plan in plans]
+
+    fast = both()
     monkeypatch.setattr(memory_tracker, "SHORTCUTS", {})
-    slow = plan_text2mask(config)
-    assert (fast.memory, fast.phases, fast.flops) == (slow.memory, slow.phases, slow.flops)
+    for one, other in zip(fast, both(), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)  # a scalar of 512 bytes more or less
 
 
 def test_autocast_casts_what_cuda_casts():

@@ -29,6 +29,16 @@ def _group_norm(values, weight, bias, batch, channels, pixels, groups, eps):
     return torch.empty_like(values), statistics, torch.empty_like(statistics)
 
 
+def _of_equals(operation):
+    """`operation` on two tensors; of the same shape and type the result is like the first."""
+
+    def shortcut(left, right, **settings):
+        is_alike = isinstance(right, torch.Tensor) and left.shape == right.shape and left.dtype == right.dtype
+        return torch.empty_like(left) if is_alike and left.is_floating_point() else operation(left, right, **settings)
+
+    return shortcut
+
+
 # Operations whose results torch works out on meta by many steps in Python: three quarters of a plan's time. The shapes
 # are the same, as a test says that runs a step with both.
 SHORTCUTS = {
@@ -41,6 +51,13 @@ SHORTCUTS = {
         lambda gradient, values, mean, rstd, weight, n, c, pixels, groups, mask: _norm_backward(
             gradient, values, weight, mask
         )
+    ),
+    aten.add.Tensor: _of_equals(aten.add.Tensor),
+    aten.mul.Tensor: _of_equals(aten.mul.Tensor),
+    aten.div.Tensor: _of_equals(aten.div.Tensor),
+    aten.mm.default: lambda left, right: left.new_empty((left.shape[0], right.shape[1])),
+    aten.grid_sampler_2d.default: lambda values, grid, *settings: values.new_empty(
+        (*values.shape[:2], *grid.shape[1:3])
     ),
     aten.gelu.default: lambda values, *, approximate="none": torch.empty_like(values),
     aten.gelu_backward.default: lambda gradient, values, *, approximate="none": torch.empty_like(values),
