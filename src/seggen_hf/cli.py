@@ -245,11 +245,7 @@ def _table(results: dict) -> str:
 
 @command
 def quickstart(
-    settings: Settings = None,
-    out: Out = None,
-    redo: Redo = None,
-    json: Json = False,
-    debug: Debug = False,
+    settings: Settings = None, out: Out = None, redo: Redo = None, json: Json = False, debug: Debug = False
 ):
     """The whole loop on the built-in scenes, on a CPU, in minutes: ends with a table and a report."""
     _run("quickstart", settings, out, redo=redo, as_json=json, called=["quickstart"])

@@ -97,10 +97,9 @@ def preset_that_fits(
     """
     if planned.fits(card):
         return None
-    others = [setting for setting in settings if setting.partition("=")[0].strip() != "preset"]
     names = [name for name, size in MEMORY.items() if size <= card.memory * 1.1]
     for name in sorted(names, key=MEMORY.get, reverse=True):
-        changed = load_recipe(recipe, [f"preset={name}", *others])
+        changed = load_recipe(recipe, [*settings, f"preset={name}"])
         # What fits already fits with smaller batches too: planning all of it again would take as long again.
         kinds = {stage.kind for stage in planned.stages if stage.peak > card.room}
         if changed.synthesis.batch_size > load_recipe(recipe, settings).synthesis.batch_size:

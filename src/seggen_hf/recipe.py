@@ -56,7 +56,7 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
     """
     path = find_recipe(path_or_name)
     # Overrides may set data.height: the rule about sizes comes after them, so they are laid over the raw sections.
-    name, sections = read_sections(path, shared_size=False, preset=preset_of(path, overrides))
+    name, sections = read_sections(path, shared_size=False, preset=_preset_among(overrides))
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, setting = key.strip().partition(".")
@@ -83,8 +83,12 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
 
 def preset_of(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) -> str | None:
     """The preset with which `load_recipe` loads a recipe: the last of `overrides`, else the file's own."""
+    return _preset_among(overrides) or read_yaml(find_recipe(path_or_name)).get("preset")
+
+
+def _preset_among(overrides: Sequence[str]) -> str | None:
     names = [value.strip() for key, _, value in (o.partition("=") for o in overrides) if key.strip() == "preset"]
-    return names[-1] if names else read_yaml(find_recipe(path_or_name)).get("preset")
+    return names[-1] if names else None
 
 
 def list_overridden(recipe: Recipe, overrides: Sequence[str]) -> dict[str, object]:
@@ -95,7 +99,7 @@ def list_overridden(recipe: Recipe, overrides: Sequence[str]) -> dict[str, objec
         if section == "name":
             found["name"] = recipe.name
         elif section == "preset":
-            found["preset"] = override.partition("=")[2].strip()
+            found["preset"] = _preset_among([override])
         else:
             found[f"{section}.{setting}"] = getattr(getattr(recipe, section), setting)
     return found

@@ -12,7 +12,7 @@ from ..config import GeneratorConfig, Mask2ImgConfig
 from ..miniature import resolve_base
 from ..pipelines import condition_channels
 from ..sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS
-from ..trainers.mask2img import check_controlnet, embedding_channels
+from ..trainers.mask2img import check_controlnet, new_controlnet
 from ..trainers.objective import DenoisingObjective
 from .simulate import empty
 
@@ -140,15 +140,9 @@ def build_controlnet(base: MetaBase, config: Mask2ImgConfig, num_labels: int | N
 
     Raises: `ValueError` if the one that `config` names cannot be read or does not fit.
     """
-    num_channels = condition_channels(config.conditioning, num_labels or 255)
     with torch.device("meta"):
         if not config.controlnet_model:
-            return ControlNetModel.from_unet(
-                base.unet,
-                conditioning_channels=num_channels,
-                conditioning_embedding_out_channels=embedding_channels(base.factor),
-                load_weights_from_unet=False,
-            )
+            return new_controlnet(base.unet, config.conditioning, num_labels or 255, base.factor, copies_weights=False)
         path = Path(config.controlnet_model)
         try:
             file = path / "config.json" if path.is_dir() else hf_hub_download(str(path), "config.json")
@@ -156,5 +150,6 @@ def build_controlnet(base: MetaBase, config: Mask2ImgConfig, num_labels: int | N
             raise ValueError(f"--controlnet_model {path} cannot be read: {str(error).splitlines()[0]}") from error
         controlnet = ControlNetModel.from_config(json.loads(Path(file).read_text()))
     is_known = num_labels is not None or config.conditioning != "bits"
-    check_controlnet(controlnet, base.unet, base.factor, num_channels if is_known else None)
+    num_channels = condition_channels(config.conditioning, num_labels or 255) if is_known else None
+    check_controlnet(controlnet, base.unet, base.factor, num_channels)
     return controlnet

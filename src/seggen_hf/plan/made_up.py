@@ -9,7 +9,6 @@ import torch
 from datasets import Dataset
 from diffusers import (
     AutoencoderKL,
-    ControlNetModel,
     EulerDiscreteScheduler,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -21,13 +20,13 @@ from ..data.captions import template_caption
 from ..data.schema import attach_labels, encode_image, encode_map, encode_panoptic, record_features
 from ..labels import LabelSet
 from ..miniature import build_tokenizer
-from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline, condition_channels
+from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
 from ..recipe import Recipe
-from ..segmenter_configs import hub_config
-from ..segmenters import build_segmenter, find_config, freeze_batch_norm
+from ..segmenters import build_segmenter, freeze_batch_norm
 from ..trainers.generator import build_panoptic_codec, cast_weights
-from ..trainers.mask2img import embedding_channels
+from ..trainers.mask2img import new_controlnet
 from .base_modules import read_base_configs
+from .segmenter import read_config
 from .simulate import DTYPES
 
 SHOWN_LABELS = 12  # of a made-up picture; ADE20K's show 9 on average
@@ -110,11 +109,7 @@ def random_generators(recipe: Recipe, labels: LabelSet, with_text2mask: bool, de
     generators = {}
     if with_text2mask:
         generators["text2mask"] = Text2MaskPipeline(**copy.deepcopy(base.components), colormap=colormap)
-    controlnet = ControlNetModel.from_unet(
-        base.unet,
-        conditioning_channels=condition_channels(config.conditioning, labels.num_labels),
-        conditioning_embedding_out_channels=embedding_channels(base.vae_scale_factor),
-    )
+    controlnet = new_controlnet(base.unet, config.conditioning, labels.num_labels, base.vae_scale_factor)
     colormap |= {"conditioning": config.conditioning} if config.conditioning != "rgb" else {}
     cast_weights(controlnet, DTYPES[recipe.synthesis.mixed_precision])
     generators["mask2img"] = Mask2ImgPipeline(**base.components, controlnet=controlnet, colormap=colormap)
@@ -123,8 +118,7 @@ def random_generators(recipe: Recipe, labels: LabelSet, with_text2mask: bool, de
 
 def random_segmenter(config: SegmenterConfig, labels: LabelSet, folder: Path):
     """The segmenter and its processor as `config` asks for them, without weights; `folder` gets a file."""
-    known = hub_config(config.model)
-    settings, has_weights = (known, True) if known else find_config(config.model, config.model_revision)
+    settings, is_pretrained = read_config(config)
     path = folder / "segmenter.json"
     path.write_text(json.dumps(settings.to_dict()))
     model, processor = build_segmenter(
@@ -134,6 +128,6 @@ def random_segmenter(config: SegmenterConfig, labels: LabelSet, folder: Path):
         seed=config.seed,
         num_queries=config.num_queries,
     )
-    if has_weights or config.backbone_model is not None:
+    if is_pretrained:
         freeze_batch_norm(model)
     return model, processor

@@ -109,7 +109,7 @@ class ShortTraining:
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         self._watch.start()
         self._task.to(device, dtype)
-        self.phases["encodes the data"] = self._watch.stop().peak
+        self.phases["encodes the data"] = self._watch.stop()
         self._watch.start()
 
     def loss(self, module, batch):
@@ -123,13 +123,13 @@ class ShortTraining:
         return loss, parts
 
     def validate(self, step: int, folder: Path) -> dict:
-        self.phases["trains"] = self._watch.stop().peak
+        self.phases["trains"] = self._watch.stop()
         self.seconds = time.perf_counter() - self._begun
         if self._profiler is not None:
             self._profiler.stop()
         self._watch.start()
         self._task.validate(step, folder)
-        self.phases["draws validation images"] = self._watch.stop().peak
+        self.phases["draws validation images"] = self._watch.stop()
         raise Enough
 
     @property
@@ -302,7 +302,7 @@ def _measure_evaluation(trial: Trial) -> None:
         begun = time.perf_counter()
         evaluate_segmenter(model, processor, records.select(part), task, batch, labels=trial.labels)
         seconds = time.perf_counter() - begun
-    trial.entry.peak = watch.stop().peak
+    trial.entry.peak = watch.stop()
     trial.entry.samples_per_second = 2 * batch / seconds
     trial.entry.is_finite = True  # what is not is refused
 
@@ -339,7 +339,7 @@ def _measure_synthesis(trial: Trial) -> None:
     steps = {"mask2img": max(0.0, seconds(1, 3) - least) / 2}
     steps["text2mask"] = max(0.0, seconds(3, 1) - least) / 2 if kind == "masksyn" else 0.0
     whole = least + (config.mask2img_steps - 1) * steps["mask2img"] + (config.text2mask_steps - 1) * steps["text2mask"]
-    trial.entry.peak = watch.stop().peak
+    trial.entry.peak = watch.stop()
     trial.entry.samples_per_second = size / whole
     trial.entry.is_finite = not any(sample["reason"] == "not_finite" for sample in dropped)
 

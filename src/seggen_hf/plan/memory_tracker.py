@@ -9,7 +9,6 @@ from torch.utils.flop_counter import flop_registry
 
 _BLOCK = 512  # bytes; torch's allocator on CUDA hands out multiples
 
-
 aten = torch.ops.aten
 
 
@@ -87,10 +86,6 @@ class MemoryTracker(TorchDispatchMode):
         for tensor in tensors:
             self._see(tensor)
         return self.now - before
-
-    def restart_peak(self) -> None:
-        """A new high-water mark from here."""
-        self.peak = self.now
 
     def _see(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()

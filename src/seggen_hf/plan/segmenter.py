@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import Mask2FormerForUniversalSegmentation
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from .. import segmentation_loss
 from ..config import EvaluationConfig, SegmenterConfig
@@ -24,16 +24,22 @@ from .training_memory import checkpoint_disk, checkpoint_host, training_memory
 ASPECT = 4 / 3  # of a test image
 
 
-def build(config: SegmenterConfig, labels: LabelSet) -> Mask2FormerForUniversalSegmentation:
-    """The segmenter on the meta device."""
+def read_config(config: SegmenterConfig) -> tuple[Mask2FormerConfig, bool]:
+    """What the segmenter of `config` is built from, and whether a training of it begins with weights."""
     known = hub_config(config.model)
     settings, has_weights = (known, True) if known else find_config(config.model, config.model_revision)
+    return settings, has_weights or config.backbone_model is not None
+
+
+def build(config: SegmenterConfig, labels: LabelSet) -> Mask2FormerForUniversalSegmentation:
+    """The segmenter on the meta device."""
+    settings, is_pretrained = read_config(config)
     settings.id2label, settings.label2id = labels.id2label, labels.label2id
     settings.num_queries = config.num_queries or settings.num_queries
     settings.use_auxiliary_loss = True
     with torch.device("meta"):
         model = Mask2FormerForUniversalSegmentation(settings).to("meta")
-    if has_weights or config.backbone_model is not None:
+    if is_pretrained:
         freeze_batch_norm(model)
     adapt_layers(model)
     seed_drop_path(model)

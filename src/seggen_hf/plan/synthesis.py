@@ -72,7 +72,7 @@ def _costs(config: SynthesisConfig, base: MetaBase, controlnet, dtype) -> dict[s
 
 
 def _add_costs(plan: StagePlan, kind: str, config: SynthesisConfig, costs: dict, unets: int, base: MetaBase) -> None:
-    size, item = config.batch_size, 4 if config.mixed_precision == "no" else 2
+    size, item = config.batch_size, DTYPES[config.mixed_precision].itemsize
     decoded = 1 if config.vae_slicing else size
     image = config.mask2img_steps * costs["mask2img"].flops / size + costs["decode"].flops / decoded
     drawn = config.text2mask_steps * costs["text2mask"].flops / size + costs["decode"].flops / decoded

@@ -2,14 +2,9 @@
 
 from ..config import TrainingConfig
 from ..trainers.checkpoints import checkpoint_bytes
-from .simulate import Cost
+from .simulate import DTYPES, Cost
 
-_FROZEN = {"no": 4, "fp16": 2, "bf16": 2}  # bytes a frozen weight
 _MOMENTS = {"adamw": 8, "adamw_8bit": 2}  # bytes a trained weight
-
-
-def optimizer_name(config: TrainingConfig) -> str:
-    return config.optimizer
 
 
 def training_memory(config: TrainingConfig, trained: int, frozen: int, cost: Cost | None, processes: int) -> dict:
@@ -19,13 +14,13 @@ def training_memory(config: TrainingConfig, trained: int, frozen: int, cost: Cos
         trained, frozen (`int`): parameters on the device.
         cost: of a forward and backward pass; without it activations are left out.
     """
-    frozen_item, moments = _FROZEN[config.mixed_precision], _MOMENTS[optimizer_name(config)]
+    frozen_item, moments = DTYPES[config.mixed_precision].itemsize, _MOMENTS[config.optimizer]
     memory = {"trained weights (4 bytes each)": 4 * trained}
     if frozen:
         memory[f"frozen weights ({frozen_item} bytes each)"] = frozen_item * frozen
     memory |= {
         "gradients (4 bytes)": 4 * trained,
-        f"{optimizer_name(config)}'s two moments ({moments} bytes)": moments * trained,
+        f"{config.optimizer}'s two moments ({moments} bytes)": moments * trained,
     }
     if config.ema_decay > 0:
         memory["average of the weights, EMA (4 bytes)"] = 4 * trained
@@ -38,7 +33,7 @@ def training_memory(config: TrainingConfig, trained: int, frozen: int, cost: Cos
 
 def standing_bytes(config: TrainingConfig, trained: int) -> int:
     """What a training holds beside weights and gradients all the time: moments and average."""
-    return (_MOMENTS[optimizer_name(config)] + (4 if config.ema_decay > 0 else 0)) * trained
+    return (_MOMENTS[config.optimizer] + (4 if config.ema_decay > 0 else 0)) * trained
 
 
 def checkpoint_disk(config: TrainingConfig, trained: int, buffers: int = 0) -> dict[str, int]:
@@ -54,4 +49,4 @@ def checkpoint_host(config: TrainingConfig, trained: int, buffers: int = 0) -> d
 
 def checkpoint_size(config: TrainingConfig, trained: int, buffers: int = 0) -> int:
     """Bytes of one checkpoint, and of the copy in host memory from which it is written."""
-    return checkpoint_bytes(trained, buffers, config.ema_decay > 0, optimizer_name(config))
+    return checkpoint_bytes(trained, buffers, config.ema_decay > 0, config.optimizer)

@@ -1,20 +1,10 @@
-"""What a block of work takes of the machine: its memory and its time."""
+"""What a block of work takes of the machine's memory."""
 
 import gc
 import threading
-import time
-from dataclasses import dataclass
 
 import psutil
 import torch
-
-
-@dataclass
-class Reading:
-    """peak (bytes at the worst moment), seconds."""
-
-    peak: int = 0
-    seconds: float = 0.0
 
 
 class Watch:
@@ -26,30 +16,27 @@ class Watch:
 
     def start(self) -> None:
         gc.collect()
-        self._reading = Reading()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
             self._done, self._process = threading.Event(), psutil.Process()
-            self._reading.peak = held_bytes(self.device)
+            self._peak = held_bytes(self.device)
             self._thread = threading.Thread(target=self._look, daemon=True)
             self._thread.start()
-        self._begun = time.perf_counter()
 
     def _look(self) -> None:
         while not self._done.wait(self.every):
-            self._reading.peak = max(self._reading.peak, self._process.memory_info().rss)
+            self._peak = max(self._peak, self._process.memory_info().rss)
 
-    def stop(self) -> Reading:
+    def stop(self) -> int:
+        """Bytes at the worst moment since `start`."""
         synchronize(self.device)
-        self._reading.seconds = time.perf_counter() - self._begun
         if self.device.type == "cuda":
-            self._reading.peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            self._done.set()
-            self._thread.join()
-        return self._reading
+            return torch.cuda.max_memory_allocated(self.device)
+        self._done.set()
+        self._thread.join()
+        return self._peak
 
 
 def synchronize(device: torch.device) -> None:

@@ -33,6 +33,18 @@ def embedding_channels(vae_scale_factor: int) -> tuple[int, ...]:
     return _EMBEDDING_CHANNELS[:length]
 
 
+def new_controlnet(
+    unet: UNet2DConditionModel, conditioning: str, num_labels: int, vae_scale_factor: int, copies_weights: bool = True
+) -> ControlNetModel:
+    """A copy of `unet`'s encoder, for conditions of this kind; its embedding of them is random."""
+    return ControlNetModel.from_unet(
+        unet,
+        conditioning_channels=condition_channels(conditioning, num_labels),
+        conditioning_embedding_out_channels=embedding_channels(vae_scale_factor),
+        load_weights_from_unet=copies_weights,
+    )
+
+
 def check_controlnet(
     controlnet: ControlNetModel, unet: UNet2DConditionModel, vae_scale_factor: int, num_channels: int | None = None
 ) -> None:
@@ -148,11 +160,7 @@ class Mask2ImgTask(GeneratorTask):
                 ) from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return ControlNetModel.from_unet(
-                unet,
-                conditioning_channels=condition_channels(self.config.conditioning, len(self.id2label)),
-                conditioning_embedding_out_channels=embedding_channels(self.base.vae_scale_factor),
-            )
+            return new_controlnet(unet, self.config.conditioning, len(self.id2label), self.base.vae_scale_factor)
 
     def _build_trainable(self) -> torch.nn.Module:
         unet, factor = self.base.unet, self.base.vae_scale_factor
