@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests share."""
 
 import atexit
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -19,6 +20,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # What `datasets` converts stays out of the user's own cache.
     os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="seggen-tests-")
     atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """A function that loads a file of training/ or benchmarks/, which are no packages, as a module of its own."""
+
+    def load(path: Path):
+        spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

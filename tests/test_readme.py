@@ -1,6 +1,5 @@
 """What README.md shows is run; what it names is there."""
 
-import importlib.util
 import re
 import shutil
 from pathlib import Path
@@ -41,15 +40,8 @@ def test_every_file_of_the_readme_exists():
         assert name in builtin_recipes()
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "training" / "update_readme.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_measured_figures_come_from_a_run(tiny_run, tmp_path):
-    script = load_script()
+def test_measured_figures_come_from_a_run(tiny_run, tmp_path, load_script):
+    script = load_script(ROOT / "training" / "update_readme.py")
     readme = shutil.copy(ROOT / "README.md", tmp_path / "README.md")
     script.write_results(Path(readme), [tiny_run])
     script.write_results(Path(readme), [tiny_run])  # again: replaced, not repeated

@@ -1,6 +1,5 @@
 """benchmarks/profile_training.py at unit size."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,8 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "profile_training.py"
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("profile_training", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script(FILE)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """benchmarks/profile_synthesis.py runs, its parts are all of the time, and the pipelines are left as they were."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,11 +10,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "profile_synthesis.py"
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("profile_synthesis", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script(SCRIPT)
 
 
 @pytest.mark.parametrize("kind", ["imgsyn", "masksyn"])

@@ -1,6 +1,5 @@
 """training/synthesize.py refuses what it cannot use in one line. What it makes is tested in tests/synthesis."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,8 @@ SCRIPT = Path(__file__).parents[2] / "training" / "synthesize.py"
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("synthesize_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_script):
+    return load_script(SCRIPT).main
 
 
 @pytest.mark.parametrize(

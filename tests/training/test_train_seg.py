@@ -1,6 +1,5 @@
 """The script as users start it: alone, and as two gloo processes."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,11 +16,8 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_seg", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script(SCRIPT)
 
 
 def losses(folder):
