@@ -62,13 +62,16 @@ def test_a_training_goes_on_at_the_measured_rate(tmp_path):
 def test_a_stage_that_fails_is_told_and_the_rest_goes_on(tiny_recipe, monkeypatch):
     """In processes of their own: one of the segmenter cannot be built, and the others are measured."""
     recipe = load_recipe(tiny_recipe, ["segmenter.mixed_precision=fp16"])
-    plan, labels = plan_run(recipe)
+    plan, labels = plan_run(recipe, processes=2)
     recipe.segmenter.model = "nowhere/at-all"
     told = []
     measured = {entry.name: entry for entry in measure_run(recipe, labels, plan, told.append)}
     assert "nowhere/at-all" in measured["segmenter"].failure and measured["segmenter"].hours is None
     assert measured["text2mask"].failure is None and measured["text2mask"].is_finite
     assert any(line.startswith("segmenter: does not run here: ") for line in told)
+    stage = next(stage for stage in plan.stages if stage.name == "text2mask")
+    together = 2 * measured["text2mask"].samples_per_second
+    assert measured["text2mask"].hours == pytest.approx(stage.samples / together / 3600)
 
 
 def test_a_stage_of_another_machines_size_is_not_begun_on_a_cpu():

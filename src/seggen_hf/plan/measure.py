@@ -57,7 +57,8 @@ class Measured:
     Attributes:
         peak, planned (`int`): bytes of the card's memory; on a CPU of the whole process.
         held (`int`): bytes of it before the stage began.
-        samples_per_second, hours (`float`): at this rate, for the whole stage; None where it failed.
+        samples_per_second (`float`): of one process; hours: of the whole stage by as many processes as are planned;
+            None where it failed.
         is_finite (`bool`): all losses, or all that was drawn.
         phases (`dict`): bytes at the worst moment of each part of the stage.
         failure (`str`): why it did not run.
@@ -160,7 +161,7 @@ def measure_run(recipe: Recipe, labels: LabelSet, plan: RunPlan, say: Callable[[
             entry = Measured(stage.name, stage.peak, failure=told)
         process.join()
         if entry.samples_per_second:
-            entry.hours = times * stage.samples / entry.samples_per_second / 3600
+            entry.hours = times * stage.samples / (plan.processes * entry.samples_per_second) / 3600
         measured.append(entry)
         say(entry.to_text())
     return measured
