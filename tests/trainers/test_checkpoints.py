@@ -138,3 +138,27 @@ def test_a_checkpoint_holds_safetensors_and_json_alone(tmp_path):
     path = save_checkpoint(tmp_path, *trained(1), None, TrainingState(step=1, history=[{"loss": 1.0}]))
     assert sorted(p.name for p in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
     assert json.loads((path / "state.json").read_text())["history"] == [{"loss": 1.0}]
+
+
+def test_a_network_in_channels_last_goes_on_as_if_it_had_not_stopped(tmp_path):
+    def build():
+        torch.manual_seed(0)
+        model = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+
+    def step(model, optimizer, number):
+        pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+        model(pixels).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    whole, optimizer = build()
+    for number in range(4):
+        if number == 2:
+            path = save_checkpoint(tmp_path, whole, optimizer, None, TrainingState(step=2))
+        step(whole, optimizer, number)
+    resumed, optimizer = build()
+    load_checkpoint(path, resumed, optimizer, None, {})
+    for number in (2, 3):
+        step(resumed, optimizer, number)
+    torch.testing.assert_close(resumed.weight, whole.weight)

@@ -223,6 +223,15 @@ def read_state(path: Path, fingerprint: dict) -> TrainingState:
     return state
 
 
+def _lay_out_moments(optimizer) -> None:
+    """Give each moment the strides of its parameter: a fused AdamW walks through both as they lie in memory, so that
+    with a parameter in channels_last and contiguous moments it would mix up elements, and say nothing."""
+    for parameter, state in optimizer.state.items():
+        for name, moment in state.items():
+            if torch.is_tensor(moment) and moment.shape == parameter.shape and moment.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
+
+
 def load_checkpoint(path: Path, module, optimizer, average, fingerprint: dict) -> TrainingState:
     """Restore weights, optimizer and average in place, on every rank; returns the counters.
 
@@ -237,6 +246,7 @@ def load_checkpoint(path: Path, module, optimizer, average, fingerprint: dict) -
     module.load_state_dict(tensors, strict=False)
     moments = _unflatten(load_file(path / OPTIMIZER))
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    _lay_out_moments(optimizer)
     if average is not None:
         for index, tensor in load_file(path / AVERAGE).items():
             average.shadow[int(index)].copy_(tensor)
