@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from seggen_hf.data.scene_plan import THING_COLORS
+from seggen_hf.data.scene_layouts import make_plan
+from seggen_hf.data.scene_plan import GRID, THING_COLORS
 from seggen_hf.data.scene_styles import PAINTS
 from seggen_hf.data.scenes import (
     COUNTS,
@@ -122,7 +123,7 @@ def test_things_have_the_color_that_their_caption_says(kind):
     right = total = 0
     choices = sorted(set(THING_COLORS[kind]))
     paints = np.array([PAINTS[color] for color in choices], float)
-    for index in range(120):
+    for index in range(160):
         scene = draw_scene(4, index, style="on a clear day")
         picture = np.asarray(scene.image, float)
         for info in scene.segments_info:
@@ -139,21 +140,31 @@ def test_things_have_the_color_that_their_caption_says(kind):
 
 def test_every_class_is_common_enough_to_be_learnt(scenes):
     present = np.mean([[(scene.segmentation_map == i).any() for i in range(len(NAMES))] for scene in scenes], axis=0)
-    assert present.min() > 0.2, dict(zip(NAMES, present.round(2), strict=True))
-    assert len({scene.layout for scene in scenes}) == 6
+    assert present.min() > 0.15, dict(zip(NAMES, present.round(2), strict=True))
+    assert len({scene.layout for scene in scenes}) == 4
     assert sum(not category["isthing"] for category in SCENE_CATEGORIES) >= 6
     assert sum(category["isthing"] for category in SCENE_CATEGORIES) >= 6
 
 
-def test_things_are_large_enough_and_hide_parts_of_each_other(scenes):
-    sides = [max(i["bbox"][2:]) for scene in scenes for i in scene.segments_info if i["isthing"]]
-    assert np.median(sides) >= 14 and np.percentile(sides, 1) >= 6
+def test_things_are_few_and_large_and_sometimes_hide_parts_of_each_other(scenes):
+    things = [[info for info in scene.segments_info if info["isthing"]] for scene in scenes]
+    counts = [len(found) for found in things]
+    assert max(counts) <= 5 and np.mean(np.array(counts) >= 2) > 0.97
+    sides = [max(info["bbox"][2:]) for found in things for info in found]
+    assert np.percentile(sides, 2) >= 14
     touching = 0
     for scene in scenes:
         a, b = scene.panoptic_map[:, 1:], scene.panoptic_map[:, :-1]
-        things = [i["id"] for i in scene.segments_info if i["isthing"]]
-        touching += bool(((a != b) & np.isin(a, things) & np.isin(b, things)).any())
-    assert touching > 0.5 * len(scenes)
+        ids = [info["id"] for info in scene.segments_info if info["isthing"]]
+        touching += bool(((a != b) & np.isin(a, ids) & np.isin(b, ids)).any())
+    assert 0.1 * len(scenes) < touching < 0.7 * len(scenes)
+
+
+def test_things_stand_on_the_grid():
+    for index in range(50):
+        for thing in make_plan(np.random.default_rng([0, index, 0])).things:
+            for value in (thing.x, thing.y, thing.size):
+                assert value * GRID == round(value * GRID) and 0 < value <= 1
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 128), (50, 33)])

@@ -1,7 +1,5 @@
 """Paints a planned scene in one style: the picture and, with the same strokes, the map of its segments."""
 
-import math
-
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -114,7 +112,7 @@ class Canvas:
         base = shade(self.base(region), (number % 4 - 1.5) * 0.14)
         self.pen.rectangle((x0, y0, x1, y1), fill=style.color(base, 0.6))
         self.pen.rectangle((x1 - (x1 - x0) * 0.28, y0, x1, y1), fill=style.color(shade(base, -0.25), 0.6))
-        step = 5 * self.pixel
+        step = 7 * self.pixel
         columns = max(1, round((x1 - x0) * 0.66 / step))
         rows = max(1, int((y1 - y0 - step) / step))
         gap = (x1 - x0) * 0.7 / columns
@@ -123,7 +121,7 @@ class Canvas:
             lit = style.lit and number >> (k % 13) & 1
             color = style.color(WINDOW_LIGHT, 0.3, glows=True) if lit else style.color(shade(base, -0.42), 0.6)
             x, y = x0 + gap * (i + 0.5), y0 + step * (j + 0.8)
-            half = 1.15 * self.pixel
+            half = 1.6 * self.pixel
             self.pen.rectangle((x - half, y - half, x + half, y + half), fill=color)
         if style.snowy:
             self.pen.rectangle((x0, y0, x1, y0 + 2 * self.pixel), fill=style.color((250, 250, 252), 0.4))
@@ -146,65 +144,25 @@ class Canvas:
         pen.line(self.at(points), fill=color, width=max(1, round(width * self.pixel)), joint="curve")
 
     def waves(self, pen, region: Stuff, base: Color) -> None:
-        """Short bright crests, longer and wider apart near by; the low sun's or the moon's track on the water."""
+        """A few broad bright crests, longer near by; the low sun's or the moon's track on the water."""
         h, style = self.plan.horizon, self.style
         if style.low_sun or style.lit:
             x, color = self.plan.sun_x, style.sun
-            for k in range(5):
-                y, half = h + 0.03 + 0.075 * k, 0.035 + 0.018 * (k % 3)
-                self.line(pen, [(x - half, y), (x + half, y)], (*color, 120 - 16 * k), 2)
+            for k in range(3):
+                y, half = h + 0.04 + 0.1 * k, 0.05 + 0.02 * k
+                self.line(pen, [(x - half, y), (x + half, y)], (*color, 120 - 25 * k), 2.5)
         crest = (*style.color(shade(base, 0.5), 0.2), 110)
-        for k in range(9):
-            t = (k + 0.5) / 9
-            y = h + (1 - h) * t**1.4
+        for k in range(3):
+            y = h + (1 - h) * (0.14, 0.4, 0.72)[k]
             x = (region.tone * 7.3 + k * 0.618) % 1.0
-            for start in (x - 0.5, x, x + 0.5):
-                self.line(pen, [(start, y), (start + 0.08 + 0.14 * t, y)], crest, 1.2 + 0.8 * t)
+            for start in (x - 0.7, x):
+                self.line(pen, [(start, y), (start + 0.2 + 0.08 * k, y)], crest, 2)
 
-    def ripples(self, pen, region: Stuff, base: Color) -> None:
-        """Wet sand and foam along the shore, then low dunes."""
+    def foam(self, pen, region: Stuff, base: Color) -> None:
+        """Wet sand and foam along the shore."""
         shore = region.polygon[:-2]
-        for offset, color, width in ((0.016, (*self.style.color((252, 252, 250), 0.1), 230), 2.4),):
-            self.line(pen, [(x, y + 0.035) for x, y in shore], (*self.style.color(shade(base, -0.16)), 255), 3)
-            self.line(pen, [(x, y + offset) for x, y in shore], color, width)
-        for k in range(3):
-            points = [(x, y + 0.11 + 0.1 * k + 0.012 * math.sin(9 * x + 2 * k)) for x, y in shore]
-            self.line(pen, points, (*self.style.color(shade(base, -0.14)), 90), 2)
-
-    def meadow(self, pen, region: Stuff, base: Color) -> None:
-        """Broad rolling bands."""
-        h = self.plan.horizon
-        for k in range(3):
-            y = h + (1 - h) * (0.2 + 0.27 * k)
-            crest = [(i / 12, y + 0.03 * math.sin(4 * i / 12 + 2.1 * k + 6 * region.tone)) for i in range(13)]
-            color = self.style.color(shade(base, 0.1 if k % 2 else -0.1), self.plan.depth(y))
-            foot = y + (1 - h) * 0.15
-            pen.polygon(self.at([*crest, (1, foot), (0, foot)]), fill=(*color, 150))
-
-    def furrows(self, pen, region: Stuff, base: Color) -> None:
-        """Stripes that meet at the horizon."""
-        h, center = self.plan.horizon - 0.03, region.center
-        dark = (*self.style.color(shade(base, -0.2), 0.2), 130)
-        for k in range(-6, 7):
-            x = center + k * 0.34
-            top = center + k * 0.05
-            pen.polygon(self.at([(top, h), (top + 0.02, h), (x + 0.15, 1), (x, 1)]), fill=dark)
-
-    def lane(self, pen, region: Stuff, base: Color) -> None:
-        """Kerbs, and a dashed line in the middle of a road that comes towards us."""
-        (a, _), (b, h), (c, _), (d, _) = region.polygon
-        white = (*self.style.color((244, 242, 230), 0.1), 255)
-        kerb = (*self.style.color(shade(base, 0.35), 0.1), 255)
-        for top, bottom, inward in ((a, d, 1), (b, c, -1)):
-            edge = [(top, h), (top + inward * 0.008, h), (bottom + inward * 0.05, 1), (bottom, 1)]
-            pen.polygon(self.at(edge), fill=kerb)
-        for t0, t1 in ((0.14, 0.24), (0.34, 0.5), (0.64, 0.88)):
-            ends = []
-            for t in (t0, t1):
-                x, y = (a + b) / 2 + ((c + d) / 2 - (a + b) / 2) * t, h + (1 - h) * t
-                ends.append((x, y, 0.008 + 0.026 * t))
-            (x0, y0, w0), (x1, y1, w1) = ends
-            pen.polygon(self.at([(x0 - w0, y0), (x0 + w0, y0), (x1 + w1, y1), (x1 - w1, y1)]), fill=white)
+        self.line(pen, [(x, y + 0.04) for x, y in shore], (*self.style.color(shade(base, -0.16)), 255), 3)
+        self.line(pen, [(x, y + 0.016) for x, y in shore], (*self.style.color((252, 252, 250), 0.1), 230), 2.4)
 
     def across(self, pen, region: Stuff, base: Color) -> None:
         """Kerbs and dashes of a road from side to side."""
@@ -213,33 +171,17 @@ class Canvas:
         self.line(pen, [(0, y0), (1, y0)], kerb, 2.4)
         self.line(pen, [(0, y1), (1, y1)], kerb, 3)
         white = (*self.style.color((244, 242, 230), 0.1), 255)
-        for k in range(5):
-            x = (region.tone + 0.25 * k) % 1.25 - 0.125
-            self.line(pen, [(x, (y0 + y1) / 2), (x + 0.12, (y0 + y1) / 2)], white, 2)
-
-    def slabs(self, pen, region: Stuff, base: Color) -> None:
-        """The stone edge and the joints of a quay."""
-        (_, y0), (_, y1), *_ = region.polygon
-        self.line(pen, [(0, y0 + 0.01), (1, y1 + 0.01)], (*self.style.color(shade(base, 0.42), 0.1), 255), 4)
-        self.line(pen, [(0, y0 + 0.05), (1, y1 + 0.05)], (*self.style.color(shade(base, -0.28)), 255), 2)
-        joint = (*self.style.color(shade(base, -0.2)), 150)
-        for k in range(-1, 5):
-            x = region.tone * 0.25 + 0.25 * k
-            self.line(pen, [(x + (0.5 - x) * 0.2, y0 + 0.06), (x, 1)], joint, 2)
+        for k in range(4):
+            x = (region.tone + 0.333 * k) % 1.333 - 0.167
+            self.line(pen, [(x, (y0 + y1) / 2), (x + 0.16, (y0 + y1) / 2)], white, 2)
 
     # -- over everything --------------------------------------------------------------------------------------
 
-    def flakes(self, rng: np.random.Generator) -> None:
-        for x, y, r in rng.random((22, 3)):
-            self.disc(x, y, (0.011 + 0.007 * r), (252, 253, 255, 215))
-
-    def finish(self, rng: np.random.Generator, lights) -> tuple[Image.Image, np.ndarray]:
+    def finish(self, lights) -> tuple[Image.Image, np.ndarray]:
         """The picture at the size asked for, and the segment ids (H, W) uint8 at its pixels' centres."""
         for x, y, radius in lights:
             for share, opacity in ((1.0, 30), (0.62, 40), (0.3, 60)):
                 self.disc(x, y, radius * share, (255, 222, 140, opacity))
-        if self.style.snowy:
-            self.flakes(rng)
         middle = SUPERSAMPLING // 2
         segments = np.asarray(self.segments)[middle::SUPERSAMPLING, middle::SUPERSAMPLING]
         return self.picture.reduce(SUPERSAMPLING), segments

@@ -10,16 +10,20 @@ import numpy as np
 
 Point = tuple[float, float]
 
+MAX_THINGS = 5
+# Things stand on a grid, and come in sizes that are multiples of it: four pixels of a 64-pixel picture, a cell of the
+# miniature's latents. In hours on a CPU a generator learns some hundred patterns, but not each of them at any offset.
+GRID = 16
 # Size of a thing that stands at the lower border: the height, or the length of cars, boats and cows.
 NEAR_SIZE = {
-    "tree": 0.54,
-    "house": 0.52,
-    "car": 0.44,
-    "boat": 0.46,
-    "person": 0.38,
-    "ball": 0.17,
-    "cow": 0.4,
-    "lamp": 0.56,
+    "tree": 0.6,
+    "house": 0.56,
+    "car": 0.46,
+    "boat": 0.5,
+    "person": 0.46,
+    "ball": 0.28,
+    "cow": 0.46,
+    "lamp": 0.66,
 }
 # Half width and height in units of that size.
 EXTENT = {
@@ -30,15 +34,15 @@ EXTENT = {
     "person": (0.18, 1.0),
     "ball": (0.5, 1.0),
     "cow": (0.5, 0.68),
-    "lamp": (0.12, 1.0),
+    "lamp": (0.17, 1.0),
 }
 THING_COLORS = {
-    "tree": ("green", "green", "orange", "pink", "pine", "pine"),
-    "house": ("white", "red", "yellow", "blue"),
-    "car": ("red", "blue", "yellow", "white"),
-    "boat": ("red", "blue", "yellow", "white"),
-    "person": ("red", "blue", "yellow", "green"),
-    "ball": ("red", "blue", "yellow", "orange"),
+    "tree": ("green", "orange", "pine"),
+    "house": ("white", "red", "blue"),
+    "car": ("red", "blue", "yellow"),
+    "boat": ("red", "blue", "yellow"),
+    "person": ("red", "blue", "yellow"),
+    "ball": ("red", "blue", "yellow"),
     "cow": ("brown", "white", "black"),
     "lamp": ("",),
 }
@@ -95,8 +99,8 @@ class Planner:
 
     def __init__(self, rng: np.random.Generator, layout: str, horizon: float):
         self.rng = rng
-        clouds = [(u(rng, 0, 1), u(rng, 0.06, horizon * 0.62), u(rng, 0.1, 0.17)) for _ in range(5)]
-        self.plan = Plan(layout, horizon, u(rng, 0.12, 0.88), clouds)
+        clouds = [(snap(u(rng, 0, 1)), snap(u(rng, 0.04, 0.2)), 0.16) for _ in range(3)]
+        self.plan = Plan(layout, horizon, snap(u(rng, 0.12, 0.88)), clouds)
         self.tones = {name: u(rng, 0, 1) for name in ("grass", "water", "sand", "road", "mountain", "building")}
 
     def chance(self, probability: float) -> bool:
@@ -106,25 +110,25 @@ class Planner:
         self.plan.stuff.append(Stuff(category, polygon, self.tones[category], texture, center))
 
     def mountains(self) -> None:
-        """Two to four peaks behind everything; each peak is one triangle, lit from the left."""
+        """One to three peaks behind everything; each peak is one triangle, lit from the left."""
         h = self.plan.horizon
-        count = int(self.rng.integers(2, 5))
+        count = int(self.rng.integers(1, 4))
         for k in self.rng.permutation(count):
-            x = (k + u(self.rng, 0.25, 0.75)) / count
-            height = u(self.rng, 0.13, 0.27) * h / 0.4
-            half = height * u(self.rng, 1.0, 1.5)
+            x = snap((k + u(self.rng, 0.25, 0.75)) / count)
+            height = snap(u(self.rng, 0.16, 0.28))
+            half = height * 1.25
             self.stuff("mountain", [(x - half, h + 0.005), (x, h - height), (x + half, h + 0.005)], "peak")
 
     def skyline(self) -> None:
         """A row of blocks along the horizon."""
         h = self.plan.horizon
-        x = u(self.rng, -0.1, 0.0)
+        x = -1 / GRID if self.chance(0.5) else 0.0
         while x < 1:
-            width, height = u(self.rng, 0.13, 0.22), u(self.rng, 0.13, 0.28) * h / 0.4
+            width, height = snap(u(self.rng, 0.16, 0.34)), snap(u(self.rng, 0.1, 0.28))
             if self.chance(0.88):
                 box = [(x, h - height), (x + width, h - height), (x + width, h + 0.01), (x, h + 0.01)]
                 self.stuff("building", box, "windows", float(self.rng.integers(0, 1 << 16)))
-            x += width + (0 if self.chance(0.7) else 0.02)
+            x += width
 
     def backdrop(self, mountain: float, building: float) -> None:
         draw = self.rng.random()
@@ -133,25 +137,25 @@ class Planner:
         elif draw < mountain + building:
             self.skyline()
 
-    def things(self, kind: str, low: int, high: int, place, spread: float = 1.0) -> None:
+    def things(self, kind: str, low: int, high: int, place) -> None:
         """Adds `low`..`high` things at points of `place()`, none hidden by more than a part by another one."""
         color = self.pick(kind)
         for _ in range(int(self.rng.integers(low, high + 1))):
             if self.chance(0.45):
                 color = self.pick(kind)
             for _attempt in range(8):
-                if self.stand(kind, color, *place(), spread):
+                if len(self.plan.things) < MAX_THINGS and self.stand(kind, color, *place()):
                     break
 
     def pick(self, kind: str) -> str:
         return str(self.rng.choice(THING_COLORS[kind]))
 
-    def stand(self, kind: str, color: str, x: float, y: float, spread: float) -> bool:
+    def stand(self, kind: str, color: str, x: float, y: float) -> bool:
         plan = self.plan
-        near = 0.36 + 0.64 * (1 - plan.depth(y))
-        size = NEAR_SIZE[kind] * near * u(self.rng, 0.88, 1.12) * spread
+        near = 0.6 + 0.4 * (1 - plan.depth(y))
+        size = snap(NEAR_SIZE[kind] * near * u(self.rng, 0.88, 1.12))
         flip, variant = self.chance(0.5), int(self.rng.integers(0, 4))
-        thing = Thing(kind, color, x, y, size, plan.depth(y), flip, variant)
+        thing = Thing(kind, color, snap(x), snap(y), size, plan.depth(y), flip, variant)
         if any(hides(thing.box, other.box) for other in plan.things):
             return False
         plan.things.append(thing)
@@ -162,14 +166,19 @@ def u(rng: np.random.Generator, low: float, high: float) -> float:
     return float(low + (high - low) * rng.random())
 
 
+def snap(value: float) -> float:
+    """The nearest line of the grid."""
+    return round(value * GRID) / GRID
+
+
 def hides(a, b) -> bool:
-    """Whether two boxes share more than a third of the smaller one."""
+    """Whether two boxes share more than a sixth of the smaller one."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
         return False
     smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
-    return width * height > 0.34 * smaller
+    return width * height > smaller / 6
 
 
 def wave(y0: float, y1: float, height: float, phase: float, turns: float = 1.0) -> list[Point]:

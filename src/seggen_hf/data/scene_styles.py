@@ -12,7 +12,6 @@ PAINTS: dict[str, Color] = {
     "white": (244, 243, 238),
     "green": (72, 158, 66),
     "orange": (240, 132, 40),
-    "pink": (244, 150, 186),
     "brown": (140, 88, 54),
     "black": (50, 48, 56),
 }
@@ -51,7 +50,7 @@ class Style:
     low_sun: bool = False
     shadow: int = 60  # opacity of the shadow under a thing, 0..255
     lit: bool = False  # lamps and windows glow
-    snowy: bool = False  # white ground and roofs, flakes
+    snowy: bool = False  # white ground and roofs
 
     def color(self, color: Color, depth: float = 0.0, glows: bool = False) -> Color:
         """What `color` looks like at `depth` (0 close by .. 1 at the horizon); a glowing one keeps its light."""
@@ -72,7 +71,7 @@ _STYLES = (
         "under a cloudy sky",
         ((140, 152, 166), (196, 204, 210)),
         (222, 227, 232),
-        5,
+        3,
         saturation=0.62,
         gain=(0.82, 0.86, 0.9),
         haze=(0.0, 0.35),
@@ -83,7 +82,7 @@ _STYLES = (
         "at sunset",
         ((96, 74, 150), (255, 164, 78)),
         (255, 150, 128),
-        3,
+        2,
         gain=(0.98, 0.86, 0.75),
         lift=(12, 2, 8),
         haze=(0.0, 0.35),
@@ -123,7 +122,7 @@ _STYLES = (
         "in snow",
         ((158, 176, 204), (214, 224, 236)),
         (226, 232, 242),
-        3,
+        2,
         saturation=0.85,
         gain=(0.92, 0.95, 1.0),
         haze=(0.0, 0.4),

@@ -100,7 +100,7 @@ def tree(b: Brush, color: str, variant: int) -> None:
 
 def house(b: Brush, color: str, variant: int) -> None:
     wall = PAINTS[color]
-    roof = ((168, 72, 56), (96, 84, 100), (134, 88, 62), (70, 92, 124))[variant]
+    roof = ((168, 72, 56), (96, 84, 100))[variant % 2]
     if color == "red":
         roof = ((86, 76, 88), (90, 84, 98))[variant % 2]
     front, side = (wall, shade(wall, -0.22)) if not b.thing.flip else (shade(wall, -0.22), wall)
@@ -164,7 +164,7 @@ def boat(b: Brush, color: str, variant: int) -> None:
 
 def person(b: Brush, color: str, variant: int) -> None:
     shirt, skin = PAINTS[color], SKIN[variant]
-    trousers = ((52, 60, 98), (74, 66, 64), (46, 52, 62), (112, 92, 76))[variant]
+    trousers = ((52, 60, 98), (74, 66, 64))[variant % 2]
     b.shadow(0.2)
     b.polygon(
         [(-0.12, 0.44), (0.12, 0.44), (0.13, 0.0), (0.03, 0.0), (0.0, 0.3), (-0.03, 0.0), (-0.13, 0.0)], trousers
@@ -221,10 +221,10 @@ def cow(b: Brush, color: str, variant: int) -> None:
 def lamp(b: Brush, color: str, variant: int) -> None:
     iron = (62, 64, 76)
     b.shadow(0.12)
-    b.bar(0, 0, 0, 0.8, 0.06, iron)
-    b.rectangle(-0.08, 0, 0.08, 0.06, iron)
-    b.polygon([(-0.07, 0.74), (0.07, 0.74), (0.11, 0.92), (-0.11, 0.92)], (255, 226, 130), glows=b.style.lit)
-    b.polygon([(-0.13, 0.9), (0.13, 0.9), (0.0, 1.0)], SNOW if b.style.snowy else iron)
+    b.bar(0, 0, 0, 0.8, 0.09, iron)
+    b.rectangle(-0.1, 0, 0.1, 0.07, iron)
+    b.polygon([(-0.1, 0.7), (0.1, 0.7), (0.15, 0.9), (-0.15, 0.9)], (255, 226, 130), glows=b.style.lit)
+    b.polygon([(-0.17, 0.89), (0.17, 0.89), (0.0, 1.0)], SNOW if b.style.snowy else iron)
     b.light(0, 0.84, 0.42)
 
 

@@ -150,7 +150,7 @@ def draw_scene(
         names.append(thing.kind)
         colors[len(names)] = thing.color
         lights += draw_thing(canvas, thing, len(names))
-    image, segments = canvas.finish(look, lights)
+    image, segments = canvas.finish(lights)
 
     label_of_segment = np.array([0, *(_LABEL2ID[name] for name in names)], np.uint8)
     infos = _segments_info(segments, label_of_segment)
