@@ -51,8 +51,7 @@ class PatchCode:
 def fit_patch_code(images: Iterable[np.ndarray], num_channels: int) -> PatchCode:
     """Principal components of the 4 x 4 patches of `images` (uint8, (H, W, 3); sides divisible by 4).
 
-    Channels are scaled by the square root of what would make their variance one: detail keeps less variance than
-    content, so that noise removes it first and a diffusion model's loss is not spent on it.
+    Channels have unit variance, so that noise removes all of them alike.
     """
     count, total, outer = 0, np.zeros(48), np.zeros((48, 48))
     for image in images:
@@ -66,9 +65,7 @@ def fit_patch_code(images: Iterable[np.ndarray], num_channels: int) -> PatchCode
     variances, vectors = np.linalg.eigh(outer / count - np.outer(mean, mean))
     variances, vectors = variances[::-1][:num_channels], vectors[:, ::-1][:, :num_channels]
     vectors = vectors * np.sign(vectors.sum(0) + 1e-12)  # eigenvectors have no sign of their own: fix one
-    deviations = np.sqrt(variances)
-    scales = np.sqrt(deviations * deviations[:3].mean())
-    return PatchCode(mean=mean.astype(np.float32), basis=(vectors / scales).astype(np.float32))
+    return PatchCode(mean=mean.astype(np.float32), basis=(vectors / np.sqrt(variances)).astype(np.float32))
 
 
 def _norm_constant(per_group: int) -> float:

@@ -157,7 +157,7 @@ def test_a_lora_loads_and_equals_the_fused_artefact(miniature_dir, scene_records
     with_lora = draw(base)
     fused = draw(Text2MaskPipeline.from_pretrained(tmp_path))
     assert np.abs(with_lora - plain).max() > 1e-3
-    assert np.abs(with_lora - fused).max() < 3e-5  # the same sums in another order, through two steps and the VAE
+    assert np.abs(with_lora - fused).max() < 1e-4  # the same sums in another order, through two steps and the VAE
 
     # Of the U-Net itself 1e-5: fused, by diffusers' loader, and by peft's own.
     file = tmp_path / "lora" / "pytorch_lora_weights.safetensors"

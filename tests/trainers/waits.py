@@ -44,7 +44,10 @@ class Literals(TorchFunctionMode):
 
 def copies_of_a_step(task, *frozen: torch.nn.Module) -> list[str]:
     """What the second loss of a training copies to its device; the first may fetch tables that stay there."""
-    batch = task.collate([task.sample(i, np.random.default_rng(i), 0) for i in range(2)])
+    if hasattr(task, "draw"):
+        batch = task.draw(0)
+    else:
+        batch = task.collate([task.sample(i, np.random.default_rng(i), 0) for i in range(2)])
     for module in (task.trainable, *frozen):
         module.to("meta")
     for _ in range(2):

@@ -37,7 +37,7 @@ from .checkpoints import (
     set_aside,
 )
 from .optimizer import build_optimizer, check_optimizer, lr_factor
-from .stream import build_loader, to_device
+from .stream import build_loader, draw_batches, to_device
 from .window import LogWindow
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,9 @@ _AGREEMENT_STEPS = 10
 class Task(Protocol):
     """What is trained. The loop never asks which task it runs.
 
-    A task with a method `epoch_order(rng)` has its own permutation of `num_records`; others are shuffled. One whose
-    `keeps_nothing` is true ends the training by an exception before the first checkpoint.
+    A task with a method `epoch_order(rng)` has its own permutation of `num_records`; others are shuffled. One with a
+    method `draw(number)` draws whole batches itself, where its data is, and has neither `sample` nor `collate`. One
+    whose `keeps_nothing` is true ends the training by an exception before the first checkpoint.
     """
 
     num_records: int
@@ -242,19 +243,16 @@ class _Training:
             disable=not accelerator.is_local_main_process,
             mininterval=1.0,
         )
-        loader = build_loader(
-            self.task,
-            self.task.collate,
-            config,
-            state.step,
-            accelerator.process_index,
-            accelerator.num_processes,
-            pin_memory=accelerator.device.type == "cuda",
-        )
+        place = config, state.step, accelerator.process_index, accelerator.num_processes
+        if hasattr(self.task, "draw"):
+            batches = draw_batches(self.task, *place)
+        else:
+            pinned = accelerator.device.type == "cuda"
+            batches = build_loader(self.task, self.task.collate, *place, pin_memory=pinned)
         self.bare.train()
         begun, seconds_before = time.monotonic(), state.seconds
         self.window_start = time.monotonic()
-        self.batches = iter(loader)
+        self.batches = iter(batches)
         with bar, contextlib.ExitStack() as stack:
             # Its processes end here; a traceback would keep them until the garbage is collected, in any thread.
             stack.callback(delattr, self, "batches")

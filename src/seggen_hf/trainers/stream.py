@@ -73,6 +73,13 @@ def build_loader(
     )
 
 
+def draw_batches(task, config: TrainingConfig, first_step: int, rank: int, world_size: int) -> Iterator[dict]:
+    """The same of a task that draws whole batches itself, where its data is: batch `n` of the training from `n`."""
+    batches = config.max_train_steps * config.gradient_accumulation_steps
+    for batch in range(first_step * config.gradient_accumulation_steps, batches):
+        yield task.draw(batch * world_size + rank)
+
+
 def to_device(batch, device: torch.device):
     """The batch with its tensors on `device`; of pinned ones the copy does not hold up the caller."""
     if torch.is_tensor(batch):
