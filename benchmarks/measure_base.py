@@ -1,0 +1,335 @@
+"""What the miniature base knows of its world, in figures and one picture: how it is chosen and shown.
+
+    python benchmarks/measure_base.py
+    python benchmarks/measure_base.py --base runs/miniature-base/prior/pipeline --out runs/measure-other
+
+A judge, a panoptic segmenter trained once on 5,000 rendered scenes, looks at what is drawn for captions and maps of
+scenes that no training has seen, half of them in seen and half in unseen styles. They are validation scenes, by which
+recipes are chosen; with `--tested`, those of the test splits:
+
+- Mask2Img: the judge's mIoU and PQ of things on images drawn for maps, as a share of its own on the rendered images;
+- the prior and Text2Mask: the share of things that captions name and the judge (or the map) shows, and void in maps;
+- KID (arXiv:1801.01401) of the judge's features against rendered scenes, beside that of two rendered sets;
+- PSNR of the prior's x0 by noise level, beside that of its noisy input.
+
+Text2Mask and Mask2Img are trained on `--base` as the recipe says (`--set` changes it); trainings that are done are
+kept, in `--out`. Writes figures.json and grid.png there.
+"""
+
+import argparse
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from seggen_hf import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+from seggen_hf.config import SegmenterConfig
+from seggen_hf.data.scenes import (
+    COUNTS,
+    MIN_VISIBLE,
+    PLURALS,
+    SCENE_CATEGORIES,
+    SEEN_STYLES,
+    UNSEEN_STYLES,
+    Scene,
+    draw_scene,
+    scene_index,
+    scene_labels,
+    scene_records,
+)
+from seggen_hf.data.schema import write_json
+from seggen_hf.inference import normalize, predict_panoptic, predict_semantic
+from seggen_hf.metrics import MeanIoU, PanopticQuality
+from seggen_hf.miniature import resolve_base
+from seggen_hf.pipelines.seggen_colormap import connected_regions
+from seggen_hf.recipe import load_recipe
+from seggen_hf.runs import run_stages
+from seggen_hf.segmenters import load_segmenter
+from seggen_hf.trainers.generator import save_grid
+from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.objective import DenoisingObjective
+from seggen_hf.trainers.segmenter import SegmenterTask
+
+NAMES = [category["name"] for category in SCENE_CATEGORIES]
+THINGS = [category["id"] for category in SCENE_CATEGORIES if category["isthing"]]
+BATCH = 25
+SNRS = (565.0, 49.0, 15.0, 6.0, 2.0, 0.6)
+SHOWN = 10  # columns of the picture
+
+
+def judge_config(folder: Path, steps: int) -> SegmenterConfig:
+    return SegmenterConfig(
+        output_dir=str(folder), max_train_steps=steps, train_batch_size=16, learning_rate=2e-3, lr_warmup_steps=50,
+        backbone_lr_multiplier=1.0, max_grad_norm=1.0, crop_height=64, crop_width=64, min_scale=1.0, max_scale=1.5,
+        checkpointing_steps=250,
+    )  # fmt: skip
+
+
+def train_judge(folder: Path, steps: int, num_scenes: int):
+    """The judge in `folder`, trained if it is not there: scenes in all styles, of no labelled and no test split."""
+    if not (folder / "config.json").is_file():
+        records = scene_records("unlabelled", num_scenes)
+        train(
+            SegmenterTask.from_config(judge_config(folder, steps), records, task="panoptic"),
+            judge_config(folder, steps),
+        )
+    model, processor = load_segmenter(folder, scene_labels())
+    return model.eval(), processor
+
+
+def named_things(caption: str) -> Counter:
+    """How many things of each kind a caption of the scenes names."""
+    kinds = {NAMES[i]: NAMES[i] for i in THINGS}
+    kinds |= {PLURALS.get(kind, kind + "s"): kind for kind in kinds}
+    found, count = Counter(), 1
+    for word in re.findall(r"[a-z]+", caption):
+        count = COUNTS.index(word) + 1 if word in COUNTS else count
+        if word in kinds:
+            found[kinds[word]] += count
+            count = 1
+    return found
+
+
+def share_shown(captions: list[str], shown: list[Counter]) -> float:
+    """The share of named things that are shown; more of a kind than are named count as named."""
+    named = [named_things(caption) for caption in captions]
+    both = sum(sum((a & b).values()) for a, b in zip(named, shown, strict=True))
+    return both / sum(sum(counter.values()) for counter in named)
+
+
+def things_of_map(segmentation_map: np.ndarray) -> Counter:
+    """Connected regions of each thing's label that are large enough to be named."""
+    found = Counter()
+    regions = connected_regions(segmentation_map)
+    for region, area in enumerate(np.bincount(regions.ravel())):
+        if area >= MIN_VISIBLE * segmentation_map.size:
+            label = int(segmentation_map.flat[int(np.argmax(regions.ravel() == region))])
+            if label in THINGS:
+                found[NAMES[label]] += 1
+    return found
+
+
+def kid(first: np.ndarray, second: np.ndarray) -> float:
+    """Squared maximum mean discrepancy under the kernel (x.y / d + 1)^3, unbiased; features (N, d).
+
+    By hand: torchmetrics' needs torch-fidelity and its Inception weights, or a module of its own around the judge.
+    """
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    kernel = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3  # noqa: E731
+    within = [
+        (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (kernel(first, first), kernel(second, second))
+    ]
+    return float(sum(within) - 2 * kernel(first, second).mean())
+
+
+class Judge:
+    """The segmenter, and what it says of pictures (uint8 `(64, 64, 3)`)."""
+
+    def __init__(self, folder: Path, steps: int, num_scenes: int):
+        self.model, self.processor = train_judge(folder, steps, num_scenes)
+
+    def features(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """Means of the backbone's last feature map: `(N, channels)`."""
+        backbone = self.model.model.pixel_level_module.encoder
+        with torch.no_grad():
+            maps = [backbone(normalize(np.stack(part), self.processor)).feature_maps[-1] for part in parts(pictures)]
+        return torch.cat(maps).mean((2, 3)).numpy()
+
+    def things(self, pictures: list[np.ndarray]) -> list[Counter]:
+        found = predict_panoptic(self.model, self.processor, pictures, THINGS, BATCH)
+        return [
+            Counter(NAMES[s["category_id"]] for s in infos if s["category_id"] in THINGS and np.sum(m == s["id"]) >= 6)
+            for m, infos in found
+        ]
+
+    def score(self, pictures: list[np.ndarray], scenes: list[Scene]) -> dict[str, float]:
+        """mIoU and PQ of things against the scenes' own maps."""
+        miou, pq = MeanIoU(len(NAMES), 255), PanopticQuality(SCENE_CATEGORIES)
+        for predicted, scene in zip(
+            predict_semantic(self.model, self.processor, pictures, BATCH), scenes, strict=True
+        ):
+            miou.update(predicted, scene.segmentation_map)
+        for found, scene in zip(
+            predict_panoptic(self.model, self.processor, pictures, THINGS, BATCH), scenes, strict=True
+        ):
+            pq.update(found, (scene.panoptic_map, scene.segments_info))
+        return {"mIoU": miou.compute()["mIoU"], "PQ_things": pq.compute()["things"]["pq"]}
+
+
+def parts(items: list) -> list[list]:
+    return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+
+
+def seeds(first: int, count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(first + i) for i in range(count)]
+
+
+def draw_prior(base: StableDiffusionXLPipeline, captions: list[str], steps: int, guidance: float) -> list[np.ndarray]:
+    base.set_progress_bar_config(disable=True)
+    drawn = []
+    for part in parts(captions):
+        images = base(
+            part, height=64, width=64, num_inference_steps=steps, guidance_scale=guidance,
+            generator=seeds(len(drawn), len(part)), output_type="np",
+        ).images  # fmt: skip
+        drawn += list(np.rint(images * 255).astype(np.uint8))
+    return drawn
+
+
+def draw_images(pipe: Mask2ImgPipeline, captions: list[str], maps: list[np.ndarray], settings) -> list[np.ndarray]:
+    pipe.set_progress_bar_config(disable=True)
+    drawn = []
+    for part, part_maps in zip(parts(captions), parts(maps), strict=True):
+        images = pipe(
+            part, part_maps, num_inference_steps=settings.mask2img_steps, guidance_scale=settings.mask2img_guidance,
+            controlnet_conditioning_scale=settings.conditioning_scale, generator=seeds(len(drawn), len(part)),
+            output_type="np",
+        ).images  # fmt: skip
+        drawn += list(np.rint(images * 255).astype(np.uint8))
+    return drawn
+
+
+def draw_maps(pipe: Text2MaskPipeline, captions: list[str], settings) -> list[np.ndarray]:
+    pipe.set_progress_bar_config(disable=True)
+    drawn = []
+    for part in parts(captions):
+        output = pipe(
+            part, height=64, width=64, num_inference_steps=settings.text2mask_steps,
+            guidance_scale=settings.text2mask_guidance, max_color_distance=settings.max_color_distance,
+            min_region_area=settings.min_region_area, generator=seeds(len(drawn), len(part)), output_type="np",
+        )  # fmt: skip
+        drawn += list(output.segmentation_maps)
+    return drawn
+
+
+@torch.no_grad()
+def psnr_by_noise(base: StableDiffusionXLPipeline, scenes: list[Scene]) -> dict[str, dict[str, float]]:
+    """At each signal-to-noise ratio: PSNR (dB) of the decoded x0 that the prior predicts, and of its noisy input."""
+    scale = base.vae.config.scaling_factor
+    pixels = torch.from_numpy(np.stack([np.asarray(s.image) for s in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
+    latents = base.vae.encode(pixels).latent_dist.mode() * scale
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    objective = DenoisingObjective(base.scheduler.config)
+    ratios = objective.schedule.alphas_cumprod / (1 - objective.schedule.alphas_cumprod)
+    embeds, _, pooled, _ = base.encode_prompt([s.caption for s in scenes], do_classifier_free_guidance=False)
+    added = {"text_embeds": pooled, "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(len(scenes), 1)}
+
+    def psnr(x0: torch.Tensor) -> float:
+        decoded = base.vae.decode(x0 / scale).sample.clamp(-1, 1)
+        return round(float(-10 * torch.log10(((decoded - pixels) / 2).square().mean())), 2)
+
+    found = {}
+    for snr in SNRS:
+        step = int((ratios - snr).abs().argmin())
+        alpha = float(objective.schedule.alphas_cumprod[step])
+        noisy = objective.add_noise(latents, noise, torch.full((len(scenes),), step))
+        said = base.unet(noisy, step, encoder_hidden_states=embeds, added_cond_kwargs=added).sample
+        if objective.prediction_type == "v_prediction":
+            said = alpha**0.5 * noisy - (1 - alpha) ** 0.5 * said
+        found[f"{snr:g}"] = {"prediction": psnr(said), "input": psnr(noisy / alpha**0.5)}
+    return found
+
+
+def draw_scenes(number: int, first: int, tested: bool) -> list[Scene]:
+    """Scenes from number `first` on, half in seen and half in unseen styles: those of the validation split, by which
+    recipes are chosen, or those of the test splits."""
+    half = number // 2
+    splits = ("test", "unseen") if tested else ("val", "val")
+    parts_of = zip(splits, (SEEN_STYLES, UNSEEN_STYLES), (range(half), range(half, number)), strict=True)
+    return [draw_scene(0, scene_index(split, first + i), styles) for split, styles, part in parts_of for i in part]
+
+
+def measure(arguments: argparse.Namespace) -> tuple[dict, list[list[np.ndarray]]]:
+    """The figures, and the rows of the picture."""
+    out, base_folder = arguments.out, resolve_base(arguments.base)
+    judge = Judge(arguments.judge or out / "judge", arguments.judge_steps, arguments.judge_scenes)
+    overrides = [f"{section}.base_model={base_folder}" for section in ("text2mask", "mask2img")]
+    recipe = load_recipe(arguments.recipe, [*overrides, *arguments.set])
+    settings = recipe.synthesis
+
+    scenes = draw_scenes(arguments.number, 0, arguments.tested)
+    others = draw_scenes(arguments.number, 10_000, arguments.tested)
+    rendered = [np.asarray(scene.image) for scene in scenes]
+    captions, maps = [s.caption for s in scenes], [s.segmentation_map for s in scenes]
+    features = judge.features(rendered)
+    codec = ColormapCodec(scene_labels())
+    own = judge.score(rendered, scenes)
+    figures = {
+        "rendered": own
+        | {
+            "share_shown": share_shown(captions, judge.things(rendered)),
+            "share_shown_by_maps": share_shown(captions, [things_of_map(m) for m in maps]),
+            "kid": kid(features, judge.features([np.asarray(s.image) for s in others])),
+        }
+    }
+
+    base = StableDiffusionXLPipeline.from_pretrained(base_folder, use_safetensors=True, dtype=torch.float32)
+    drawn = draw_prior(base, captions, arguments.prior_steps, arguments.prior_guidance)
+    figures["prior"] = {
+        "share_shown": share_shown(captions, judge.things(drawn)),
+        "kid": kid(features, judge.features(drawn)),
+    }
+    figures["psnr_by_noise"] = psnr_by_noise(base, scenes[:BATCH])
+    rows = [rendered, drawn]
+    if not arguments.prior_only:
+        run_stages(recipe, out / "generators", ("caption", "text2mask", "mask2img"), say=print)
+        mask2img = Mask2ImgPipeline.from_pretrained(out / "generators" / "mask2img", dtype=torch.float32)
+        images = draw_images(mask2img, captions, maps, settings)
+        scores = judge.score(images, scenes)
+        figures["mask2img"] = (
+            scores
+            | {f"{name}_share": scores[name] / own[name] if own[name] else None for name in scores}
+            | {
+                "share_shown": share_shown(captions, judge.things(images)),
+                "kid": kid(features, judge.features(images)),
+            }
+        )
+        text2mask = Text2MaskPipeline.from_pretrained(out / "generators" / "text2mask", dtype=torch.float32)
+        made = draw_maps(text2mask, captions, settings)
+        figures["text2mask"] = {
+            "share_shown": share_shown(captions, [things_of_map(m) for m in made]),
+            "void": float(np.mean([m == codec.ignore_index for m in made])),
+        }
+        painted = draw_images(mask2img, captions, made, settings)
+        figures["masksyn"] = {
+            "share_shown": share_shown(captions, judge.things(painted)),
+            "kid": kid(features, judge.features(painted)),
+        }
+        rows += [images, [codec.encode(m) for m in maps], [codec.encode(m) for m in made], painted]
+    places = np.linspace(0, len(scenes) - 1, SHOWN).astype(int)
+    return _rounded(figures), [[row[i] for i in places] for row in rows]
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return value if value is None else float(f"{value:.4g}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="miniature", help="Folder of the base; the shipped one by default.")
+    parser.add_argument("--out", type=Path, default=Path("runs/measure-base"))
+    parser.add_argument("--judge", type=Path, help="Folder of a judge that another measurement trained.")
+    parser.add_argument("--judge_steps", type=int, default=3000)
+    parser.add_argument("--judge_scenes", type=int, default=5000)
+    parser.add_argument("--number", type=int, default=200, help="Scenes that are drawn.")
+    parser.add_argument("--tested", action="store_true", help="Of the test splits; of validation scenes otherwise.")
+    parser.add_argument("--recipe", default="quickstart", help="Says how the generators are trained and sampled.")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--prior_only", action="store_true", help="Train no generators.")
+    parser.add_argument("--prior_steps", type=int, default=20)
+    parser.add_argument("--prior_guidance", type=float, default=2.0)
+    arguments = parser.parse_args(argv)
+    figures, rows = measure(arguments)
+    write_json(arguments.out / "figures.json", figures)
+    save_grid(rows, arguments.out / "grid.png")
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
