@@ -76,7 +76,9 @@ def test_the_caption_that_was_used_is_recorded(make, made, scene_records, tmp_pa
 def test_a_drawn_style_is_for_the_image_and_not_for_the_map(make, made, scene_records, tmp_path):
     settings = dict(imgsyn_variants=0, masksyn_variants=1, caption_style_share=1.0)
     plain = {row["image_id"]: row for row in made[0]}
-    styled = make(tmp_path, scene_records.select([2, 3]), caption_styles=["in fog"], **settings)
+    kept = {row["source_id"] for row in plain.values() if row["kind"] == "masksyn" and row["variant"] == 0}
+    kept = [place for place, image_id in enumerate(scene_records["image_id"]) if image_id in kept]
+    styled = make(tmp_path, scene_records.select(kept[:2]), caption_styles=["in fog"], **settings)
     assert len(styled)
     for row in styled:
         assert row["caption"].endswith(", in fog")
