@@ -23,7 +23,7 @@ from seggen_hf.data.scenes import scene_records
 from seggen_hf.folders import BASE, claim_folder
 from seggen_hf.roundtrip import roundtrip_report
 from seggen_hf.trainers.base import BaseTask, draw_samples
-from seggen_hf.trainers.base_config import BaseConfig
+from seggen_hf.trainers.base_config import BaseConfig, to_pixels
 from seggen_hf.trainers.base_decoder import DecoderTask
 from seggen_hf.trainers.checkpoints import list_checkpoints
 from seggen_hf.trainers.loop import train
@@ -63,7 +63,7 @@ def measure(vae: AutoencoderKL) -> dict[str, float]:
     squares = []
     for start in range(0, len(records), 20):
         images = np.stack([np.asarray(image) for image in records[start : start + 20]["image"]])
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = to_pixels(torch.from_numpy(images))
         with torch.no_grad():
             decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
         squares.append(((decoded - pixels) / 2).square().mean((1, 2, 3)))

@@ -107,7 +107,7 @@ class Canvas:
         self.pen.polygon([peak, mid, b], fill=self.style.color((206, 212, 230), depth))
 
     def building(self, region: Stuff, outline) -> None:
-        style, number = self.style, int(region.center)
+        style, number = self.style, region.number
         (x0, y0), _, (x1, y1), _ = outline
         base = shade(self.base(region), (number % 4 - 1.5) * 0.14)
         self.pen.rectangle((x0, y0, x1, y1), fill=style.color(base, 0.6))

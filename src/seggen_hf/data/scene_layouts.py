@@ -4,9 +4,21 @@ The scenes are meant to be learnt by a generator that trains for hours on a CPU:
 part of the picture where its kind belongs, and a few flat regions behind them.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .scene_plan import GRID, Plan, Planner, Point, below, height_at, snap, u, wave
+
+
+def afloat(p: Planner, shore: list[Point]) -> Callable[[], Point]:
+    """Places on the water between the horizon and `shore`."""
+
+    def place() -> Point:
+        x = u(p.rng, 0.18, 0.82)
+        return x, u(p.rng, p.plan.horizon + 0.14, height_at(shore, x) - 0.03)
+
+    return place
 
 
 def street(rng: np.random.Generator) -> Plan:
@@ -35,15 +47,11 @@ def beach(rng: np.random.Generator) -> Plan:
     shore = wave(u(rng, 0.62, 0.68), u(rng, 0.62, 0.68), 0.012, u(rng, 0, 6.3))
     p.stuff("sand", below(shore), "foam")
 
-    def on_water() -> Point:
-        x = u(rng, 0.18, 0.82)
-        return x, u(rng, h + 0.14, height_at(shore, x) - 0.03)
-
     def on_sand() -> Point:
         x = u(rng, 0.12, 0.88)
         return x, u(rng, height_at(shore, x) + 0.14, 0.98)
 
-    p.things("boat", 1, 2, on_water)
+    p.things("boat", 1, 2, afloat(p, shore))
     p.things("person", 1, 2, on_sand)
     p.things("ball", 0, 1, on_sand)
     return p.plan
@@ -58,15 +66,11 @@ def lake(rng: np.random.Generator) -> Plan:
     shore = wave(u(rng, 0.7, 0.76), u(rng, 0.7, 0.76), 0.012, u(rng, 0, 6.3))
     p.stuff("grass", below(shore))
 
-    def on_water() -> Point:
-        x = u(rng, 0.18, 0.82)
-        return x, u(rng, h + 0.14, height_at(shore, x) - 0.03)
-
     def on_bank() -> Point:
         x = u(rng, 0.1, 0.9)
         return x, u(rng, height_at(shore, x) + 0.06, 0.97)
 
-    p.things("boat", 1, 2, on_water)
+    p.things("boat", 1, 2, afloat(p, shore))
     p.things("tree", 1, 1, on_bank)
     p.things("lamp", 0, 1, on_bank)
     p.things("person", 0, 1, on_bank)

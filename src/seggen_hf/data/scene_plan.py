@@ -56,7 +56,7 @@ class Stuff:
     polygon: list[Point]
     tone: float = 0.5
     texture: str = ""
-    center: float = 0.5  # where the texture's lines meet, or the number it is drawn with
+    number: int = 0  # that decides what the texture draws at random
 
 
 @dataclass
@@ -106,8 +106,8 @@ class Planner:
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
 
-    def stuff(self, category: str, polygon: list[Point], texture: str = "", center: float = 0.5) -> None:
-        self.plan.stuff.append(Stuff(category, polygon, self.tones[category], texture, center))
+    def stuff(self, category: str, polygon: list[Point], texture: str = "", number: int = 0) -> None:
+        self.plan.stuff.append(Stuff(category, polygon, self.tones[category], texture, number))
 
     def mountains(self) -> None:
         """One to three peaks behind everything; each peak is one triangle, lit from the left."""
@@ -127,7 +127,7 @@ class Planner:
             width, height = snap(u(self.rng, 0.16, 0.34)), snap(u(self.rng, 0.1, 0.28))
             if self.chance(0.88):
                 box = [(x, h - height), (x + width, h - height), (x + width, h + 0.01), (x, h + 0.01)]
-                self.stuff("building", box, "windows", float(self.rng.integers(0, 1 << 16)))
+                self.stuff("building", box, "windows", int(self.rng.integers(0, 1 << 16)))
             x += width
 
     def backdrop(self, mountain: float, building: float) -> None:
@@ -141,10 +141,12 @@ class Planner:
         """Adds `low`..`high` things at points of `place()`, none hidden by more than a part by another one."""
         color = self.pick(kind)
         for _ in range(int(self.rng.integers(low, high + 1))):
+            if len(self.plan.things) == MAX_THINGS:
+                return
             if self.chance(0.45):
                 color = self.pick(kind)
             for _attempt in range(8):
-                if len(self.plan.things) < MAX_THINGS and self.stand(kind, color, *place()):
+                if self.stand(kind, color, *place()):
                     break
 
     def pick(self, kind: str) -> str:
@@ -181,11 +183,11 @@ def hides(a, b) -> bool:
     return width * height > smaller / 6
 
 
-def wave(y0: float, y1: float, height: float, phase: float, turns: float = 1.0) -> list[Point]:
+def wave(y0: float, y1: float, height: float, phase: float) -> list[Point]:
     """Points of a gently waving line from the left to the right border."""
     steps = 24
     return [
-        (k / steps, y0 + (y1 - y0) * k / steps + height * math.sin(phase + 2 * math.pi * turns * k / steps))
+        (k / steps, y0 + (y1 - y0) * k / steps + height * math.sin(phase + 2 * math.pi * k / steps))
         for k in range(steps + 1)
     ]
 

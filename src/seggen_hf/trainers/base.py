@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
 from ..data.scenes import STYLES, draw_scene
 from ..miniature import build_miniature
-from ..patch_code import PATCH, PatchCode
+from ..patch_code import PatchCode
 from .base_config import BaseConfig, base_words, draw_generator, to_pixels
 from .generator import save_grid
 from .objective import DenoisingObjective
@@ -129,8 +129,7 @@ class BaseTask:
         return StableDiffusionXLPipeline(**self.components, add_watermarker=False)
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        size = tuple(PATCH * (side // PATCH) for side in self.images.shape[1:3])
-        draw_samples(self.pipeline(), folder / f"step-{step:08d}.png", size)
+        draw_samples(self.pipeline(), folder / f"step-{step:08d}.png", tuple(self.images.shape[1:3]))
         return {}
 
     def save(self, folder: Path) -> None:
