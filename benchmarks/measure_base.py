@@ -20,6 +20,7 @@ import argparse
 import json
 import re
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from seggen_hf import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+from seggen_hf.card_pictures import spread
 from seggen_hf.config import SegmenterConfig
 from seggen_hf.data.scenes import (
     COUNTS,
@@ -42,13 +44,15 @@ from seggen_hf.data.scenes import (
     scene_records,
 )
 from seggen_hf.data.schema import write_json
-from seggen_hf.inference import normalize, predict_panoptic, predict_semantic
+from seggen_hf.inference import normalize, predict_queries, semantic_map
 from seggen_hf.metrics import MeanIoU, PanopticQuality
 from seggen_hf.miniature import resolve_base
 from seggen_hf.pipelines.seggen_colormap import connected_regions
 from seggen_hf.recipe import load_recipe
 from seggen_hf.runs import run_stages
+from seggen_hf.segment_rules import panoptic_segments
 from seggen_hf.segmenters import load_segmenter
+from seggen_hf.trainers.base_config import to_pixels
 from seggen_hf.trainers.generator import save_grid
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.objective import DenoisingObjective
@@ -72,11 +76,8 @@ def judge_config(folder: Path, steps: int) -> SegmenterConfig:
 def train_judge(folder: Path, steps: int, num_scenes: int):
     """The judge in `folder`, trained if it is not there: scenes in all styles, of no labelled and no test split."""
     if not (folder / "config.json").is_file():
-        records = scene_records("unlabelled", num_scenes)
-        train(
-            SegmenterTask.from_config(judge_config(folder, steps), records, task="panoptic"),
-            judge_config(folder, steps),
-        )
+        records, config = scene_records("unlabelled", num_scenes), judge_config(folder, steps)
+        train(SegmenterTask.from_config(config, records, task="panoptic"), config)
     model, processor = load_segmenter(folder, scene_labels())
     return model.eval(), processor
 
@@ -139,25 +140,35 @@ class Judge:
             maps = [backbone(normalize(np.stack(part), self.processor)).feature_maps[-1] for part in parts(pictures)]
         return torch.cat(maps).mean((2, 3)).numpy()
 
-    def things(self, pictures: list[np.ndarray]) -> list[Counter]:
-        found = predict_panoptic(self.model, self.processor, pictures, THINGS, BATCH)
-        return [
-            Counter(NAMES[s["category_id"]] for s in infos if s["category_id"] in THINGS and np.sum(m == s["id"]) >= 6)
-            for m, infos in found
-        ]
+    def look(self, pictures: list[np.ndarray]) -> list["Seen"]:
+        seen: list[Seen] = [None] * len(pictures)
+        for index, output in predict_queries(self.model, self.processor, pictures, BATCH, THINGS):
+            seen[index] = Seen(semantic_map(output), *panoptic_segments(output, THINGS))
+        return seen
 
-    def score(self, pictures: list[np.ndarray], scenes: list[Scene]) -> dict[str, float]:
-        """mIoU and PQ of things against the scenes' own maps."""
-        miou, pq = MeanIoU(len(NAMES), 255), PanopticQuality(SCENE_CATEGORIES)
-        for predicted, scene in zip(
-            predict_semantic(self.model, self.processor, pictures, BATCH), scenes, strict=True
-        ):
-            miou.update(predicted, scene.segmentation_map)
-        for found, scene in zip(
-            predict_panoptic(self.model, self.processor, pictures, THINGS, BATCH), scenes, strict=True
-        ):
-            pq.update(found, (scene.panoptic_map, scene.segments_info))
-        return {"mIoU": miou.compute()["mIoU"], "PQ_things": pq.compute()["things"]["pq"]}
+
+@dataclass
+class Seen:
+    """What the judge sees in one picture: label ids, and segments."""
+
+    segmentation_map: np.ndarray
+    panoptic_map: np.ndarray
+    segments_info: list[dict]
+
+    @property
+    def things(self) -> Counter:
+        least = MIN_VISIBLE * self.panoptic_map.size
+        infos = [info for info in self.segments_info if info["category_id"] in THINGS and info["area"] >= least]
+        return Counter(NAMES[info["category_id"]] for info in infos)
+
+
+def score(seen: list[Seen], scenes: list[Scene]) -> dict[str, float]:
+    """mIoU and PQ of things against the scenes' own maps."""
+    miou, pq = MeanIoU(len(NAMES), 255), PanopticQuality(SCENE_CATEGORIES)
+    for found, scene in zip(seen, scenes, strict=True):
+        miou.update(found.segmentation_map, scene.segmentation_map)
+        pq.update((found.panoptic_map, found.segments_info), (scene.panoptic_map, scene.segments_info))
+    return {"mIoU": miou.compute()["mIoU"], "PQ_things": pq.compute()["things"]["pq"]}
 
 
 def parts(items: list) -> list[list]:
@@ -168,49 +179,25 @@ def seeds(first: int, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(first + i) for i in range(count)]
 
 
-def draw_prior(base: StableDiffusionXLPipeline, captions: list[str], steps: int, guidance: float) -> list[np.ndarray]:
-    base.set_progress_bar_config(disable=True)
-    drawn = []
-    for part in parts(captions):
-        images = base(
-            part, height=64, width=64, num_inference_steps=steps, guidance_scale=guidance,
-            generator=seeds(len(drawn), len(part)), output_type="np",
-        ).images  # fmt: skip
-        drawn += list(np.rint(images * 255).astype(np.uint8))
-    return drawn
+def draw(pipeline, captions: list[str], *columns: list, **settings) -> list:
+    """Outputs of `pipeline` for the captions, and what belongs to each (`columns`), a part at a time."""
+    pipeline.set_progress_bar_config(disable=True)
+    outputs, done = [], 0
+    for rows in zip(*map(parts, (captions, *columns)), strict=True):
+        outputs.append(pipeline(*rows, generator=seeds(done, len(rows[0])), output_type="np", **settings))
+        done += len(rows[0])
+    return outputs
 
 
-def draw_images(pipe: Mask2ImgPipeline, captions: list[str], maps: list[np.ndarray], settings) -> list[np.ndarray]:
-    pipe.set_progress_bar_config(disable=True)
-    drawn = []
-    for part, part_maps in zip(parts(captions), parts(maps), strict=True):
-        images = pipe(
-            part, part_maps, num_inference_steps=settings.mask2img_steps, guidance_scale=settings.mask2img_guidance,
-            controlnet_conditioning_scale=settings.conditioning_scale, generator=seeds(len(drawn), len(part)),
-            output_type="np",
-        ).images  # fmt: skip
-        drawn += list(np.rint(images * 255).astype(np.uint8))
-    return drawn
-
-
-def draw_maps(pipe: Text2MaskPipeline, captions: list[str], settings) -> list[np.ndarray]:
-    pipe.set_progress_bar_config(disable=True)
-    drawn = []
-    for part in parts(captions):
-        output = pipe(
-            part, height=64, width=64, num_inference_steps=settings.text2mask_steps,
-            guidance_scale=settings.text2mask_guidance, max_color_distance=settings.max_color_distance,
-            min_region_area=settings.min_region_area, generator=seeds(len(drawn), len(part)), output_type="np",
-        )  # fmt: skip
-        drawn += list(output.segmentation_maps)
-    return drawn
+def pictures_of(outputs: list) -> list[np.ndarray]:
+    return [picture for output in outputs for picture in np.rint(output.images * 255).astype(np.uint8)]
 
 
 @torch.no_grad()
 def psnr_by_noise(base: StableDiffusionXLPipeline, scenes: list[Scene]) -> dict[str, dict[str, float]]:
     """At each signal-to-noise ratio: PSNR (dB) of the decoded x0 that the prior predicts, and of its noisy input."""
     scale = base.vae.config.scaling_factor
-    pixels = torch.from_numpy(np.stack([np.asarray(s.image) for s in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
+    pixels = to_pixels(torch.from_numpy(np.stack([np.asarray(s.image) for s in scenes])))
     latents = base.vae.encode(pixels).latent_dist.mode() * scale
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     objective = DenoisingObjective(base.scheduler.config)
@@ -246,10 +233,13 @@ def draw_scenes(number: int, first: int, tested: bool) -> list[Scene]:
 def measure(arguments: argparse.Namespace) -> tuple[dict, list[list[np.ndarray]]]:
     """The figures, and the rows of the picture."""
     out, base_folder = arguments.out, resolve_base(arguments.base)
-    judge = Judge(arguments.judge or out / "judge", arguments.judge_steps, arguments.judge_scenes)
+    out.mkdir(parents=True, exist_ok=True)
     overrides = [f"{section}.base_model={base_folder}" for section in ("text2mask", "mask2img")]
     recipe = load_recipe(arguments.recipe, [*overrides, *arguments.set])
     settings = recipe.synthesis
+    # Read before the judge is trained, which takes minutes.
+    base = StableDiffusionXLPipeline.from_pretrained(base_folder, use_safetensors=True, dtype=torch.float32)
+    judge = Judge(arguments.judge or out / "judge", arguments.judge_steps, arguments.judge_scenes)
 
     scenes = draw_scenes(arguments.number, 0, arguments.tested)
     others = draw_scenes(arguments.number, 10_000, arguments.tested)
@@ -257,51 +247,49 @@ def measure(arguments: argparse.Namespace) -> tuple[dict, list[list[np.ndarray]]
     captions, maps = [s.caption for s in scenes], [s.segmentation_map for s in scenes]
     features = judge.features(rendered)
     codec = ColormapCodec(scene_labels())
-    own = judge.score(rendered, scenes)
-    figures = {
-        "rendered": own
-        | {
-            "share_shown": share_shown(captions, judge.things(rendered)),
-            "share_shown_by_maps": share_shown(captions, [things_of_map(m) for m in maps]),
-            "kid": kid(features, judge.features([np.asarray(s.image) for s in others])),
-        }
-    }
 
-    base = StableDiffusionXLPipeline.from_pretrained(base_folder, use_safetensors=True, dtype=torch.float32)
-    drawn = draw_prior(base, captions, arguments.prior_steps, arguments.prior_guidance)
-    figures["prior"] = {
-        "share_shown": share_shown(captions, judge.things(drawn)),
-        "kid": kid(features, judge.features(drawn)),
-    }
+    def shown(seen: list[Seen], pictures: list[np.ndarray]) -> dict[str, float]:
+        share = share_shown(captions, [found.things for found in seen])
+        return {"share_shown": share, "kid": kid(features, judge.features(pictures))}
+
+    seen = judge.look(rendered)
+    own = score(seen, scenes)
+    by_maps = share_shown(captions, [things_of_map(m) for m in maps])
+    rendered_again = [np.asarray(scene.image) for scene in others]
+    figures = {"rendered": own | {"share_shown_by_maps": by_maps} | shown(seen, rendered_again)}
+    sampling = {"num_inference_steps": arguments.prior_steps, "guidance_scale": arguments.prior_guidance}
+    drawn = pictures_of(draw(base, captions, height=64, width=64, **sampling))
+    figures["prior"] = shown(judge.look(drawn), drawn)
     figures["psnr_by_noise"] = psnr_by_noise(base, scenes[:BATCH])
     rows = [rendered, drawn]
     if not arguments.prior_only:
         run_stages(recipe, out / "generators", ("caption", "text2mask", "mask2img"), say=print)
         mask2img = Mask2ImgPipeline.from_pretrained(out / "generators" / "mask2img", dtype=torch.float32)
-        images = draw_images(mask2img, captions, maps, settings)
-        scores = judge.score(images, scenes)
-        figures["mask2img"] = (
-            scores
-            | {f"{name}_share": scores[name] / own[name] if own[name] else None for name in scores}
-            | {
-                "share_shown": share_shown(captions, judge.things(images)),
-                "kid": kid(features, judge.features(images)),
-            }
-        )
         text2mask = Text2MaskPipeline.from_pretrained(out / "generators" / "text2mask", dtype=torch.float32)
-        made = draw_maps(text2mask, captions, settings)
+        painting = {
+            "num_inference_steps": settings.mask2img_steps,
+            "guidance_scale": settings.mask2img_guidance,
+            "controlnet_conditioning_scale": settings.conditioning_scale,
+        }
+        images = pictures_of(draw(mask2img, captions, maps, **painting))
+        seen = judge.look(images)
+        scores = score(seen, scenes)
+        shares = {f"{name}_share": scores[name] / own[name] if own[name] else None for name in scores}
+        figures["mask2img"] = scores | shares | shown(seen, images)
+        outputs = draw(
+            text2mask, captions, height=64, width=64, num_inference_steps=settings.text2mask_steps,
+            guidance_scale=settings.text2mask_guidance, max_color_distance=settings.max_color_distance,
+            min_region_area=settings.min_region_area,
+        )  # fmt: skip
+        made = [made_map for output in outputs for made_map in output.segmentation_maps]
         figures["text2mask"] = {
             "share_shown": share_shown(captions, [things_of_map(m) for m in made]),
             "void": float(np.mean([m == codec.ignore_index for m in made])),
         }
-        painted = draw_images(mask2img, captions, made, settings)
-        figures["masksyn"] = {
-            "share_shown": share_shown(captions, judge.things(painted)),
-            "kid": kid(features, judge.features(painted)),
-        }
+        painted = pictures_of(draw(mask2img, captions, made, **painting))
+        figures["masksyn"] = shown(judge.look(painted), painted)
         rows += [images, [codec.encode(m) for m in maps], [codec.encode(m) for m in made], painted]
-    places = np.linspace(0, len(scenes) - 1, SHOWN).astype(int)
-    return _rounded(figures), [[row[i] for i in places] for row in rows]
+    return _rounded(figures), [[row[i] for i in spread(len(scenes), SHOWN)] for row in rows]
 
 
 def _rounded(value):
@@ -325,7 +313,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--prior_steps", type=int, default=20)
     parser.add_argument("--prior_guidance", type=float, default=2.0)
     arguments = parser.parse_args(argv)
-    figures, rows = measure(arguments)
+    try:
+        figures, rows = measure(arguments)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
     write_json(arguments.out / "figures.json", figures)
     save_grid(rows, arguments.out / "grid.png")
     print(json.dumps(figures, indent=2))
