@@ -313,7 +313,7 @@ def test_the_condition_is_the_color_map_in_unit_range():
 
 
 def test_decode_is_fast_and_small():
-    """Some 20 times faster than brute force (10 on a busy machine), and under 50 MB, at 768 x 768 and 150 labels."""
+    """At least 20 times faster than brute force, and under 50 MB, at 768 x 768 and 150 labels."""
     codec = ColormapCodec.from_dict(codec_of(150).to_dict())  # without a table
     rgb = np.random.default_rng(0).integers(0, 256, (768, 768, 3), dtype=np.uint8)
     tracemalloc.start()
@@ -335,6 +335,6 @@ def test_decode_is_fast_and_small():
     brute = 12 * seconds(
         lambda: torch.cdist(pixels, colors).min(1), 2
     )  # a twelfth of the pixels, torch's own distances
-    assert brute > 10 * seconds(lambda: codec.decode(rgb), 3)
+    assert brute > 20 * seconds(lambda: codec.decode(rgb), 20)  # the least of many: others use the machine too
     part = rgb[:64]
     assert np.array_equal(decoded.segmentation_map[:64], brute_force(codec, part)[0])
