@@ -28,9 +28,9 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from seggen_hf import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
-from seggen_hf.card_pictures import spread
-from seggen_hf.config import SegmenterConfig
-from seggen_hf.data.scenes import (
+from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config.training import SegmenterConfig
+from seggen_hf.data.scenes.records import (
     COUNTS,
     MIN_VISIBLE,
     PLURALS,
@@ -44,17 +44,17 @@ from seggen_hf.data.scenes import (
     scene_records,
 )
 from seggen_hf.data.schema import write_json
-from seggen_hf.inference import normalize, predict_queries, semantic_map
 from seggen_hf.metrics import MeanIoU, PanopticQuality
-from seggen_hf.miniature import resolve_base
+from seggen_hf.miniature.architecture import resolve_base
+from seggen_hf.pictures.cards import spread
 from seggen_hf.pipelines.seggen_colormap import connected_regions
-from seggen_hf.recipe import load_recipe
-from seggen_hf.runs import run_stages
-from seggen_hf.segment_rules import panoptic_segments
-from seggen_hf.segmenters import load_segmenter
-from seggen_hf.trainers.base_config import to_pixels
+from seggen_hf.runs.runner import run_stages
+from seggen_hf.segmenter.build import load_segmenter
+from seggen_hf.segmenter.inference import normalize, predict_queries, semantic_map
+from seggen_hf.segmenter.postprocessing import panoptic_segments
 from seggen_hf.trainers.generator import save_grid
 from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.miniature_config import to_pixels
 from seggen_hf.trainers.objective import DenoisingObjective
 from seggen_hf.trainers.segmenter import SegmenterTask
 

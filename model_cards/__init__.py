@@ -1,1 +1,1 @@
-"""Templates of model and data set cards; `seggen_hf.cards` fills them from the facts of a run."""
+"""Templates of model and data set cards; `seggen_hf.runs.cards` fills them from the facts of a run."""

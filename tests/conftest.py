@@ -38,8 +38,8 @@ def load_script():
 @pytest.fixture(scope="session")
 def miniature_dir(tmp_path_factory) -> Path:
     """A unit-size SDXL folder with random weights, whose tokenizer knows the scenes' words."""
-    from seggen_hf.data.scenes import SCENE_WORDS
-    from seggen_hf.miniature import save_miniature
+    from seggen_hf.data.scenes.records import SCENE_WORDS
+    from seggen_hf.miniature.architecture import save_miniature
 
     return save_miniature(tmp_path_factory.mktemp("base") / "miniature", "unit", SCENE_WORDS, seed=0)
 
@@ -47,7 +47,7 @@ def miniature_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def scene_records():
     """Eight labelled scene records."""
-    from seggen_hf.data.scenes import scene_records
+    from seggen_hf.data.scenes.records import scene_records
 
     return scene_records("train", num_records=8)
 
@@ -113,8 +113,8 @@ segmenter: {{model: unit, max_train_steps: 2, train_batch_size: 2, crop_height: 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, tiny_recipe) -> Path:
     """The folder of a finished run of `tiny_recipe`; tests must not change it."""
-    from seggen_hf.recipe import load_recipe
-    from seggen_hf.runs import run_stages
+    from seggen_hf.config.recipe import load_recipe
+    from seggen_hf.runs.runner import run_stages
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     run_stages(load_recipe(tiny_recipe), folder, command="seggen run tiny.yaml")

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from seggen_hf.data.schema import labels_of, read_image, read_map
-from seggen_hf.evaluation import evaluate_segmenter
-from seggen_hf.inference import predict_semantic
 from seggen_hf.labels import LabelSet
 from seggen_hf.metrics import MeanIoU
-from seggen_hf.segmenters import build_segmenter
+from seggen_hf.segmenter.build import build_segmenter
+from seggen_hf.segmenter.evaluation import evaluate_segmenter
+from seggen_hf.segmenter.inference import predict_semantic
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from seggen_hf.miniature import build_miniature, build_tokenizer, resolve_base
+from seggen_hf.miniature.architecture import build_miniature, build_tokenizer, resolve_base
 
 
 def test_known_words_are_single_tokens_and_others_fall_apart_into_letters():

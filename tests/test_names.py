@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
+from seggen_hf.config.recipe import load_recipe
+from seggen_hf.hub.publish import plan_push, stage
+from seggen_hf.hub.staging import stage_pipeline
 from seggen_hf.names import WrongName, check_name, is_hub_id
-from seggen_hf.publish import plan_push, stage
-from seggen_hf.recipe import load_recipe
-from seggen_hf.report_pictures import PictureFolder
-from seggen_hf.runs import finish_moves
-from seggen_hf.staging import stage_pipeline
+from seggen_hf.pictures.report import PictureFolder
+from seggen_hf.runs.runner import finish_moves
 
 WRONG = (
     "../../victim", "/etc", "a/b", "a/../..", "..", ".", "", ".hidden", "-flag", "a--b", "a..b", "a.git", "CON",

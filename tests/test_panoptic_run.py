@@ -20,20 +20,20 @@ from seggen_hf import (
     evaluate_segmenter,
     load_synthetic,
 )
-from seggen_hf.config import FilterConfig
+from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config.training import FilterConfig
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.data.transforms import cover_crop_map
 from seggen_hf.demo.decisions import Decisions
 from seggen_hf.demo.models import load_models, models_of_run
 from seggen_hf.demo.page import Steps
-from seggen_hf.recipe import load_recipe
-from seggen_hf.results import score_folder
-from seggen_hf.runs import run_stages
-from seggen_hf.segment_painting import paint_segments
-from seggen_hf.segmenters import build_segmenter
+from seggen_hf.hub.staging import stage_shards
+from seggen_hf.pictures.segments import paint_segments
+from seggen_hf.runs.runner import run_stages
+from seggen_hf.runs.scores import score_folder
+from seggen_hf.runs.stages import filter_run, list_stages, load_test_records, load_train_records
+from seggen_hf.segmenter.build import build_segmenter
 from seggen_hf.segments import label_map, measure_segments
-from seggen_hf.stages import filter_run, list_stages, load_test_records, load_train_records
-from seggen_hf.staging import stage_shards
 
 
 @pytest.fixture(scope="module")

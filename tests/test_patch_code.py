@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from seggen_hf.data.drawings import draw_shapes
-from seggen_hf.data.scenes import draw_scene
-from seggen_hf.miniature import build_miniature
-from seggen_hf.patch_code import fit_patch_code, write_patch_encoder
+from seggen_hf.data.scenes.records import draw_scene
+from seggen_hf.miniature.architecture import build_miniature
+from seggen_hf.miniature.drawings import draw_shapes
+from seggen_hf.miniature.patch_code import fit_patch_code, write_patch_encoder
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value
 
-from seggen_hf import preflight
+from seggen_hf.config.recipe import load_recipe
 from seggen_hf.data.doctor import digest_image
-from seggen_hf.preflight import check_run
-from seggen_hf.recipe import load_recipe
+from seggen_hf.runs import preflight
+from seggen_hf.runs.preflight import check_run
 
 
 def test_pictures_are_not_in_memory_together(tmp_path, monkeypatch):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
+from seggen_hf.config.recipe import list_overridden, load_recipe
+from seggen_hf.config.values import parse_value, yaml_text
 from seggen_hf.provenance import public_command, public_value
-from seggen_hf.recipe import list_overridden, load_recipe
-from seggen_hf.settings import parse_value, yaml_text
 
 # Folders that nobody may read of, in what is around them when they are typed.
 SECRET = st.sampled_from(["/home/ada/secret", "~/secret", "../../secret", "C:\\Users\\secret", "file:///srv/secret"])

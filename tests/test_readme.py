@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from seggen_hf.cli import app
-from seggen_hf.settings import builtin_recipes
+from seggen_hf.config.values import builtin_recipes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

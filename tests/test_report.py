@@ -7,12 +7,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from seggen_hf.pictures.report import line_chart, thumbnail
 from seggen_hf.provenance import join_versions
-from seggen_hf.report import list_classes, list_scores, write_report
-from seggen_hf.report_pictures import line_chart, thumbnail
-from seggen_hf.results import scores_by_arm
+from seggen_hf.runs.report import list_classes, list_scores, write_report
+from seggen_hf.runs.scores import scores_by_arm
+from seggen_hf.runs.verdict import judge, write_verdict
 from seggen_hf.tasks import TASKS
-from seggen_hf.verdict import judge, write_verdict
 
 
 def by_seed(scores):

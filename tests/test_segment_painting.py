@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from seggen_hf.data.scenes import draw_scene, scene_labels
+from seggen_hf.data.scenes.records import draw_scene, scene_labels
+from seggen_hf.pictures.segments import NUM_SHADES, _shade, paint_record, paint_segments
 from seggen_hf.pipelines import ColormapCodec
-from seggen_hf.segment_painting import NUM_SHADES, _shade, paint_record, paint_segments
 
 LABELS = {
     "categories": [

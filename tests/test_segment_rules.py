@@ -8,10 +8,10 @@ from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
 
-from seggen_hf.inference import predict_instances, predict_panoptic, predict_queries
 from seggen_hf.labels import LabelSet
-from seggen_hf.segment_rules import QueryOutput, instance_masks, panoptic_segments, semantic_scores
-from seggen_hf.segmenters import build_segmenter
+from seggen_hf.segmenter.build import build_segmenter
+from seggen_hf.segmenter.inference import predict_instances, predict_panoptic, predict_queries
+from seggen_hf.segmenter.postprocessing import QueryOutput, instance_masks, panoptic_segments, semantic_scores
 from seggen_hf.segments import measure_segments
 
 SIZES = ((64, 96), (60, 90), (90, 131))

@@ -5,7 +5,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former import modeling_mask2former as library
 
-from seggen_hf.segmentation_loss import (
+from seggen_hf.segmenter.loss import (
     SegmentationTargets,
     count_points,
     draw_pixels,
@@ -167,7 +167,7 @@ def test_the_loss_of_a_batch_is_that_of_its_parts_with_common_normalizers(monkey
         return library.Mask2FormerForUniversalSegmentationOutput(**cut[-1], auxiliary_logits=cut[:-1])
 
     totals = []
-    import seggen_hf.segmentation_loss as module
+    import seggen_hf.segmenter.loss as module
 
     monkeypatch.setattr(module, "sum_over_processes", lambda values: (totals.append(values), (values, 1))[1])
     for rows in (slice(0, 2), slice(2, 4)):

@@ -14,10 +14,10 @@ from transformers import (
     pipeline,
 )
 
-from seggen_hf.inference import describe_inference, inference_size, normalize, predict_semantic
 from seggen_hf.labels import LabelSet
-from seggen_hf.segmenter_configs import MINIATURES, named_config
-from seggen_hf.segmenters import build_segmenter, load_segmenter
+from seggen_hf.segmenter.build import build_segmenter, load_segmenter
+from seggen_hf.segmenter.inference import describe_inference, inference_size, normalize, predict_semantic
+from seggen_hf.segmenter.sizes import MINIATURES, named_config
 
 LABELS = LabelSet.from_id2label({0: "sky", 1: "road", 2: "car"})
 

@@ -9,15 +9,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from datasets import load_from_disk
 
-from seggen_hf.arms import ARMS, arm_config, check_arms, list_folders
-from seggen_hf.config import SegmenterConfig
+from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config.training import SegmenterConfig
 from seggen_hf.data.schema import labels_of
-from seggen_hf.markers import SettingsChanged, check_stage, fingerprint, list_changes, mark_stage
-from seggen_hf.preflight import check_run
-from seggen_hf.recipe import load_recipe
-from seggen_hf.report import list_costs
-from seggen_hf.results import recipe_hash
-from seggen_hf.runs import (
+from seggen_hf.runs.arms import ARMS, arm_config, check_arms, list_folders
+from seggen_hf.runs.preflight import check_run
+from seggen_hf.runs.report import list_costs
+from seggen_hf.runs.runner import (
     REDO,
     begin_redo,
     check_stages,
@@ -27,7 +25,9 @@ from seggen_hf.runs import (
     run_stages,
     select_kinds,
 )
-from seggen_hf.stages import STAGES, data_digest, list_stages, load_train_records
+from seggen_hf.runs.scores import recipe_hash
+from seggen_hf.runs.stage_marker import SettingsChanged, check_stage, fingerprint, list_changes, mark_stage
+from seggen_hf.runs.stages import STAGES, data_digest, list_stages, load_train_records
 
 
 @pytest.fixture

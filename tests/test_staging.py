@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from seggen_hf.cards import RunCards
-from seggen_hf.publish import plan_push, stage
+from seggen_hf.hub.publish import plan_push, stage
+from seggen_hf.runs.cards import RunCards
 
 
 @pytest.fixture

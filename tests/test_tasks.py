@@ -5,7 +5,7 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from seggen_hf.cards import RunCards, write_card
+from seggen_hf.runs.cards import RunCards, write_card
 from seggen_hf.tasks import TASKS, task_of
 
 

@@ -7,12 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seggen_hf.data.schema import labels_of
-from seggen_hf.evaluation import evaluate_segmenter
-from seggen_hf.inference import describe_inference, predict_panoptic, predict_semantic, without_windows
 from seggen_hf.labels import LabelSet
-from seggen_hf.segment_rules import ABSENT, QueryOutput, instance_masks, panoptic_segments, semantic_scores
-from seggen_hf.segmenters import build_segmenter
-from seggen_hf.windows import Windows, merge_windows
+from seggen_hf.segmenter.build import build_segmenter
+from seggen_hf.segmenter.evaluation import evaluate_segmenter
+from seggen_hf.segmenter.inference import describe_inference, predict_panoptic, predict_semantic, without_windows
+from seggen_hf.segmenter.postprocessing import (
+    ABSENT,
+    QueryOutput,
+    instance_masks,
+    panoptic_segments,
+    semantic_scores,
+)
+from seggen_hf.segmenter.sliding_window import Windows, merge_windows
 
 THINGS, STRIDE = [1, 2], 4
 CLASS_LOGITS = {0: [4.0, 0, 0, 0], 1: [0, 6.0, 0, 0], 2: [0, 0, 6.0, 0]}  # stuff, two things, no object

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from seggen_hf.recipe import load_recipe
-from seggen_hf.runs import lock_run, run_stages
+from seggen_hf.config.recipe import load_recipe
+from seggen_hf.runs.runner import lock_run, run_stages
 from seggen_hf.trainers.checkpoints import list_checkpoints
 
 

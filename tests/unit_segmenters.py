@@ -2,7 +2,7 @@
 
 from transformers import Mask2FormerConfig, ResNetConfig
 
-from seggen_hf.segmenter_configs import STAGES, named_config
+from seggen_hf.segmenter.sizes import STAGES, named_config
 
 BACKBONES = ("swin", "resnet")
 

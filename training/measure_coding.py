@@ -16,11 +16,11 @@ import torch
 from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
-from seggen_hf.data.scenes import scene_records
+from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.data.schema import labels_of, read_panoptic
-from seggen_hf.data.sources import load_records
+from seggen_hf.data.sources.load import load_records
 from seggen_hf.metrics import PanopticQuality
-from seggen_hf.miniature import resolve_base
+from seggen_hf.miniature.architecture import resolve_base
 from seggen_hf.pipelines import PanopticCodec, resize_nearest
 from seggen_hf.provenance import library_versions, public_value
 

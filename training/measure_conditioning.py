@@ -20,6 +20,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from seggen_hf.config.recipe import Recipe, list_overridden, load_recipe
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.schema import (
     attach_labels,
@@ -31,17 +32,16 @@ from seggen_hf.data.schema import (
     read_panoptic,
     record_features,
 )
-from seggen_hf.data.sources import load_split
+from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.transforms import cover_crop
-from seggen_hf.evaluation import evaluate_segmenter
-from seggen_hf.inference import without_windows
 from seggen_hf.pipelines import Mask2ImgPipeline
 from seggen_hf.pipelines.seggen_pipeline import CONDITIONINGS
 from seggen_hf.provenance import library_versions, public_command
-from seggen_hf.recipe import Recipe, list_overridden, load_recipe
-from seggen_hf.segmenters import load_segmenter
+from seggen_hf.runs.stages import load_train_records
+from seggen_hf.segmenter.build import load_segmenter
+from seggen_hf.segmenter.evaluation import evaluate_segmenter
+from seggen_hf.segmenter.inference import without_windows
 from seggen_hf.segments import label_map, measure_segments
-from seggen_hf.stages import load_train_records
 from seggen_hf.trainers.generator import build_panoptic_codec
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.mask2img import Mask2ImgTask

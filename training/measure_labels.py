@@ -13,13 +13,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from seggen_hf.config.recipe import list_overridden, load_recipe
 from seggen_hf.data.schema import labels_of
-from seggen_hf.data.sources import load_split
+from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.tiles import tile_records
-from seggen_hf.evaluation import evaluate_segmenter
 from seggen_hf.provenance import library_versions, public_command
-from seggen_hf.recipe import list_overridden, load_recipe
-from seggen_hf.segmenters import load_segmenter
+from seggen_hf.segmenter.build import load_segmenter
+from seggen_hf.segmenter.evaluation import evaluate_segmenter
 from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.segmenter import SegmenterTask

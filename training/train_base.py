@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
-from seggen_hf.cards import write_base_card
-from seggen_hf.data.scenes import scene_records
+from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.folders import BASE, claim_folder
-from seggen_hf.roundtrip import roundtrip_report
-from seggen_hf.trainers.base import BaseTask, draw_samples
-from seggen_hf.trainers.base_config import BaseConfig, to_pixels
-from seggen_hf.trainers.base_decoder import DecoderTask
+from seggen_hf.runs.cards import write_base_card
 from seggen_hf.trainers.checkpoints import list_checkpoints
 from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.miniature_base import BaseTask, draw_samples
+from seggen_hf.trainers.miniature_config import BaseConfig, to_pixels
+from seggen_hf.trainers.miniature_decoder import DecoderTask
 from seggen_hf.trainers.prior_pictures import PriorPictures
+from seggen_hf.trainers.roundtrip import roundtrip_report
 
 ASSETS = Path(__file__).parents[1] / "src" / "seggen_hf" / "assets" / "miniature-base"
 PICTURES = dict(num_palettes=12_000, num_drawings=4_000)

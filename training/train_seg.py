@@ -14,17 +14,17 @@ import dataclasses
 import os
 import sys
 
-from seggen_hf.config import DataConfig, SegmenterConfig, parse_or_exit
-from seggen_hf.data.map_decoder import read_label_file
-from seggen_hf.data.scenes import scene_labels
+from seggen_hf.config.training import DataConfig, SegmenterConfig, parse_or_exit
+from seggen_hf.data.scenes.records import scene_labels
 from seggen_hf.data.schema import labels_of, write_json
-from seggen_hf.data.sources import SCENES, open_source
-from seggen_hf.data.streamed import read_split
-from seggen_hf.evaluation import evaluate_segmenter
+from seggen_hf.data.sources.load import SCENES, open_source
+from seggen_hf.data.sources.map_decoder import read_label_file
+from seggen_hf.data.sources.streamed import read_split
 from seggen_hf.folders import TRAINING, check_folder
 from seggen_hf.labels import LabelSet
 from seggen_hf.plan.segmenter import plan_segmenter
-from seggen_hf.segmenters import load_segmenter
+from seggen_hf.segmenter.build import load_segmenter
+from seggen_hf.segmenter.evaluation import evaluate_segmenter
 from seggen_hf.synthesis import load_synthetic, stream_synthetic
 from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.loop import build_accelerator, train

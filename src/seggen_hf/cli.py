@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .quiet import quiet_libraries
+from .runs.quiet import quiet_libraries
 from .stopping import GOES_ON, exit_status, termination_raises
 
 app = typer.Typer(
@@ -131,7 +131,7 @@ def _recipe_file(recipe: str) -> str | Path:
 
 def _read_recipe(recipe: str, settings: list[str] | None, out: Path | None):
     """The recipe and its run folder; a run folder stands for its own recipe."""
-    from .recipe import load_recipe
+    from .config.recipe import load_recipe
 
     folder, file = Path(recipe), _recipe_file(recipe)
     try:
@@ -157,10 +157,10 @@ def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_
     with the options that are given if absent."""
     loaded, folder = _read_recipe(recipe, settings, out)
     quiet_libraries()
+    from .config.recipe import list_overridden
     from .provenance import public_command
-    from .recipe import list_overridden
-    from .results import read_results
-    from .runs import run_stages, select_kinds
+    from .runs.runner import run_stages, select_kinds
+    from .runs.scores import read_results
 
     try:
         kinds = select_kinds(only or (), first, last)
@@ -191,9 +191,9 @@ def _plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=Fa
         raise WrongArguments(str(error)) from error
     loaded, _ = _read_recipe(recipe, settings, None)
     quiet_libraries()
-    from .preflight import plan_run, preset_that_fits
-    from .presets import MEMORY, preset_lines
-    from .recipe import preset_of
+    from .config.presets import MEMORY, preset_lines
+    from .config.recipe import preset_of
+    from .runs.preflight import plan_run, preset_that_fits
 
     planned, labels = plan_run(loaded, processes, num_records)
     if preset := preset_of(_recipe_file(recipe), settings or ()):
@@ -226,7 +226,7 @@ def _plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=Fa
 def _table(results: dict) -> str:
     """The headline score of each arm and test split as text: the mean over seeds, and their range where there are
     several."""
-    from .results import percent, scores_by_arm
+    from .runs.scores import percent, scores_by_arm
     from .tasks import task_of
 
     scores = scores_by_arm(results["scores"])
@@ -368,12 +368,12 @@ def caption(
 ):
     """Write the records of a data set with captions; interrupted, it goes on where it was."""
     quiet_libraries()
-    from .arms import save_dataset
-    from .config import CaptionConfig
+    from .config.training import CaptionConfig
     from .data.captions import add_captions
     from .data.schema import labels_of
-    from .data.sources import load_records
+    from .data.sources.load import load_records
     from .folders import CAPTIONS, check_folder, claim_folder
+    from .runs.arms import save_dataset
 
     config = CaptionConfig(
         captioner=captioner, caption_prompt=prompt, caption_batch_size=batch_size, recaption=recaption
@@ -407,8 +407,8 @@ def synthesize(
     reading: dict,
 ):
     """Make synthetic records with finished generators. --set synthesis.imgsyn_variants=4 and the like."""
-    from .config import SynthesisConfig
-    from .settings import build
+    from .config.training import SynthesisConfig
+    from .config.values import build
 
     try:
         values = _synthesis_settings(settings) | {"output_dir": str(out)}
@@ -422,7 +422,7 @@ def synthesize(
 
     check_folder(out, SYNTHESIS)
     quiet_libraries()
-    from .data.sources import load_records
+    from .data.sources.load import load_records
     from .pipelines import Mask2ImgPipeline, Text2MaskPipeline
     from .synthesis import synthesize as make_records
     from .synthesis.generators import open_pipeline
@@ -442,7 +442,7 @@ def synthesize(
 
 def _synthesis_settings(settings: list[str] | None) -> dict:
     """`synthesis.name=value` or `name=value`, the value in YAML."""
-    from .settings import parse_value
+    from .config.values import parse_value
 
     values = {}
     for setting in settings or ():
@@ -479,9 +479,9 @@ def filter(
         return
     quiet_libraries()
     from .folders import FILTERED, check_folder
-    from .runs import lock_run
-    from .stages import filter_run
-    from .synthesis.filter import read_summary
+    from .runs.runner import lock_run
+    from .runs.stages import filter_run
+    from .synthesis.agreement_filter import read_summary
 
     folder = out or run / "filtered"
     check_folder(folder, FILTERED)
@@ -523,9 +523,9 @@ def evaluate(
     if source is None:
         raise WrongArguments("A single segmenter needs a SOURCE to be scored on.")
     quiet_libraries()
-    from .config import EvaluationConfig
-    from .data.sources import load_records
-    from .results import percent, score_folder
+    from .config.training import EvaluationConfig
+    from .data.sources.load import load_records
+    from .runs.scores import percent, score_folder
 
     folders = sorted(path.parent for path in run.glob("segmenter-*/seed-*/config.json")) if is_run else [run]
     if not folders:
@@ -551,7 +551,7 @@ def evaluate(
 
 def _recipe_of(folder: Path):
     """The recipe of a run, also for a segmenter in the run; None for a segmenter that lies elsewhere."""
-    from .recipe import load_recipe
+    from .config.recipe import load_recipe
 
     for run in (folder, folder.resolve().parent.parent):
         if (run / "recipe.yaml").is_file():
@@ -563,7 +563,7 @@ def _recipe_of(folder: Path):
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")], debug: Debug = False):
     """Write report.md and report.html of a run folder, from what is finished there."""
     quiet_libraries()
-    from .report import write_report
+    from .runs.report import write_report
 
     print(write_report(run))
 
@@ -605,9 +605,9 @@ def push(
     if private and public:
         raise WrongArguments("--private and --public exclude each other.")
     quiet_libraries()
-    from .hub import connect
+    from .hub.client import connect
+    from .hub.publish import plan_push, push_all, stage
     from .names import WrongName
-    from .publish import plan_push, push_all, stage
 
     wanted = [kind.strip() for value in only or () for kind in value.split(",") if kind.strip()]
     try:
@@ -653,8 +653,8 @@ def demo(
     debug: Debug = False,
 ):
     """Caption, map, image in the browser; what you keep is training data. --set text2mask_steps=50 and the like."""
-    from .config import SynthesisConfig
-    from .settings import build
+    from .config.training import SynthesisConfig
+    from .config.values import build
 
     values, caption = {}, ""
     if run is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .settings import yaml_text
+from .config.values import yaml_text
 
 LIBRARIES = (
     "seggen_hf", "torch", "diffusers", "transformers", "datasets", "accelerate", "peft", "huggingface_hub",

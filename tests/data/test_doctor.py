@@ -23,7 +23,7 @@ from PIL import Image
 
 from seggen_hf.data.doctor import examine, fix
 from seggen_hf.data.schema import encode_image, encode_map, labels_of, read_image, read_map
-from seggen_hf.data.sources import load_records
+from seggen_hf.data.sources.load import load_records
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from seggen_hf.data.scene_layouts import make_plan
-from seggen_hf.data.scene_plan import GRID, THING_COLORS
-from seggen_hf.data.scene_styles import PAINTS
-from seggen_hf.data.scenes import (
+from seggen_hf.data.scenes.layouts import make_plan
+from seggen_hf.data.scenes.plan import GRID, THING_COLORS
+from seggen_hf.data.scenes.records import (
     COUNTS,
     MIN_VISIBLE,
     PLURALS,
@@ -24,6 +23,7 @@ from seggen_hf.data.scenes import (
     scene_labels,
     scene_records,
 )
+from seggen_hf.data.scenes.styles import PAINTS
 from seggen_hf.data.schema import labels_of, read_image, read_map
 
 NAMES = [category["name"] for category in SCENE_CATEGORIES]

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seggen_hf.config import CaptionConfig, SegmenterConfig
-from seggen_hf.data import streamed
+from seggen_hf.config.training import CaptionConfig, SegmenterConfig
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.mixture import STEPS_PER_WINDOW, RecordMixture
 from seggen_hf.data.schema import encode_map, labels_of, read_image, read_map, record_features
-from seggen_hf.data.streamed import join_streams, stream_records
+from seggen_hf.data.sources import streamed
+from seggen_hf.data.sources.streamed import join_streams, stream_records
 from seggen_hf.labels import LabelSet
 
 

@@ -8,9 +8,9 @@ from trainings import SEGMENTERS
 from unit_segmenters import unit_config
 
 from seggen_hf.data.schema import labels_of, read_image
-from seggen_hf.evaluation import evaluate_segmenter
-from seggen_hf.inference import predict_panoptic, predict_semantic
-from seggen_hf.segmenters import build_segmenter
+from seggen_hf.segmenter.build import build_segmenter
+from seggen_hf.segmenter.evaluation import evaluate_segmenter
+from seggen_hf.segmenter.inference import predict_panoptic, predict_semantic
 
 pytestmark = pytest.mark.gpu
 

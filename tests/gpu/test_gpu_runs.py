@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from seggen_hf.config.recipe import load_recipe
 from seggen_hf.plan.measure import measure_run
-from seggen_hf.preflight import plan_run
-from seggen_hf.recipe import load_recipe
-from seggen_hf.runs import run_stages
+from seggen_hf.runs.preflight import plan_run
+from seggen_hf.runs.runner import run_stages
 
 pytestmark = pytest.mark.gpu
 

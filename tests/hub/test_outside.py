@@ -31,7 +31,7 @@ READ = """
     import sys
     from seggen_hf.data.schema import read_map
     from seggen_hf.data.sources import load_records
-    from seggen_hf.data.streamed import stream_records
+    from seggen_hf.data.sources.streamed import stream_records
 
     private = sys.argv[1]
     for read in (load_records, lambda *names, **more: stream_records(*names, **more)[0]):

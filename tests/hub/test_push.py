@@ -13,13 +13,13 @@ from hub_faults import Faults
 from hub_server import OTHER, READER, WRITER
 from PIL import Image
 
-from seggen_hf.card_pictures import draw_samples, spread
-from seggen_hf.hub import Artifact
+from seggen_hf.config.recipe import load_recipe
+from seggen_hf.hub.client import Artifact
+from seggen_hf.hub.publish import Staged, plan_push, stage
 from seggen_hf.labels import LabelSet
+from seggen_hf.pictures.cards import draw_samples, spread
 from seggen_hf.pipelines import ColormapCodec
-from seggen_hf.privacy import why_private
-from seggen_hf.publish import Staged, plan_push, stage
-from seggen_hf.recipe import load_recipe
+from seggen_hf.runs.privacy import why_private
 from seggen_hf.synthesis import load_synthetic
 
 SEGGEN = ["-m", "seggen_hf.cli"]
@@ -216,8 +216,8 @@ def test_what_is_made_of_the_users_own_data_is_private_and_stays_so(hub, run_cli
 
 ASK = """
     import sys
-    from seggen_hf.privacy import why_private
-    from seggen_hf.recipe import load_recipe
+    from seggen_hf.runs.privacy import why_private
+    from seggen_hf.config.recipe import load_recipe
     for name in sys.argv[1:]:
         print(why_private(load_recipe("quickstart", [f"data.dataset_name={name}"]), "Hub"))
 """

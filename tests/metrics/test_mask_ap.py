@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
 from seggen_hf.data.schema import read_panoptic
-from seggen_hf.data.sources import load_records
+from seggen_hf.data.sources.load import load_records
 from seggen_hf.metrics import MaskAP, instances_of
 
 CATEGORIES = [{"id": i, "name": f"thing {i}", "isthing": i != 2} for i in (1, 2, 3, 7)]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from seggen_hf.data.scenes import scene_labels, scene_records
+from seggen_hf.data.scenes.records import scene_labels, scene_records
 from seggen_hf.data.schema import read_image
 from seggen_hf.labels import LabelSet
 from seggen_hf.metrics import PanopticQuality

@@ -13,8 +13,8 @@ from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionXLPipel
 from PIL import Image
 
 from seggen_hf import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+from seggen_hf.hub.staging import stage_pipeline
 from seggen_hf.pipelines import encode_condition
-from seggen_hf.staging import stage_pipeline
 
 PROMPTS = ["a road with two cars", "a house on a meadow"]
 NUM_LABELS = 7

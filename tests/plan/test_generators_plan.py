@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from seggen_hf.config import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig
+from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config.training import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig
+from seggen_hf.config.values import builtin_recipes
 from seggen_hf.data.schema import labels_of
 from seggen_hf.labels import LabelSet
 from seggen_hf.plan.generators import plan_mask2img, plan_text2mask
 from seggen_hf.plan.run_plan import plan_recipe
 from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.plan.stage_plan import GIB
-from seggen_hf.recipe import load_recipe
-from seggen_hf.sdxl_config import SDXL_BASE_ID
-from seggen_hf.settings import builtin_recipes
 from seggen_hf.trainers.mask2img import Mask2ImgTask
+from seggen_hf.trainers.sdxl_config import SDXL_BASE_ID
 
 FULL = {
     "base_model": SDXL_BASE_ID,

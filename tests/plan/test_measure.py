@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 
-from seggen_hf.data.scenes import scene_records
+from seggen_hf.config.recipe import load_recipe
+from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.plan import measure
 from seggen_hf.plan.measure import Measured, Trial, measure_run
-from seggen_hf.preflight import plan_run
-from seggen_hf.recipe import load_recipe
+from seggen_hf.runs.preflight import plan_run
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.segmenter import SegmenterTask
 

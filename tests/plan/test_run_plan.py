@@ -6,13 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
-from seggen_hf.config import DataConfig, SegmenterConfig, Text2MaskConfig, parse_config
+from seggen_hf.config.presets import MEMORY, PRESETS
+from seggen_hf.config.recipe import load_recipe, save_recipe
+from seggen_hf.config.training import DataConfig, SegmenterConfig, Text2MaskConfig, parse_config
 from seggen_hf.labels import LabelSet
 from seggen_hf.plan.gpus import EFFICIENCY, Gpu
 from seggen_hf.plan.run_plan import RunPlan, plan_recipe
 from seggen_hf.plan.stage_plan import GIB, KINDS, StagePlan
-from seggen_hf.presets import MEMORY, PRESETS
-from seggen_hf.recipe import load_recipe, save_recipe
 
 
 def call(*arguments):

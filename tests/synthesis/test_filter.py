@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from seggen_hf import load_synthetic
-from seggen_hf.config import FilterConfig
+from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config.training import FilterConfig
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
-from seggen_hf.inference import predict_semantic, without_windows
 from seggen_hf.labels import LabelSet
-from seggen_hf.recipe import load_recipe
-from seggen_hf.runs import run_stages
-from seggen_hf.segment_rules import QueryOutput
-from seggen_hf.segmenters import build_segmenter, load_segmenter
+from seggen_hf.runs.runner import run_stages
+from seggen_hf.runs.stages import load_train_records
+from seggen_hf.segmenter.build import build_segmenter, load_segmenter
+from seggen_hf.segmenter.inference import predict_semantic, without_windows
+from seggen_hf.segmenter.postprocessing import QueryOutput
 from seggen_hf.segments import label_map, measure_segments
-from seggen_hf.stages import load_train_records
 from seggen_hf.synthesis import filter_records
 from seggen_hf.synthesis.alignment import align_rows, class_losses, pixel_losses
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seggen_hf.synthesis.filtering import (
+from seggen_hf.synthesis.quality import (
     REASONS,
     decode_scores,
     drop_generated_map,

@@ -4,13 +4,13 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from waits import copies_of_a_step
 
-from seggen_hf.data.scenes import SCENE_WORDS
+from seggen_hf.data.scenes.records import SCENE_WORDS
 from seggen_hf.pipelines import generate_palette
 from seggen_hf.trainers import prior_pictures
-from seggen_hf.trainers.base import BaseTask
-from seggen_hf.trainers.base_config import BaseConfig, base_words, to_pixels
-from seggen_hf.trainers.base_decoder import DecoderTask
 from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.miniature_base import BaseTask
+from seggen_hf.trainers.miniature_config import BaseConfig, base_words, to_pixels
+from seggen_hf.trainers.miniature_decoder import DecoderTask
 from seggen_hf.trainers.prior_pictures import PALETTE_SIZES, PriorPictures
 
 

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seggen_hf.miniature import build_miniature
+from seggen_hf.miniature.architecture import build_miniature
 from seggen_hf.trainers.lora import fuse_lora
 
 

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 from transformers import AutoModelForUniversalSegmentation
 
-from seggen_hf.config import SegmenterConfig
+from seggen_hf.config.training import SegmenterConfig
 from seggen_hf.data.mixture import DecodedRecords, RecordMixture
 from seggen_hf.data.schema import attach_labels, labels_of, read_image, read_map
 from seggen_hf.labels import LabelSet
-from seggen_hf.segmenter_configs import named_config
-from seggen_hf.segmenters import build_segmenter
+from seggen_hf.segmenter.build import build_segmenter
+from seggen_hf.segmenter.sizes import named_config
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.segmenter import SampleDropPath, SegmenterTask
 

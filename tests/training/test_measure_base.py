@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seggen_hf.data.scenes import SCENE_CATEGORIES, draw_scene
+from seggen_hf.data.scenes.records import SCENE_CATEGORIES, draw_scene
 
 NAMES = [category["name"] for category in SCENE_CATEGORIES]
 

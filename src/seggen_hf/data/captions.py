@@ -10,9 +10,9 @@ import numpy as np
 from datasets import Dataset, Value
 from tqdm.auto import tqdm
 
-from seggen_hf.config import CaptionConfig
-from seggen_hf.data.schema import open_image, read_map
-from seggen_hf.labels import LabelSet
+from ..config.training import CaptionConfig
+from ..labels import LabelSet
+from .schema import open_image, read_map
 
 TEMPLATE = "template"
 PREFIX = "a photo of "

@@ -7,10 +7,10 @@ from pathlib import Path
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
-from seggen_hf.data.checks import Inspection, Source, drop_exif, explain_missing_label, inspect_rows
-from seggen_hf.data.folder_source import CAPTIONS_FILE
-from seggen_hf.data.schema import encode_map, open_image, write_json
-from seggen_hf.labels import LabelSet
+from ..labels import LabelSet
+from .schema import encode_map, open_image, write_json
+from .sources.checks import Inspection, Source, drop_exif, explain_missing_label, inspect_rows
+from .sources.folder import CAPTIONS_FILE
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 

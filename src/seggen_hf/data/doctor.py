@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from seggen_hf.data.checks import LISTED, Source, explain_missing_label, inspect_rows
-from seggen_hf.data.clean_copy import clean_labels, write_clean_split
-from seggen_hf.data.schema import write_json
-from seggen_hf.data.sources import open_source, splits_of
-from seggen_hf.labels import LabelSet
-from seggen_hf.names import check_name
+from ..labels import LabelSet
+from ..names import check_name
+from .clean_copy import clean_labels, write_clean_split
+from .schema import write_json
+from .sources.checks import LISTED, Source, explain_missing_label, inspect_rows
+from .sources.load import open_source, splits_of
 
 MUCH_VOID = 0.5  # share of a split's pixels
 

@@ -12,7 +12,7 @@ from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from seggen_hf.labels import LabelSet
+from ..labels import LabelSet
 
 # More labels than an 8-bit map holds beside its ignore_index 255.
 MAX_LABELS_8BIT = 255

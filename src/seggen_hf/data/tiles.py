@@ -4,7 +4,8 @@ import numpy as np
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from seggen_hf.data.schema import (
+from ..segments import measure_segments
+from .schema import (
     attach_labels,
     encode_image,
     encode_map,
@@ -14,7 +15,6 @@ from seggen_hf.data.schema import (
     read_map,
     read_panoptic,
 )
-from seggen_hf.segments import measure_segments
 
 FORMAT = 1  # raised when tiles are cut otherwise, so that older caches are left alone
 

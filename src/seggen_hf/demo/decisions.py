@@ -9,11 +9,10 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seggen_hf.data.schema import encode_image, encode_map, encode_panoptic
-from seggen_hf.folders import DECISIONS, claim_folder
-from seggen_hf.labels import LabelSet
-from seggen_hf.synthesis.shards import DECISION, KEEP, REJECT, SCORES, data_path, reviewed_features
-
+from ..data.schema import encode_image, encode_map, encode_panoptic
+from ..folders import DECISIONS, claim_folder
+from ..labels import LabelSet
+from ..synthesis.shards import DECISION, KEEP, REJECT, SCORES, data_path, reviewed_features
 from .drawing import Drawing
 
 

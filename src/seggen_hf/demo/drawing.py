@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from seggen_hf.metrics import PanopticQuality
-from seggen_hf.pipelines import ColormapCodec
-from seggen_hf.segment_painting import paint_segments
-from seggen_hf.segments import label_map, measure_segments
+from ..metrics import PanopticQuality
+from ..pictures.segments import paint_segments
+from ..pipelines import ColormapCodec
+from ..segments import label_map, measure_segments
 
 
 @dataclass(frozen=True, eq=False)

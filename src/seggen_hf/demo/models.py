@@ -10,17 +10,16 @@ import PIL.Image
 import torch
 from datasets import load_from_disk
 
-from seggen_hf.arms import shown_arm
-from seggen_hf.config import SynthesisConfig
-from seggen_hf.inference import predict_panoptic, predict_semantic, without_windows
-from seggen_hf.labels import LabelSet
-from seggen_hf.markers import read_marker
-from seggen_hf.pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
-from seggen_hf.recipe import load_recipe
-from seggen_hf.segmenters import load_segmenter
-from seggen_hf.synthesis.filtering import decode_scores, map_scores
-from seggen_hf.synthesis.generators import check_labels, open_pipeline
-
+from ..config.recipe import load_recipe
+from ..config.training import SynthesisConfig
+from ..labels import LabelSet
+from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+from ..runs.arms import shown_arm
+from ..runs.stage_marker import read_marker
+from ..segmenter.build import load_segmenter
+from ..segmenter.inference import predict_panoptic, predict_semantic, without_windows
+from ..synthesis.generators import check_labels, open_pipeline
+from ..synthesis.quality import decode_scores, map_scores
 from .drawing import Drawing
 
 

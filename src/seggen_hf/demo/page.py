@@ -7,8 +7,7 @@ import gradio as gr
 import numpy as np
 import PIL.Image
 
-from seggen_hf.synthesis.shards import KEEP, REJECT
-
+from ..synthesis.shards import KEEP, REJECT
 from .decisions import Decisions
 from .drawing import Drawing
 from .models import DemoModels

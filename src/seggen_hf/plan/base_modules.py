@@ -8,12 +8,12 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from ..config import GeneratorConfig, Mask2ImgConfig
-from ..miniature import resolve_base
+from ..config.training import GeneratorConfig, Mask2ImgConfig
+from ..miniature.architecture import resolve_base
 from ..pipelines import condition_channels
-from ..sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS
 from ..trainers.mask2img import check_controlnet, new_controlnet
 from ..trainers.objective import DenoisingObjective
+from ..trainers.sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS
 from .simulate import empty
 
 

@@ -15,14 +15,14 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from ..config import SegmenterConfig
+from ..config.recipe import Recipe
+from ..config.training import SegmenterConfig
 from ..data.captions import template_caption
 from ..data.schema import attach_labels, encode_image, encode_map, encode_panoptic, record_features
 from ..labels import LabelSet
-from ..miniature import build_tokenizer
+from ..miniature.architecture import build_tokenizer
 from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
-from ..recipe import Recipe
-from ..segmenters import build_segmenter, freeze_batch_norm
+from ..segmenter.build import build_segmenter, freeze_batch_norm
 from ..trainers.generator import build_panoptic_codec, cast_weights
 from ..trainers.mask2img import new_controlnet
 from .base_modules import read_base_configs

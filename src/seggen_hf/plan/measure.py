@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
-from ..config import TrainingConfig
-from ..evaluation import evaluate_segmenter
+from ..config.recipe import Recipe
+from ..config.training import TrainingConfig
 from ..labels import LabelSet
 from ..provenance import library_versions
-from ..quiet import quiet_libraries
-from ..recipe import Recipe
-from ..segmenter_layers import enable_checkpointing
+from ..runs.quiet import quiet_libraries
+from ..segmenter.evaluation import evaluate_segmenter
+from ..segmenter.layers import enable_checkpointing
 from ..synthesis.engine import ShardMaker
 from ..synthesis.generators import decoding, place, quiet
 from ..synthesis.manifest import Plan

@@ -6,15 +6,15 @@ from contextlib import contextmanager
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-from .. import segmentation_loss
-from ..config import EvaluationConfig, SegmenterConfig
-from ..inference import SIZE_DIVISOR
+from ..config.recipe import Recipe
+from ..config.training import EvaluationConfig, SegmenterConfig
 from ..labels import LabelSet
-from ..recipe import Recipe
-from ..segmentation_loss import PointTargets, count_points
-from ..segmenter_configs import hub_config
-from ..segmenter_layers import adapt_layers, enable_checkpointing
-from ..segmenters import find_config, freeze_batch_norm
+from ..segmenter import loss as segmentation_loss
+from ..segmenter.build import find_config, freeze_batch_norm
+from ..segmenter.inference import SIZE_DIVISOR
+from ..segmenter.layers import adapt_layers, enable_checkpointing
+from ..segmenter.loss import PointTargets, count_points
+from ..segmenter.sizes import hub_config
 from ..trainers.segmenter import freeze_unused, seed_drop_path
 from .base_modules import count
 from .simulate import cost_of_inference, cost_of_training, empty

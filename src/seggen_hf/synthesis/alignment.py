@@ -12,11 +12,11 @@ from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
-from seggen_hf.data.schema import read_image, read_map, read_panoptic
-from seggen_hf.inference import predict_queries
-from seggen_hf.labels import LabelSet
-from seggen_hf.segment_rules import QueryOutput, semantic_scores
-from seggen_hf.segments import label_map, measure_segments
+from ..data.schema import read_image, read_map, read_panoptic
+from ..labels import LabelSet
+from ..segmenter.inference import predict_queries
+from ..segmenter.postprocessing import QueryOutput, semantic_scores
+from ..segments import label_map, measure_segments
 
 LEAST_PROBABILITY = 1e-6  # what no query sees has no infinite loss
 LEAST_PART = 0.5  # a thing of which more than that much is void is no thing

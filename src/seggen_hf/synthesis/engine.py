@@ -18,8 +18,8 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
-from seggen_hf.config import SynthesisConfig, save_config
-from seggen_hf.data.schema import (
+from ..config.training import SynthesisConfig, save_config
+from ..data.schema import (
     check_columns,
     encode_image,
     encode_map,
@@ -28,31 +28,18 @@ from seggen_hf.data.schema import (
     read_panoptic,
     write_json,
 )
-from seggen_hf.data.transforms import cover_crop_map
-from seggen_hf.digests import records_digest
-from seggen_hf.folders import SYNTHESIS, check_folder, claim_folder
-from seggen_hf.labels import LabelSet
-from seggen_hf.provenance import public_value
-from seggen_hf.segments import label_map, measure_segments
-from seggen_hf.synthesis.filtering import (
-    REASONS,
-    decode_scores,
-    drop_generated_map,
-    drop_human_map,
-    drop_image,
-    map_scores,
-)
-from seggen_hf.synthesis.generators import PromptCache, check_labels, decoding, generator_digest, place, quiet
-from seggen_hf.synthesis.manifest import KINDS, Plan, Sample, Shard, check_manifest, write_manifest
-from seggen_hf.synthesis.preview import write_preview
-from seggen_hf.synthesis.progress import Progress
-from seggen_hf.synthesis.shards import (
-    SCORES,
-    finished_shards,
-    load_synthetic,
-    summarize,
-    write_shard,
-)
+from ..data.transforms import cover_crop_map
+from ..digests import records_digest
+from ..folders import SYNTHESIS, check_folder, claim_folder
+from ..labels import LabelSet
+from ..pictures.contact_sheet import write_preview
+from ..provenance import public_value
+from ..segments import label_map, measure_segments
+from .generators import PromptCache, check_labels, decoding, generator_digest, place, quiet
+from .manifest import KINDS, Plan, Sample, Shard, check_manifest, write_manifest
+from .progress import Progress
+from .quality import REASONS, decode_scores, drop_generated_map, drop_human_map, drop_image, map_scores
+from .shards import SCORES, finished_shards, load_synthetic, summarize, write_shard
 
 logger = logging.getLogger(__name__)
 

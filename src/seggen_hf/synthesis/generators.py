@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from seggen_hf.config import SynthesisConfig
-from seggen_hf.digests import weights_digest
-from seggen_hf.labels import LabelSet
+from ..config.training import SynthesisConfig
+from ..digests import weights_digest
+from ..labels import LabelSet
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seggen_hf.config import SynthesisConfig
-from seggen_hf.data.schema import write_json
+from ..config.training import SynthesisConfig
+from ..data.schema import write_json
 
 KINDS = ("imgsyn", "masksyn")  # alphabetical, so that a plain listing of the shards is in the order of the plan
 MANIFEST = "manifest.json"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from seggen_hf.synthesis.manifest import Plan, Shard
-from seggen_hf.synthesis.shards import finished_shards
+from .manifest import Plan, Shard
+from .shards import finished_shards
 
 POLL_SECONDS = 1.0
 

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, Value, concatenate_datasets, load_dataset
 from huggingface_hub import hf_hub_download
 
-from seggen_hf.data.roots import Roots
-from seggen_hf.data.schema import attach_labels, record_features, write_json
-from seggen_hf.data.streamed import StreamedRecords, join_streams, stream_records
-from seggen_hf.labels import LabelSet
-from seggen_hf.synthesis.manifest import KINDS, MANIFEST, Plan, Shard
+from ..data.schema import attach_labels, record_features, write_json
+from ..data.sources.roots import Roots
+from ..data.sources.streamed import StreamedRecords, join_streams, stream_records
+from ..labels import LabelSet
+from .manifest import KINDS, MANIFEST, Plan, Shard
 
 PREFIX = "train-"
 ROWS_PER_GROUP = 100  # read into memory at once; what `datasets` writes for images

@@ -15,13 +15,13 @@ from datasets import Dataset, Image
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image as PILImage
 
-from ..config import DataConfig, GeneratorConfig
+from ..config.training import DataConfig, GeneratorConfig
 from ..data.mixture import shuffle_windows
 from ..data.schema import check_columns, read_image, read_map, read_panoptic
-from ..data.streamed import StreamedRecords
+from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import cover_crop_map, flip_pair, random_zoom_crop
 from ..digests import records_digest, weights_digest
-from ..miniature import resolve_base
+from ..miniature.architecture import resolve_base
 from ..pipelines import ColormapCodec, PanopticCodec
 from .compiled import compile_blocks
 from .latents import LatentCache, compress_map, digest_of, pack_maps, unpack_map

@@ -12,8 +12,8 @@ import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from ..config import GeneratorConfig
-from ..settings import nearest_name
+from ..config.training import GeneratorConfig
+from ..config.values import nearest_name
 
 Network = TypeVar("Network", bound=torch.nn.Module)  # UNet2DConditionModel or ControlNetModel
 

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from ..config import Mask2ImgConfig
+from ..config.training import Mask2ImgConfig
 from ..data.schema import read_image
 from ..data.transforms import cover_crop
-from ..inference import predict_semantic, without_windows
 from ..labels import LabelSet
 from ..metrics import MeanIoU
 from ..pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
-from ..segmenters import load_segmenter
+from ..segmenter.build import load_segmenter
+from ..segmenter.inference import predict_semantic, without_windows
 from .generator import VALIDATION_BATCH, GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
 from .lora import add_lora, cast_frozen, fuse_lora, replace_folder
 

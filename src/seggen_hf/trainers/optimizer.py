@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from ..config import TrainingConfig
+from ..config.training import TrainingConfig
 
 
 def check_optimizer(config: TrainingConfig) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data.drawings import DRAWING_CAPTION, draw_shapes
-from ..data.scenes import STYLES, draw_scene
+from ..data.scenes.records import STYLES, draw_scene
+from ..miniature.drawings import DRAWING_CAPTION, draw_shapes
 from ..pipelines import generate_palette
 
 PRIOR_SEED = 7_000_000  # of the pictures; that of the labelled and test scenes is 0

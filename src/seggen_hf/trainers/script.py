@@ -7,10 +7,10 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..config import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
+from ..config.training import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
 from ..data.captions import TEMPLATE, add_captions
 from ..data.schema import labels_of
-from ..data.streamed import read_split
+from ..data.sources.streamed import read_split
 from ..folders import TRAINING, check_folder, claim_folder
 from ..stopping import GOES_ON, exit_status, termination_raises
 from .generator import build_panoptic_codec

@@ -9,18 +9,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..config import SegmenterConfig, save_config
+from ..config.training import SegmenterConfig, save_config
 from ..data.mixture import DecodedRecords, RecordMixture
 from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
-from ..data.streamed import StreamedRecords
+from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
 from ..digests import records_digest
-from ..evaluation import evaluate_segmenter
-from ..inference import normalize, predict_panoptic, predict_semantic, without_windows
 from ..labels import LabelSet
+from ..pictures.segments import paint_segments
 from ..pipelines import ColormapCodec
-from ..segment_painting import paint_segments
-from ..segmentation_loss import (
+from ..segmenter.build import build_segmenter
+from ..segmenter.evaluation import evaluate_segmenter
+from ..segmenter.inference import normalize, predict_panoptic, predict_semantic, without_windows
+from ..segmenter.layers import adapt_layers, enable_checkpointing
+from ..segmenter.loss import (
     PointTargets,
     SegmentationTargets,
     draw_points,
@@ -28,8 +30,6 @@ from ..segmentation_loss import (
     segmentation_loss,
     semantic_targets,
 )
-from ..segmenter_layers import adapt_layers, enable_checkpointing
-from ..segmenters import build_segmenter
 from ..tasks import TASKS
 from .latents import digest_of
 

@@ -1,0 +1,118 @@
+"""A recipe: the settings of a whole run, one flat section per stage, in one YAML file."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..names import WrongName, check_name
+from .training import (
+    SECTIONS,
+    CaptionConfig,
+    DataConfig,
+    EvaluationConfig,
+    FilterConfig,
+    Mask2ImgConfig,
+    SegmenterConfig,
+    SynthesisConfig,
+    Text2MaskConfig,
+    read_sections,
+    share_size,
+)
+from .values import build, find_recipe, nearest_name, parse_value, read_yaml, write_yaml
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """The sections of a run. The generators work at the height and width of `data` unless their sections differ."""
+
+    name: str
+    data: DataConfig = field(default_factory=DataConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    text2mask: Text2MaskConfig = field(default_factory=Text2MaskConfig)
+    mask2img: Mask2ImgConfig = field(default_factory=Mask2ImgConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self):
+        check_name(self.name, "The recipe's name")
+
+    def to_dict(self) -> dict:
+        """Plain values in the order of a recipe file."""
+        return dataclasses.asdict(self)
+
+
+def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path_or_name: a YAML file, or the name of a built-in recipe.
+        overrides (`Sequence[str]`): `section.key=value`, `name=value` or `preset=value`, the value in YAML. A preset
+            is laid over the file's settings, and the others over it.
+
+    Raises: `ValueError`, one line that names the file or override: unknown section or key, wrong type, refused value.
+    """
+    path = find_recipe(path_or_name)
+    # Overrides may set data.height: the rule about sizes comes after them, so they are laid over the raw sections.
+    name, sections = read_sections(path, shared_size=False, preset=_preset_among(overrides))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, dot, setting = key.strip().partition(".")
+        if equals and not dot and section == "preset":
+            continue
+        if not equals or (not dot and section != "name"):
+            raise ValueError(f"--set {override}: write section.key=value, such as data.height=128.")
+        value = parse_value(text, f"--set {override}")
+        if section == "name":
+            name = str(value)
+        elif section in sections:
+            sections[section][setting] = value
+        else:
+            raise ValueError(f"--set {override}: there is no section {section!r}. {nearest_name(section, SECTIONS)}")
+    for side in ("height", "width"):
+        sections["data"].setdefault(side, getattr(DataConfig, side))
+    share_size(sections)
+    built = {key: build(cls, sections[key], f"{path}, section {key}") for key, cls in SECTIONS.items()}
+    try:
+        return Recipe(name=name, **built)
+    except WrongName as error:
+        raise WrongName(f"{path}: {error} Give another as `name:` in the file, or with --set name=NAME.") from None
+
+
+def preset_of(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) -> str | None:
+    """The preset with which `load_recipe` loads a recipe: the last of `overrides`, else the file's own."""
+    return _preset_among(overrides) or read_yaml(find_recipe(path_or_name)).get("preset")
+
+
+def _preset_among(overrides: Sequence[str]) -> str | None:
+    names = [value.strip() for key, _, value in (o.partition("=") for o in overrides) if key.strip() == "preset"]
+    return names[-1] if names else None
+
+
+def list_overridden(recipe: Recipe, overrides: Sequence[str]) -> dict[str, object]:
+    """`{section.key: value}` of what `overrides`, with which `recipe` was loaded, have set in it."""
+    found = {}
+    for override in overrides:
+        section, _, setting = override.partition("=")[0].strip().partition(".")
+        if section == "name":
+            found["name"] = recipe.name
+        elif section == "preset":
+            found["preset"] = _preset_among([override])
+        else:
+            found[f"{section}.{setting}"] = getattr(getattr(recipe, section), setting)
+    return found
+
+
+def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
+    """Write every setting of `recipe`, defaults too; `load_recipe` reads the same recipe back.
+
+    Sizes of the generators that are those of `data` are left out, so that they follow when data.height is overridden.
+    """
+    sections = recipe.to_dict()
+    for name in ("text2mask", "mask2img"):
+        for side in ("height", "width"):
+            if sections[name][side] == sections["data"][side]:
+                del sections[name][side]
+    write_yaml(sections, path)

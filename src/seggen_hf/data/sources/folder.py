@@ -1,0 +1,136 @@
+"""Reads SPLIT/images and SPLIT/masks beside a classes.json."""
+
+import json
+import os
+import shlex
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, Value
+
+from ..schema import SEGMENT
+from .checks import Source
+from .map_decoder import LabelFile, read_label_file
+from .roots import Roots
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+LABEL_FILES = ("classes.json", "labels.json", "id2label.json")
+CAPTIONS_FILE = "captions.json"  # optional, in the split's folder: {image_id: caption}
+
+
+def folder_splits(root: Path) -> list[str]:
+    """Names of the folders in `root` that hold both images and masks."""
+    return sorted(path.parent.name for path in root.glob("*/images") if (path.parent / "masks").is_dir())
+
+
+def read_folder(root: Path, split: str, labels: LabelFile | None, roots: Roots) -> Source:
+    """List the pairs of `root/split`; a pair shares its name below images/ and masks/, but for the suffix."""
+    folder = root / split
+    images, image_problems = list_images(folder / "images")
+    masks, mask_problems = list_images(folder / "masks")
+    problems = image_problems + mask_problems
+    problems += [f"{images[stem]}: no mask {folder / 'masks' / stem}.png" for stem in sorted(set(images) - set(masks))]
+    problems += [
+        f"{masks[stem]}: no image of this name in {folder / 'images'}" for stem in sorted(set(masks) - set(images))
+    ]
+    stems = sorted(set(images) & set(masks))
+    if labels is None:
+        labels = read_label_file(find_label_file(root, roots))
+    captions = {}
+    if (folder / CAPTIONS_FILE).is_file():
+        roots.check_file(folder / CAPTIONS_FILE)
+        captions = _read_captions(folder / CAPTIONS_FILE, images)
+    rows = file_rows(
+        image=[str(images[stem]) for stem in stems],
+        segmentation_map=[str(masks[stem]) for stem in stems],
+        caption=[captions.get(stem) for stem in stems],
+        image_id=stems,
+    )
+    return Source("folder", rows, labels.labels, labels.decoder, problems, labels.collisions)
+
+
+def find_label_file(root: Path, roots: Roots) -> Path:
+    """classes.json, labels.json or id2label.json of a folder."""
+    for name in LABEL_FILES:
+        if (root / name).is_file():
+            roots.check_file(root / name)
+            return root / name
+    raise ValueError(
+        f"{root} has none of {', '.join(LABEL_FILES)}. Write classes.json: "
+        '{"ignore_index": 255, "categories": [{"id": 0, "name": "sky", "isthing": 0, "color": [0, 0, 255]}, ...]}, '
+        "or name a label file with --labels."
+    )
+
+
+def list_images(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Image files below `folder` by their path without suffix, and a line for each name that occurs twice.
+
+    Links to folders are followed; what is hidden (.ipynb_checkpoints) is passed over.
+    """
+    found = defaultdict(list)
+    for path in sorted(_files_below(folder), key=str):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+    problems = [f"{paths[1]}: has the name of {paths[0]}" for paths in found.values() if len(paths) > 1]
+    return {stem: paths[0] for stem, paths in found.items()}, problems
+
+
+def _files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files that are not hidden; a link back to a folder `above` is not followed."""
+    real = os.path.realpath(folder)
+    if real in above or not os.path.isdir(real):
+        return
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _files_below(entry.path, (*above, real))
+        else:
+            yield Path(entry.path)
+
+
+def _read_captions(file: Path, images: dict[str, Path]) -> dict[str, str]:
+    """Captions by stem; the file may name images with their suffix. Keys of no image are warned of."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, str | None) for value in content.values()):
+        raise ValueError(f'{file} must map image ids to captions, as in {{"0001": "a street with two cars"}}.')
+    stems = {stem + path.suffix: stem for stem, path in images.items()} | {stem: stem for stem in images}
+    unused = [key for key in content if key not in stems]
+    if unused:
+        warnings.warn(f"{file}: {len(unused)} captions are of no image, first {unused[0]!r}.", stacklevel=3)
+    return {stems[key]: caption for key, caption in content.items() if key in stems}
+
+
+def explain_missing_splits(root: Path) -> str | None:
+    """What to type where images/ and masks/ lie in `root` itself; None where they do not."""
+    if not (root / "images").is_dir() or not (root / "masks").is_dir():
+        return None
+    parts = sorted(path.name for path in (root / "masks").iterdir() if (root / "images" / path.name).is_dir())
+    if parts:
+        names = " ".join(map(shlex.quote, parts))
+        commands = f'for s in {names}; do mkdir "$s" && mv "images/$s" "$s/images" && mv "masks/$s" "$s/masks"; done'
+    else:
+        commands = (
+            "mkdir -p train test/images test/masks && mv images masks train/ && ls train/masks | awk 'NR % 5 == 0' | "
+            'while read -r m; do mv "train/masks/$m" test/masks/ && mv "train/images/${m%.*}".* test/images/; done'
+        )
+    return (
+        f"{root} has images/ and masks/ but no splits, and a segmenter is scored on images that it did not train on. "
+        f"Each split needs SPLIT/images and SPLIT/masks{'' if parts else '; this keeps every fifth image for test'}: "
+        f"cd {shlex.quote(str(root))} && {commands}"
+    )
+
+
+def file_rows(**columns: list) -> Dataset:
+    """Undecoded rows over files: only paths are in memory. Columns of images hold paths."""
+    features = Features(
+        {name: Image(decode=False) if name in ("image", "segmentation_map") else Value("string") for name in columns}
+    )
+    if "segments_info" in columns:
+        features["segments_info"] = [SEGMENT]
+    return Dataset.from_dict(columns, features=features)

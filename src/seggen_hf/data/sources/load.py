@@ -1,0 +1,349 @@
+"""`load_records`: any source -> a `datasets.Dataset` of records, every broken file named before anything starts."""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+from datasets import Dataset, Features, Image
+from PIL import ImageOps
+
+from ...config.training import DataConfig
+from ...labels import LabelSet
+from ..scenes.records import SCENE_SPLITS, scene_records
+from ..schema import (
+    attach_labels,
+    encode_image,
+    encode_map,
+    open_image,
+    picture_files,
+    record_features,
+    write_json,
+)
+from ..tiles import tile_records
+from .ade20k import SPLITS as ADE20K_SPLITS
+from .ade20k import ade20k_root, ade20k_splits, read_ade20k
+from .checks import (
+    UNREADABLE,
+    Source,
+    drop_exif,
+    explain,
+    explain_missing_label,
+    fingerprint_of,
+    inspect_rows,
+    name_of,
+    raise_problems,
+)
+from .coco_instances import ALIASES, instance_splits, read_coco_instances
+from .coco_panoptic import YEAR as COCO_YEAR
+from .coco_panoptic import coco_splits, read_coco
+from .folder import explain_missing_splits, folder_splits, read_folder
+from .hub import HUB_ID, dataset_splits, is_saved, parquet_files, read_dataset, rows_of
+from .map_decoder import LabelFile, label_file_of, read_label_file
+from .roots import Roots
+
+SCENES = "scenes"
+FORMAT = 3  # raised when conversion changes, so that older caches are left alone
+
+
+def reading_of(data: DataConfig) -> dict:
+    """What `data` says about how its source is read, under the names that `load_records` has."""
+    return {
+        "image_column": data.image_column,
+        "mask_column": data.mask_column,
+        "zero_is_void": data.zero_is_void,
+        "config_name": data.dataset_config_name,
+        "revision": data.dataset_revision,
+        "media_roots": data.media_roots,
+    }
+
+
+def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset:
+    """The records of one split as `data` describes their source, cut into tiles if it says so; scenes are drawn at its
+    height and width. `max_records` counts images."""
+    records = load_records(
+        data.dataset_name,
+        split,
+        labels=data.labels,
+        max_records=max_records,
+        **reading_of(data),
+        size=(data.height, data.width) if data.dataset_name == "scenes" else None,
+    )
+    return tile_records(records, data.tiles)
+
+
+def load_records(
+    source: str | Path,
+    split: str = "train",
+    *,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    labels: LabelSet | dict | str | Path | None = None,
+    max_records: int | None = None,
+    check: bool = True,
+    zero_is_void: bool = False,
+    size: tuple[int, int] | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    media_roots: Sequence[str | Path] | None = None,
+    cache_dir: str | Path | None = None,
+) -> Dataset:
+    """Read one split of a source as records (`data.schema.record_features`), with its labels attached.
+
+    Pictures stay where they are and are decoded on access. Where masks must change (colors, ids with gaps, panoptic
+    PNGs) or EXIF rotation would part image and mask, a converted copy is kept in the cache and used again while the
+    source's files stay the same.
+
+    Args:
+        source (`str`): a folder (SPLIT/images + SPLIT/masks + classes.json; COCO panoptic or instances; ADE20K;
+            `save_to_disk`; Parquet), a Hub id, or `scenes`.
+        image_column, mask_column (`str`): of a `datasets` source; guessed if not given.
+        labels: a label file, `ade20k`, `coco` or a `LabelSet`; read from the source if not given.
+        max_records (`int`): only the first records, in the order of their names.
+        check (`bool`): look at every pixel of every record first; the result is remembered while the files stay equal.
+        zero_is_void (`bool`): the masks hold ids 1..C with 0 as void (ADE20K's annotations on the Hub).
+        size (`tuple` of `int`): height and width of the built-in scenes.
+        config_name, revision (`str`): of a Hub id.
+        media_roots: folders that the source's files may lie in beside its own; links and names that lead elsewhere are
+            refused.
+        cache_dir (`str`): for converted copies; the `datasets` cache if not given.
+    Raises: `ValueError` for a source that is no known layout, a split that it lacks, missing labels, and broken
+        records: file and reason of the first 20, and their number; and a record whose files lie elsewhere.
+    """
+    if str(source) == SCENES and labels is None:
+        _check_split(SCENES, split, list(SCENE_SPLITS))
+        return scene_records(split, num_records=max_records, **({"size": tuple(size)} if size else {}))
+    where = f"{source} ({split})"
+    found = open_source(
+        source, split, image_column, mask_column, labels, zero_is_void, config_name, revision, media_roots
+    )
+    if max_records is not None:
+        found.rows = found.rows.select(range(min(max_records, len(found.rows))))
+    if len(found.rows) == 0 and not found.problems:
+        raise ValueError(f"{where} has no records.")
+    fingerprint = _fingerprint(found)
+    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf")
+    plan = _plan(found, where, check, folder / f"{fingerprint}.json")
+    return attach_labels(_to_records(found, plan, folder, fingerprint), found.labels)
+
+
+def open_source(
+    source: str | Path,
+    split: str = "train",
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    labels=None,
+    zero_is_void: bool = False,
+    config_name: str | None = None,
+    revision: str | None = None,
+    media_roots: Sequence[str | Path] | None = None,
+) -> Source:
+    """List a split's records without reading a picture. Arguments as in `load_records`.
+
+    Raises: `ValueError` for a record whose files lie outside the source and `media_roots`.
+    """
+    root, label_file = Path(source), _label_file(labels)
+    kind = _kind(source)
+    _check_split(source, split, splits_of(source, config_name, revision), kind)
+    if kind == SCENES:
+        return rows_of(scene_records(split), SCENES, split, label_file)
+    roots = Roots(source, media_roots)
+    if kind == "coco-instances":
+        return read_coco_instances(root, split, label_file, roots)
+    if kind == "folder":
+        found = read_folder(root, split, label_file, roots)
+    elif kind == "coco":
+        found = read_coco(root, split, label_file, roots)
+    elif kind == "ade20k":
+        found = read_ade20k(root, split, label_file, roots)
+    else:
+        columns = (image_column, mask_column)
+        found = read_dataset(str(source), split, label_file, *columns, config_name, revision, roots)
+    roots.check_rows(found.rows, f"{source} ({split})")
+    if zero_is_void and kind != "coco":
+        found.decoder = found.decoder.with_zero_void()
+    return found
+
+
+def splits_of(source: str | Path, config_name: str | None = None, revision: str | None = None) -> list[str]:
+    """Names of the splits that a source has."""
+    kind, root = _kind(source), Path(source)
+    if kind == SCENES:
+        return list(SCENE_SPLITS)
+    listing = {
+        "folder": folder_splits,
+        "coco": coco_splits,
+        "coco-instances": instance_splits,
+        "ade20k": ade20k_splits,
+    }
+    return listing[kind](root) if kind in listing else dataset_splits(str(source), config_name, revision)
+
+
+def _kind(source: str | Path) -> str:
+    """Which reader a source needs, by what lies in it."""
+    root = Path(source)
+    if str(source) == SCENES:
+        return SCENES
+    if root.is_dir():
+        if is_saved(root):
+            return "datasets"
+        if folder_splits(root):
+            return "folder"
+        if ade20k_root(root):
+            return "ade20k"
+        if coco_splits(root):
+            return "coco"
+        if instance_splits(root):
+            return "coco-instances"
+        if parquet_files(root):
+            return "datasets"
+        raise ValueError(
+            explain_missing_splits(root)
+            or f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
+            f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or COCO instances "
+            f"(instances_SPLIT.json, images/SPLIT/; SPLIT/_annotations.coco.json beside the images); or ADE20K "
+            f"(images/training, annotations/training); or a `datasets` folder (save_to_disk, Parquet). "
+            f"It holds: {_listing(root)}."
+        )
+    if root.exists() or str(source).startswith((".", "/", "~")) or not HUB_ID.fullmatch(str(source)):
+        reason = "is a file" if root.exists() else "does not exist"
+        raise ValueError(f"{source} {reason}; give the folder of a data set, a Hub id or `{SCENES}`.")
+    return "datasets"
+
+
+def _listing(root: Path) -> str:
+    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "nothing"
+
+
+def _check_split(source, split: str, splits: list[str], kind: str = "") -> None:
+    coco = split.removesuffix(COCO_YEAR)
+    aliases = {"ade20k": ADE20K_SPLITS.get(split), "coco": coco, "coco-instances": ALIASES.get(split, coco)}
+    if split not in splits and aliases.get(kind) not in splits:
+        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}.")
+
+
+def _label_file(labels) -> LabelFile | None:
+    if labels is None:
+        return None
+    if isinstance(labels, LabelSet):
+        return label_file_of(labels)
+    return read_label_file(labels)
+
+
+def _fingerprint(found: Source) -> str:
+    """Of the rows, the files behind them (size and time of change) and the way they are decoded."""
+    stamps = []
+    for name in ("image", "segmentation_map"):
+        for path, has_bytes in picture_files(found.rows, name):
+            if not has_bytes and path and os.path.exists(path):
+                status = os.stat(path)
+                stamps.append((path, status.st_size, status.st_mtime_ns))
+    decoder = found.decoder
+    colors = sorted((list(color), label) for color, label in decoder.colors.items())
+    way = (FORMAT, decoder.num_labels, sorted(decoder.ids.items()), colors, decoder.panoptic)
+    return fingerprint_of([found.origin, found.rows["image_id"][:], found.rows["caption"][:], stamps, way])
+
+
+def _plan(found: Source, where: str, check: bool, stamp: Path) -> dict:
+    """What has to be converted, as `{"maps": bool, "exif": [row, ...]}`; kept in `stamp` once all was checked.
+
+    `uncertain` names the images that are read as EXIF says although their masks fit either way.
+    """
+    if stamp.is_file() and not (check and found.problems):
+        plan = json.loads(stamp.read_text())
+        _warn_of_exif(where, plan["uncertain"])
+        return plan
+    inspections = inspect_rows(found, pixels=check)
+    if check:
+        broken = found.problems + [entry.problem for entry in inspections if entry.problem]
+        raise_problems(where, broken, len(inspections) + len(found.problems))
+        missing = explain_missing_label(found, inspections)
+        if missing:
+            raise ValueError(f"{where}: {missing}.")
+    plan = {
+        "maps": any(entry.converts_map for entry in inspections),
+        "exif": [index for index, entry in enumerate(inspections) if entry.drops_exif],
+        "uncertain": [entry.image_id for entry in inspections if entry.uncertain_exif],
+    }
+    _warn_of_exif(where, plan["uncertain"])
+    if check:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        write_json(stamp, plan)
+    return plan
+
+
+def _warn_of_exif(where: str, uncertain: list[str]) -> None:
+    if uncertain:
+        warnings.warn(
+            f"{where}: {len(uncertain)} images are rotated by EXIF and fit their masks either way, first "
+            f"{uncertain[0]}; they are read rotated, as viewers show them.",
+            stacklevel=3,
+        )
+
+
+def _to_records(found: Source, plan: dict, folder: Path, fingerprint: str) -> Dataset:
+    rows, features = found.rows, _features(found)
+    if not plan["maps"] and not plan["exif"]:
+        rows = rows.select_columns(list(features))
+        for name, feature in features.items():
+            if rows.features[name] != feature:
+                rows = rows.cast_column(name, feature)  # pictures only change how they are decoded
+        rows._fingerprint = fingerprint
+        return rows
+    folder.mkdir(parents=True, exist_ok=True)
+    exif = set(plan["exif"])
+
+    def convert(row: dict, index: int) -> dict:
+        current = row["segmentation_map"]
+        try:
+            record = {name: row[name] for name in features if name in row}
+            if plan["maps"]:
+                with open_image(current) as mask:
+                    upright = _upright(mask)
+                    labels = found.decoder.decode(upright, row.get("segments_info"))
+                    if found.decoder.panoptic:
+                        record["segments_info"] = found.decoder.read_segments(upright, row["segments_info"])
+                        whole = upright is mask
+                        record["panoptic_map"] = row["segmentation_map"] if whole else encode_image(upright)
+                record["segmentation_map"] = encode_map(labels, found.labels.num_labels, row["image_id"])
+            if index in exif:
+                current = row["image"]
+                record["image"] = drop_exif(current)
+        except UNREADABLE as error:
+            raise ValueError(f"{name_of(current, row)}: {explain(error, current)}") from error
+        return record
+
+    return rows.map(
+        convert,
+        with_indices=True,
+        features=features,
+        remove_columns=[name for name in rows.column_names if name not in features],
+        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        load_from_cache_file=True,
+        writer_batch_size=100,
+        new_fingerprint=fingerprint,
+        desc="Converting records",
+    )
+
+
+def _upright(mask):
+    """EXIF orientation applied; the same object, format included, where there is none."""
+    return ImageOps.exif_transpose(mask) if mask.getexif().get(0x0112, 1) != 1 else mask
+
+
+def _features(found: Source) -> Features:
+    rows = found.rows
+    panoptic = found.decoder.panoptic or "panoptic_map" in rows.column_names
+    features = record_features(synthetic="kind" in rows.column_names, panoptic=panoptic)
+    if "scores" in features and "scores" in rows.column_names:
+        features["scores"] = rows.features["scores"]
+    return Features(
+        {
+            name: feature
+            for name, feature in features.items()
+            if name in rows.column_names or isinstance(feature, Image)
+        }
+    )

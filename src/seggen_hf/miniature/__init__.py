@@ -1,0 +1,1 @@
+"""The miniature base: its architecture, its autoencoder in closed form, and flat drawings."""

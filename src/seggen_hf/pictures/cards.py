@@ -1,0 +1,57 @@
+"""Pictures beside a card: the labels with their colors, and samples that were generated."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data.schema import read_image
+from ..markdown import one_line
+from ..pipelines import ColormapCodec
+from .report import thumbnail
+from .segments import paint_record
+
+GAP, COLUMNS = 4, 6
+LONGEST = 60  # characters of a name
+
+
+def draw_legend(codec: ColormapCodec, path: Path) -> Path:
+    """One swatch and name a label, in columns."""
+    names = [one_line(name)[:LONGEST] for name in codec.id2label.values()]
+    font = ImageFont.load_default(14)
+    rows = -(-len(names) // min(COLUMNS, max(1, len(names) // 5)))
+    cell = 40 + max(int(font.getlength(name)) for name in names)
+    columns = -(-len(names) // rows)
+    canvas = Image.new("RGB", (columns * cell + GAP, rows * 24 + GAP), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, color) in enumerate(zip(names, codec.palette, strict=True)):
+        left, top = GAP + index // rows * cell, GAP + index % rows * 24
+        draw.rectangle([left, top, left + 22, top + 18], fill=tuple(int(v) for v in color), outline="black")
+        draw.text((left + 28, top + 1), name, fill="black", font=font)
+    return _save(canvas, path)
+
+
+def draw_samples(rows: Sequence[dict], codec: ColormapCodec, path: Path) -> Path:
+    """Two lines: the maps of `rows`, painted, above the images that were generated for them."""
+    pairs = [(thumbnail(paint_record(row, codec), smooth=False), thumbnail(read_image(row["image"]))) for row in rows]
+    width = max(image.width for pair in pairs for image in pair)
+    height = max(image.height for pair in pairs for image in pair)
+    canvas = Image.new("RGB", (len(pairs) * (width + GAP) - GAP, 2 * height + GAP), "white")
+    for column, pair in enumerate(pairs):
+        for line, image in enumerate(pair):
+            canvas.paste(image, (column * (width + GAP), line * (height + GAP)))
+    return _save(canvas, path)
+
+
+def spread(count: int, shown: int = COLUMNS) -> list[int]:
+    """Up to `shown` of `count` indices at even spacing: pictures are not chosen by their looks."""
+    return np.unique(np.linspace(0, count - 1, min(shown, count)).astype(int)).tolist()
+
+
+def _save(image: Image.Image, path: Path) -> Path:
+    temporary = path.with_name(path.name + ".tmp")
+    image.save(temporary, "PNG", optimize=True)
+    os.replace(temporary, path)
+    return path

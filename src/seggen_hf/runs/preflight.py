@@ -1,0 +1,221 @@
+"""What can be known to fail is found before the first costly stage."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Image
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from .arms import ARMS, SYNTHESIZED, check_arms, list_folders
+from ..data.doctor import digest_image
+from ..data.sources.map_decoder import read_label_file
+from ..data.schema import labels_of, read_map, write_json
+from ..labels import LabelSet
+from ..miniature.architecture import resolve_base
+from ..pipelines import ColormapCodec
+from ..plan.gpus import Gpu
+from ..plan.run_plan import RunPlan, plan_recipe
+from ..config.presets import MEMORY
+from ..config.recipe import Recipe, load_recipe
+from ..segmenter.sizes import SEGMENTER_NAMES
+from .stages import data_digest, load_test_records, load_train_records
+from ..trainers.optimizer import check_optimizer
+
+CHECKED = Path("log") / "checked.json"
+
+
+def check_run(recipe: Recipe, out: str | Path) -> dict:
+    """Check that every stage of `recipe` has what it needs; log/checked.json remembers what was looked through.
+
+    Returns: counts for a line of summary: `records`, `labels` and `tests` ({split: records}); `warnings`.
+
+    Raises: `ValueError`, one line: arms that the data cannot serve, a source that cannot be read, broken records,
+        labels that differ between splits, test images that are trained on, colors that collide, absent models,
+        generators of another size than the data.
+    """
+    check_arms(recipe)
+    _check_trainings(recipe)
+    _check_models(recipe)
+    data = recipe.data
+    if data.train_split in data.test_splits:
+        raise ValueError(
+            f"data.test_splits names {data.train_split!r}, which is trained on; scores would say nothing."
+        )
+    records = load_train_records(recipe)
+    labels = labels_of(records)
+    tests = {}
+    for split in data.test_splits:
+        test_records = load_test_records(recipe, split)
+        theirs = labels_of(test_records)
+        if theirs.id2label != labels.id2label:
+            differing = sorted(set(theirs.id2label.items()) ^ set(labels.id2label.items()))[:4]
+            raise ValueError(
+                f"{data.dataset_name}: the labels of {data.train_split!r} and {split!r} differ, in {differing}. Give "
+                "both splits the same labels with data.labels."
+            )
+        tests[split] = test_records
+    ColormapCodec(labels)  # refuses two labels of one color, with their names
+    warnings = [warning] if (warning := recipe.segmenter.batch_warning(1)) else []
+    if absent := _look_through(recipe, records, labels, tests, Path(out)):
+        warnings.append(f"{data.train_split} never shows {', '.join(absent)}: no model can learn what it never sees")
+    counts = {split: len(test_records) for split, test_records in tests.items()}
+    return {"records": len(records), "labels": labels.num_labels, "tests": counts, "warnings": warnings}
+
+
+def plan_run(recipe: Recipe, processes: int = 1, num_records: int | None = None) -> tuple[RunPlan, LabelSet]:
+    """What the run takes, and its labels; the data is read only where the recipe names no labels.
+
+    Args:
+        processes: of each training and synthesis, a card each.
+        num_records: of the real training data, where it is not at hand; read, if it is read, and known for ADE20K and
+            COCO.
+    """
+    data, num_tests = recipe.data, 0
+    if data.labels and not Path(data.dataset_name).is_dir():
+        labels = read_label_file(data.labels).labels
+        num_records = num_records or data.max_train_records
+    else:
+        records = load_train_records(recipe)
+        labels, num_records = labels_of(records), num_records or len(records)
+        num_tests = sum(len(load_test_records(recipe, split)) for split in data.test_splits)
+    return plan_recipe(recipe, labels, num_records, processes, num_tests=num_tests), labels
+
+
+def preset_that_fits(
+    recipe: str, settings: Sequence[str], planned: RunPlan, labels: LabelSet, card: Gpu
+) -> str | None:
+    """The largest preset with which the run fits the card, where it does not fit as it is; None if there is none.
+
+    Args:
+        recipe, settings: as for `load_recipe`.
+        planned, labels: of the run as it is.
+    """
+    if planned.fits(card):
+        return None
+    names = [name for name, size in MEMORY.items() if size <= card.memory * 1.1]
+    for name in sorted(names, key=MEMORY.get, reverse=True):
+        changed = load_recipe(recipe, [*settings, f"preset={name}"])
+        # What fits already fits with smaller batches too: planning all of it again would take as long again.
+        kinds = {stage.kind for stage in planned.stages if stage.peak > card.room}
+        if changed.synthesis.batch_size > load_recipe(recipe, settings).synthesis.batch_size:
+            kinds.add("synthesize")
+        if plan_recipe(changed, labels, planned.num_records, planned.processes, kinds=kinds).fits(card):
+            return name
+    return None
+
+
+def _look_through(
+    recipe: Recipe, records: Dataset, labels: LabelSet, tests: dict[str, Dataset], out: Path
+) -> list[str]:
+    """Names of the labels that no training map shows. It takes a look at every file: once, while they stay equal.
+
+    Raises: `ValueError` if a test image is also trained on, byte for byte.
+    """
+    looked_at = {split: data_digest(recipe, r) for split, r in {recipe.data.train_split: records, **tests}.items()}
+    looked_at = {"looked_at": looked_at, "labels": labels.to_dict()}
+    known = json.loads((out / CHECKED).read_text()) if (out / CHECKED).is_file() else {}
+    if recipe.data.dataset_name != "scenes" and known.get("of") == looked_at:
+        return known["absent"]
+    whole = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tiles=1))  # as test images are
+    trained = _digests(load_train_records(whole))
+    for split, test_records in tests.items():
+        for digest, image_id in _digests(test_records).items():
+            if digest in trained:
+                raise ValueError(
+                    f"{recipe.data.dataset_name}: {image_id} of the test split {split!r} is the same image as "
+                    f"{trained[digest]} of {recipe.data.train_split!r}; scores would say nothing. `seggen doctor` "
+                    "lists them all."
+                )
+    seen: set[int] = set()
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        maps = records.select_columns("segmentation_map").cast_column("segmentation_map", Image(decode=False))
+        # By number: the pool takes all that it is to work on at once, and not every picture's bytes fit in memory.
+        for ids in pool.map(lambda i: np.unique(read_map(maps[i]["segmentation_map"])).tolist(), range(len(maps))):
+            seen.update(ids)
+    absent = [labels.id2label[i] for i in range(labels.num_labels) if i not in seen]
+    (out / CHECKED).parent.mkdir(parents=True, exist_ok=True)
+    write_json(out / CHECKED, {"of": looked_at, "absent": absent})
+    return absent
+
+
+def _digests(records: Dataset) -> dict[str, str]:
+    """`{digest of an image's file: image id}`."""
+    images = records.select_columns("image").cast_column("image", Image(decode=False))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        digests = pool.map(lambda i: digest_image(images[i]["image"]), range(len(images)))
+        found = dict(zip(digests, records["image_id"][:], strict=True))
+    found.pop("", None)
+    return found
+
+
+def _check_trainings(recipe: Recipe) -> None:
+    for name in ("text2mask", "mask2img", "segmenter"):
+        section = getattr(recipe, name)
+        if section.dry_run:
+            raise ValueError(f"{name}.dry_run is set, and a run trains. `seggen plan RECIPE` plans it instead.")
+        is_run = name == "segmenter" or name in list_folders(recipe)
+        if is_run:
+            check_optimizer(section)
+        if name == "segmenter" or not is_run:
+            continue
+        size, wanted = (section.height, section.width), (recipe.data.height, recipe.data.width)
+        if size != wanted:
+            raise ValueError(
+                f"{name} would be trained at {size[0]} x {size[1]}, but data.height and data.width, at which it "
+                f"draws, are {wanted[0]} x {wanted[1]}. Drop {name}.height and {name}.width."
+            )
+
+
+def _check_models(recipe: Recipe) -> None:
+    """The models that will be loaded: a folder with the right file, or a Hub id that has it."""
+    synthesis, needs_synthesis = recipe.synthesis, any(ARMS[a].reads in SYNTHESIZED for a in recipe.evaluation.arms)
+    if needs_synthesis:
+        for name in ("text2mask", "mask2img"):
+            if name == "text2mask" and synthesis.masksyn_variants == 0:
+                continue
+            if given := getattr(synthesis, f"{name}_model"):
+                _check_file(f"synthesis.{name}_model", given, "model_index.json", None)
+                continue
+            section = getattr(recipe, name)
+            try:
+                base = resolve_base(section.base_model)
+            except FileNotFoundError as error:
+                raise ValueError(str(error)) from error
+            _check_file(f"{name}.base_model", base, "model_index.json", section.revision)
+            if controlnet := getattr(section, "controlnet_model", None):
+                _check_file(f"{name}.controlnet_model", controlnet, "config.json", None)
+            if segmenter := getattr(section, "validation_segmenter", None):
+                _check_segmenter(f"{name}.validation_segmenter", segmenter, None)
+    _check_segmenter("segmenter.model", recipe.segmenter.model, recipe.segmenter.model_revision)
+    if recipe.segmenter.backbone_model:
+        _check_file("segmenter.backbone_model", recipe.segmenter.backbone_model, "config.json", None)
+    if recipe.caption.captioner != "template":
+        _check_file("caption.captioner", recipe.caption.captioner, "config.json", None)
+
+
+def _check_segmenter(setting: str, model: str, revision: str | None) -> None:
+    if model.endswith(".json"):
+        if not Path(model).is_file():
+            raise ValueError(f"{setting} is {model}, which does not exist.")
+    elif model not in SEGMENTER_NAMES:
+        _check_file(setting, model, "config.json", revision)
+
+
+def _check_file(setting: str, name_or_path: str, file: str, revision: str | None) -> None:
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / file).is_file():
+            raise ValueError(f"{setting} is {name_or_path}, a folder without {file}; it is no model of that kind.")
+        return
+    try:
+        hf_hub_download(name_or_path, file, revision=revision)
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{setting} is {name_or_path!r}, which is neither a folder nor a Hub id that can be read now: {reason}"
+        ) from error

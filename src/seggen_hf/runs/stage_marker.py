@@ -1,0 +1,146 @@
+"""Which stages of a run folder are done, with which settings, in how many seconds: stage.json, written last.
+
+A stage writes `stage.started.json` before its first file and `stage.json` after its last one. Both hold the settings,
+so that a call with others is refused before it can mix two runs in one folder.
+"""
+
+import contextlib
+import dataclasses
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from ..config.training import SECTIONS
+from ..data.schema import write_json
+from ..folders import STAGE_MARKERS
+from ..provenance import library_versions
+
+DONE, STARTED = STAGE_MARKERS
+
+# Settings that change how a stage runs but not what it makes: changing them leaves a finished stage as it is, and a
+# training that was begun continues.
+HOW_ONLY = {
+    "output_dir", "resume", "report_to", "dataloader_num_workers", "logging_steps", "checkpointing_steps", "dry_run",
+    "checkpoints_total_limit", "validation_steps", "cache_max_gb", "gradient_checkpointing", "num_validation_images",
+    "validation_inference_steps", "validation_guidance_scale", "validation_segmenter", "caption_batch_size",
+    "eval_batch_size", "batch_size", "total_batch_size", "shard_size", "offload", "vae_slicing", "jobs",
+    "torch_compile",
+}  # fmt: skip
+
+
+DEFAULTS = {
+    f"{section}.{field.name}": getattr(default, field.name)
+    for section, default in ((section, cls()) for section, cls in SECTIONS.items())
+    for field in dataclasses.fields(default)
+}
+
+
+class SettingsChanged(ValueError):
+    """A finished or begun stage was made with other settings."""
+
+
+class InputsChanged(SettingsChanged):
+    """Its own settings are the same, but those of what it read are not."""
+
+
+def fingerprint(settings: dict, inputs: dict[str, str]) -> str:
+    """16 hex digits that follow from a stage's settings and the fingerprints of what it reads.
+
+    Settings at their defaults leave no trace: one that a later version adds changes no fingerprint.
+    """
+    missing = object()
+    settings = {name: value for name, value in settings.items() if value != DEFAULTS.get(name, missing)}
+    text = json.dumps([settings, inputs], sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def read_marker(folder: Path, name: str = DONE) -> dict | None:
+    """The marker in `folder`, or None."""
+    path = Path(folder) / name
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def read_begun(folder: Path) -> dict | None:
+    """The marker of a stage that is done, or has begun and written a file."""
+    folder = Path(folder)
+    if done := read_marker(folder):
+        return done
+    begun = read_marker(folder, STARTED)
+    return begun if any(path.is_file() and path.name != STARTED for path in folder.rglob("*")) else None
+
+
+def list_changes(before: dict, now: dict) -> list[str]:
+    """`name: old -> new` of every setting in `now` that differs; one that `before` lacks had its default."""
+    missing = object()
+    lines = []
+    for name, new in sorted(now.items()):
+        old = before.get(name, DEFAULTS.get(name, missing))
+        if old != new:
+            lines.append(f"{name}: {'absent' if old is missing else old} -> {new}")
+    return lines
+
+
+def check_stage(folder: Path, settings: dict, made_from: str) -> None:
+    """Refuse a stage that is done, or begun, otherwise than it would be now. Nothing is written.
+
+    Raises: `SettingsChanged`, listing the changes, if it has other settings, or was made of other inputs.
+    """
+    found = read_begun(folder)
+    if found and (changes := list_changes(found["settings"], json.loads(json.dumps(settings)))):
+        state = "was made" if read_marker(folder) else "was begun"
+        raise SettingsChanged(f"{folder} {state} with other settings ({'; '.join(changes)}).")
+    if found and found["fingerprint"] != made_from:
+        raise InputsChanged(f"{folder} was made from inputs that have other settings now.")
+
+
+@contextlib.contextmanager
+def mark_stage(
+    folder: Path, name: str, settings: dict, made_from: str, command: str | None = None, data: str | None = None
+) -> Iterator[dict]:
+    """Measure the block and mark `folder` as done after it; the yielded dict takes further facts for the marker.
+
+    The marker also holds the versions of the libraries, the command, and the digest of the real data if it is given.
+    An interrupted stage keeps the seconds that it had taken in `stage.started.json`, unless the process was killed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    begun_before = read_marker(folder, STARTED)
+    marker = {"stage": name, "fingerprint": made_from, "settings": settings}
+    marker |= {"versions": library_versions(), "command": command, "data": data}
+    spent = begun_before["seconds"] if begun_before else 0.0
+    write_json(folder / STARTED, marker | {"seconds": spent})
+    facts: dict = {}
+    reset_peak_memory()
+    begun = time.monotonic()
+    try:
+        yield facts
+    except BaseException:
+        write_json(folder / STARTED, marker | {"seconds": spent + time.monotonic() - begun})
+        raise
+    seconds = max(spent + time.monotonic() - begun, facts.pop("seconds", 0.0))
+    cost = {"seconds": round(seconds, 2), "resumed": begun_before is not None} | peak_memory()
+    write_json(folder / DONE, marker | cost | {"facts": facts})
+    (folder / STARTED).unlink()
+
+
+def reset_peak_memory() -> None:
+    """Start a new high-water mark of this process (Linux; elsewhere it is that of the process so far)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, float]:
+    """`peak_memory_gb`, resident, of this process; with a GPU also `peak_gpu_memory_gb`, allocated by torch."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes on macOS, KiB elsewhere
+    found = {"peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    return found

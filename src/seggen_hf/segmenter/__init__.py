@@ -1,0 +1,1 @@
+"""The segmenter: built, trained with its loss, and asked for maps, segments and scores."""

@@ -1,0 +1,180 @@
+"""Mask2Former for this project: built from a size, a Hub id or a config, with the processor that travels with it."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoImageProcessor,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+)
+from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+
+from ..labels import LabelSet
+from .sizes import SEGMENTER_NAMES, named_config
+
+
+def build_segmenter(
+    name_or_path: str | Path,
+    labels: LabelSet,
+    revision: str | None = None,
+    backbone_model: str | None = None,
+    short_side: int | None = None,
+    seed: int = 0,
+    num_queries: int | None = None,
+    tiles: int | None = None,
+):
+    """Build a Mask2Former for `labels` and the processor that travels with it.
+
+    Args:
+        name_or_path: one of `SEGMENTER_NAMES` (random weights); a Hub id or folder with weights; a folder with
+            nothing but a config.json, or a JSON file (random weights). A class head of another size is made anew.
+        revision (`str`): commit, tag or branch of a Hub id.
+        backbone_model (`str`): Hub id or folder whose weights the backbone takes (`microsoft/resnet-50`). A
+            Mask2Former built from a config has a random backbone otherwise: transformers loads none.
+        short_side (`int`): inference resizes the images' short side to it; by default as the loaded processor says,
+            and not at all for random weights.
+        num_queries (`int`): of the decoder, where it is to have another number; those of a checkpoint are made anew.
+        tiles (`int`): inference sees images through windows, this many along their short side, since the segmenter is
+            trained on images cut like that; by default as the loaded processor says, and whole for random weights.
+        seed (`int`): of all random weights; the global generator is left as it was.
+
+    Returns: the model (float32, batch norm of a pretrained backbone frozen) and its image processor.
+    Raises: `ValueError` if there is no Mask2Former under that name.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config, weights = find_config(name_or_path, revision)
+        # Without the auxiliary loss transformers 5.23 fails on a forward pass that does not ask for hidden states.
+        config.use_auxiliary_loss = True
+        config.num_queries = num_queries or config.num_queries
+        config.id2label, config.label2id = labels.id2label, labels.label2id
+        if weights:
+            model = Mask2FormerForUniversalSegmentation.from_pretrained(
+                name_or_path,
+                revision=revision,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+            )
+        else:
+            model = Mask2FormerForUniversalSegmentation(config)
+    if backbone_model is not None:
+        _load_backbone(model, backbone_model)
+    if weights or backbone_model is not None:
+        freeze_batch_norm(model)
+    processor = _build_processor(name_or_path if weights else None, revision, labels, short_side, tiles)
+    return model, processor
+
+
+def load_segmenter(name_or_path: str | Path, labels: LabelSet):
+    """A trained segmenter that predicts `labels`, and its processor; for scoring, where a new head would be nonsense.
+
+    Raises: `ValueError` if there is none, or it has other labels.
+    """
+    config, has_weights = find_config(name_or_path, None)
+    if not has_weights:
+        raise ValueError(f"{name_or_path} has no weights; name a trained segmenter.")
+    if differences := differing_labels(config.id2label, labels):
+        raise ValueError(f"The segmenter {name_or_path} and the records have other labels: {differences}.")
+    return build_segmenter(name_or_path, labels)
+
+
+def differing_labels(id2label: dict[int, str], labels: LabelSet, limit: int = 5) -> str:
+    """`id: name of the segmenter / name of the records` of the first labels that differ; empty if none does."""
+    theirs = {int(i): name for i, name in id2label.items()}
+    ids = [i for i in sorted(theirs.keys() | labels.id2label.keys()) if theirs.get(i) != labels.id2label.get(i)]
+    told = [f"{i}: {theirs.get(i, 'none')} / {labels.id2label.get(i, 'none')}" for i in ids[:limit]]
+    return ", ".join(told) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
+
+
+def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
+    """The configuration, and whether weights belong to it."""
+    if str(name_or_path) in SEGMENTER_NAMES:
+        return named_config(str(name_or_path)), False
+    path = Path(name_or_path)
+    if path.suffix == ".json" and path.is_file():
+        return _checked(Mask2FormerConfig.from_dict(json.loads(path.read_text())), path), False
+    try:
+        config = Mask2FormerConfig.from_pretrained(name_or_path, revision=revision)
+    except OSError as error:
+        raise ValueError(
+            f"There is no segmenter {str(name_or_path)!r}: {str(error).splitlines()[0]} Give --model a Hub id, a "
+            f"folder or JSON file with a Mask2Former configuration, or one of {list(SEGMENTER_NAMES)}."
+        ) from error
+    has_weights = not path.is_dir() or any(path.glob("*.safetensors"))
+    return _checked(config, name_or_path), has_weights
+
+
+def _checked(config: Mask2FormerConfig, source) -> Mask2FormerConfig:
+    if config.model_type != "mask2former":
+        raise ValueError(f"{source} is a {config.model_type}; only Mask2Former can be trained here.")
+    return config
+
+
+def _load_backbone(model, backbone_model: str) -> None:
+    """Copy the weights of `backbone_model` into the model's backbone, which must be of the same shape."""
+    encoder = model.model.pixel_level_module.encoder
+    # Not AutoBackbone, which in transformers 5.23 takes any path to a folder for a Hub id and refuses it.
+    try:
+        backbone, report = type(encoder).from_pretrained(
+            backbone_model,
+            config=encoder.config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except OSError as error:
+        raise ValueError(f"There is no backbone {backbone_model!r}: {str(error).splitlines()[0]}") from error
+    # A Swin classifier has no norms of its stages; Mask2Former trains those from scratch.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("hidden_states_norms."))
+    missing += [name for name, *_ in sorted(report["mismatched_keys"])]
+    if missing:
+        raise ValueError(
+            f"The weights of {backbone_model} do not fit the segmenter's {encoder.config.model_type} backbone: "
+            f"{len(missing)} are missing or of another size, first {missing[0]}. Set backbone_config in the "
+            "segmenter's config to that of the model."
+        )
+    encoder.load_state_dict(backbone.state_dict())
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that keeps its statistics and affine parameters, also in training mode (as detectron2 for R50)."""
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+
+def freeze_batch_norm(model: nn.Module) -> int:
+    """Freeze all batch norms in place; the state dict keeps its names. Returns how many there are.
+
+    Small batches would spoil pretrained statistics, and make the loss depend on how a batch is split over processes.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in norms:
+        module.__class__ = FrozenBatchNorm2d
+        module.requires_grad_(False).eval()
+    return len(norms)
+
+
+def _build_processor(name_or_path, revision, labels: LabelSet, short_side: int | None, tiles: int | None):
+    if name_or_path is None:
+        processor = Mask2FormerImageProcessorPil(do_resize=False)
+    else:
+        try:
+            processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision, backend="pil")
+        except OSError:  # weights saved without a processor
+            processor = Mask2FormerImageProcessorPil(do_resize=False)
+    processor.ignore_index = labels.ignore_index
+    processor.do_reduce_labels = False  # ids are ours, contiguous from 0
+    processor.num_labels = labels.num_labels
+    if short_side is not None:
+        processor.do_resize = True
+        processor.size = {"shortest_edge": short_side, "longest_edge": 4 * short_side}  # 512 and 2048 for ADE20K
+    if tiles is not None:
+        processor.tiles = tiles
+    return processor

@@ -1,0 +1,216 @@
+"""From a Mask2Former's queries to semantic maps, panoptic maps and instances: detectron2's rules, at the image's size.
+
+`transformers` resizes all masks to 384 x 384, stretches padding into the image, fuses no stuff unless told to and may
+then give one id to two segments. Here mask logits are enlarged to the padded input, the padding is cut off, and the
+rest is resized to the original size before any rule is applied, in strips of rows where an image is large.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..segments import measure_segments
+
+STRIP_BYTES = 256 * 2**20  # of enlarged masks and scores of one image held at once
+OBJECT_THRESHOLD, OVERLAP_THRESHOLD = 0.8, 0.8  # of Mask2Former's configurations (arXiv:2112.01527)
+MAX_INSTANCES = 100
+ABSENT = -20.0  # mask logit where a query has no part
+
+
+class PlacedMasks:
+    """Mask logits `(queries, h, w)` of which each query has a part, and `ABSENT` elsewhere.
+
+    Thousands of queries of a large image, most of them a few pixels wide, would not fit in memory whole.
+
+    Args:
+        parts: a tensor `(rows, columns)` for each query; places: top and left of each.
+        size (height, width): of the whole.
+    """
+
+    def __init__(self, parts: list[torch.Tensor], places: list[tuple[int, int]], size: tuple[int, int]):
+        self.parts, self.places, self.shape = parts, places, (len(parts), *size)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, key):
+        """`[indices]` are those queries; `[:, first:last]` is a tensor of these rows of all of them."""
+        if not isinstance(key, tuple):
+            chosen = key.tolist()
+            return PlacedMasks([self.parts[i] for i in chosen], [self.places[i] for i in chosen], self.shape[1:])
+        first, last, _ = key[1].indices(self.shape[1])
+        rows = torch.full((len(self), last - first, self.shape[2]), ABSENT, device=self.parts[0].device)
+        for row, part, (top, left) in zip(rows, self.parts, self.places, strict=True):
+            begin, end = max(top, first), min(top + part.shape[0], last)
+            if begin < end:
+                row[begin - first : end - first, left : left + part.shape[1]] = part[begin - top : end - top]
+        return rows
+
+
+@dataclass
+class QueryOutput:
+    """What a Mask2Former says of one image.
+
+    Args:
+        class_logits (`(queries, num_labels + 1)`), mask_logits (`(queries, h, w)`): as the model returns them.
+        padded_size, input_size, original_size (height, width): of the model's input with and without padding, and of
+            the image.
+        semantic: what semantic maps are made of, if not of the same queries.
+    """
+
+    class_logits: torch.Tensor
+    mask_logits: torch.Tensor | PlacedMasks
+    padded_size: tuple[int, int]
+    input_size: tuple[int, int]
+    original_size: tuple[int, int]
+    semantic: "QueryOutput | None" = None
+
+    def strips(
+        self, queries: torch.Tensor | None = None, extra_planes: int = 0, max_bytes: int = STRIP_BYTES
+    ) -> Iterator[torch.Tensor]:
+        """Mask logits `(queries, rows, width)` at the original size: whole, or in strips of rows from the top.
+
+        A 12-megapixel image with 100 queries and 150 labels would take 17 GB at once.
+
+        Args:
+            queries (int64): indices of those wanted; all if not given.
+            extra_planes (`int`): maps of the image's width that the caller holds beside logits and probabilities.
+            max_bytes (`int`): what all of them may take.
+        """
+        logits = self.mask_logits if queries is None else self.mask_logits[queries]
+        height, width = self.original_size
+        planes = max(1, 2 * len(logits) + extra_planes)
+        rows = max(1, max_bytes // (4 * planes * max(width, self.padded_size[1])))
+        if rows < max(height, self.padded_size[0]):
+            for start in range(0, height, rows):
+                yield self._rows(logits, start, min(start + rows, height))
+            return
+        masks = F.interpolate(logits[:, :][None], size=self.padded_size, mode="bilinear", align_corners=False)
+        masks = masks[..., : self.input_size[0], : self.input_size[1]]
+        if tuple(self.original_size) != tuple(self.input_size):
+            masks = F.interpolate(masks, size=tuple(self.original_size), mode="bilinear", align_corners=False)
+        yield masks[0]
+
+    def _rows(self, logits: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop` of the masks at the original size, `(queries, stop - start, width)`."""
+
+        def input_rows(first: int, last: int) -> torch.Tensor:
+            enlarged = _resize_rows(lambda a, b: logits[:, a:b], logits.shape[1], self.padded_size, first, last)
+            return enlarged[..., : self.input_size[1]]
+
+        if tuple(self.original_size) == tuple(self.input_size):
+            return input_rows(start, stop)
+        return _resize_rows(input_rows, self.input_size[0], self.original_size, start, stop)
+
+
+def _resize_rows(source, height: int, size: tuple[int, int], start: int, stop: int) -> torch.Tensor:
+    """Rows `start` to `stop` of a bilinear resize to `size` of maps with `height` rows; `source(a, b)` gives rows of
+    those. `F.interpolate` does the same, but needs all rows."""
+    places = ((torch.arange(start, stop, dtype=torch.float64) + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
+    above = places.floor().long()
+    below = (above + 1).clamp(max=height - 1)
+    first = int(above[0])
+    rows = source(first, int(below[-1]) + 1)
+    share = (places - above).to(rows)[:, None]
+    rows = torch.lerp(rows[:, (above - first).to(rows.device)], rows[:, (below - first).to(rows.device)], share)
+    return F.interpolate(rows[None], size=(stop - start, size[1]), mode="bilinear", align_corners=False)[0]
+
+
+def semantic_scores(output: QueryOutput, max_bytes: int = STRIP_BYTES) -> Iterator[torch.Tensor]:
+    """Scores `(num_labels, rows, width)` of one image, in strips: mask probabilities weighted by class probabilities,
+    Mask2Former's semantic inference."""
+    output = output.semantic or output
+    weights = output.class_logits.softmax(-1)[:, :-1]
+    for masks in output.strips(extra_planes=weights.shape[1], max_bytes=max_bytes):
+        yield torch.einsum("qc,qhw->chw", weights, masks.sigmoid())
+
+
+def panoptic_segments(
+    output: QueryOutput,
+    things: Sequence[int],
+    object_threshold: float = OBJECT_THRESHOLD,
+    overlap_threshold: float = OVERLAP_THRESHOLD,
+    max_bytes: int = STRIP_BYTES,
+) -> tuple[np.ndarray, list[dict]]:
+    """Mask2Former's panoptic inference.
+
+    Queries whose best class is a label of at least `object_threshold` compete for pixels by class times mask
+    probability. A query keeps the pixels that it wins with a mask probability of 0.5 or more, unless it wins less than
+    `overlap_threshold` of its own mask. All segments of a stuff class are one.
+
+    Args:
+        things: label ids of things.
+    Returns: panoptic_map int32 `(height, width)`, ids from 1 and 0 for void; and segments_info: id, category_id,
+        isthing, iscrowd, area, bbox (x, y, width, height), score (class probability, the best of fused segments).
+    """
+    num_labels = output.class_logits.shape[-1] - 1
+    scores, labels = output.class_logits.softmax(-1).max(-1)
+    kept = ((labels != num_labels) & (scores > object_threshold)).nonzero()[:, 0]
+    winner = np.full(output.original_size, -1, np.int32)  # place in `kept`, where its mask is there
+    if len(kept) == 0:
+        return winner + 1, []
+    # Whole numbers: float32 stops counting at 2^24 pixels, and an image may have 2^27.
+    own, won, top = torch.zeros_like(kept), torch.zeros_like(kept), 0
+    for masks in output.strips(kept, extra_planes=len(kept), max_bytes=max_bytes):
+        probabilities = masks.sigmoid()
+        best = (scores[kept][:, None, None] * probabilities).argmax(0)
+        inside = probabilities.gather(0, best[None])[0] >= 0.5
+        own += (probabilities >= 0.5).sum((1, 2))
+        won += torch.bincount(best.flatten(), minlength=len(kept))
+        rows = torch.where(inside, best, -1).cpu().numpy()
+        winner[top : top + len(rows)] = rows
+        top += len(rows)
+    own, won = own.cpu().numpy(), won.cpu().numpy()
+    stays = (own > 0) & (won / np.maximum(own, 1) >= overlap_threshold)
+    stays &= np.bincount(winner[winner >= 0], minlength=len(kept)) > 0
+
+    # Ids in the order of the queries; a stuff class has the id of its first.
+    id_of, segments, stuff = np.zeros(len(kept) + 1, np.int32), [], {}
+    for place, (label, score) in enumerate(zip(labels[kept].tolist(), scores[kept].tolist(), strict=True)):
+        if not stays[place]:
+            continue
+        if label in stuff:
+            id_of[place] = stuff[label]["id"]
+            stuff[label]["score"] = max(stuff[label]["score"], score)
+            continue
+        segment = {"id": len(segments) + 1, "category_id": label, "isthing": label in things, "score": score}
+        segments.append(segment)
+        id_of[place] = segment["id"]
+        if not segment["isthing"]:
+            stuff[label] = segment
+    panoptic_map = id_of[winner]  # -1 is the last entry, which is 0
+    return panoptic_map, measure_segments(panoptic_map, segments)
+
+
+def instance_masks(
+    output: QueryOutput, things: Sequence[int], max_instances: int = MAX_INSTANCES, max_bytes: int = STRIP_BYTES
+) -> list[dict]:
+    """Mask2Former's instance inference: the best `max_instances` pairs of query and class, those of things.
+
+    Returns: for each `category_id`, `score` (class probability times the mean mask probability within the mask) and
+        `mask`, bool `(height, width)`, where the logit is above 0; masks may overlap. Empty masks are left out.
+    """
+    probabilities = output.class_logits.softmax(-1)[:, :-1]
+    num_labels = probabilities.shape[1]
+    best = probabilities.flatten().topk(min(max_instances, probabilities.numel()))
+    is_thing = torch.isin(best.indices % num_labels, torch.tensor(list(things), device=best.indices.device))
+    scores, places = best.values[is_thing], best.indices[is_thing]
+    queries, pair_query = torch.div(places, num_labels, rounding_mode="floor").unique(return_inverse=True)
+    if len(queries) == 0:
+        return []
+    parts, inside, area = [], 0.0, 0
+    for logits in output.strips(queries, max_bytes=max_bytes):
+        masks = logits > 0
+        inside = inside + logits.sigmoid().mul_(masks).sum((1, 2))
+        area = area + masks.sum((1, 2), dtype=torch.float32)  # four times as fast as whole numbers
+        parts.append(masks.cpu().numpy())
+    masks = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    scores = (scores * (inside / (area + 1e-6))[pair_query]).tolist()
+    return [
+        {"category_id": place % num_labels, "score": score, "mask": masks[query]}
+        for place, score, query in zip(places.tolist(), scores, pair_query.tolist(), strict=True)
+        if area[query] > 0
+    ]
