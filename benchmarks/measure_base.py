@@ -28,8 +28,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from seggen_hf import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
-from seggen_hf.config.recipe import load_recipe
-from seggen_hf.config.training import SegmenterConfig
+from seggen_hf.config import SegmenterConfig, load_recipe
 from seggen_hf.data.scenes.records import (
     COUNTS,
     MIN_VISIBLE,

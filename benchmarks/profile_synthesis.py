@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from diffusers import ControlNetModel, StableDiffusionXLPipeline
 
 from seggen_hf import ColormapCodec, LabelSet, Mask2ImgPipeline, Text2MaskPipeline
-from seggen_hf.config.training import SynthesisConfig, parse_or_exit
+from seggen_hf.config import SynthesisConfig, parse_or_exit
 from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.miniature.architecture import resolve_base
 from seggen_hf.synthesis import synthesize

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config import load_recipe
 from seggen_hf.plan.measure import STEPS, Measured, Trial
+from seggen_hf.quiet import quiet_libraries
 from seggen_hf.runs.preflight import plan_run
-from seggen_hf.runs.quiet import quiet_libraries
 
 # What makes the host wait: a value read on it, and CUDA's own calls. On a CPU the first alone can be counted.
 WAITS = ("aten::_local_scalar_dense", "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")

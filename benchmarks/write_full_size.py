@@ -12,15 +12,14 @@ import argparse
 import json
 from pathlib import Path
 
+from seggen_hf.config import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig, load_recipe
 from seggen_hf.config.presets import MEMORY, preset_lines
-from seggen_hf.config.recipe import load_recipe
-from seggen_hf.config.training import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig
 from seggen_hf.labels import LabelSet
 from seggen_hf.plan.generators import plan_mask2img, plan_text2mask
 from seggen_hf.plan.run_plan import plan_recipe
 from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.plan.stage_plan import GIB
-from seggen_hf.runs.quiet import quiet_libraries
+from seggen_hf.quiet import quiet_libraries
 from seggen_hf.trainers.sdxl_config import SDXL_BASE_ID
 
 TARGET = Path(__file__).parents[1] / "docs" / "full_size.md"

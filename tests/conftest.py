@@ -113,7 +113,7 @@ segmenter: {{model: unit, max_train_steps: 2, train_batch_size: 2, crop_height: 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, tiny_recipe) -> Path:
     """The folder of a finished run of `tiny_recipe`; tests must not change it."""
-    from seggen_hf.config.recipe import load_recipe
+    from seggen_hf.config import load_recipe
     from seggen_hf.runs.runner import run_stages
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"

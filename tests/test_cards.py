@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from seggen_hf.config.training import SynthesisConfig
+from seggen_hf.config import SynthesisConfig
 from seggen_hf.hub.space import app_source
 from seggen_hf.labels import LabelSet
 from seggen_hf.markdown import cell, code_span, literal, one_line

@@ -18,68 +18,37 @@ FOLDERS = {
     "seggen_hf.metric_modules": ROOT / "metrics",
     "seggen_hf.recipes": ROOT / "training" / "recipes",
 }
-# Of the files right under src/seggen_hf; a folder has one floor for all its files.
-FILE_FLOORS = {
+# A folder is a room: one floor for all its files. Loose files are rooms of their own.
+FLOORS = {
+    "pipelines": 0,
+    "model_cards": 0,
+    "recipes": 0,
+    "metric_modules": 2,
     "config": 1,
     "digests": 1,
     "folders": 1,
     "labels": 1,
     "markdown": 1,
+    "metrics": 1,
+    "miniature": 1,
     "names": 1,
-    "presets": 1,
-    "recipe": 1,
-    "segmenter_configs": 1,
-    "settings": 1,
-    "tasks": 1,
-    "hub": 1,
-    "registration": 1,
-    "evaluation": 2,
-    "inference": 2,
-    "windows": 2,
-    "segments": 1,
-    "segment_rules": 2,
-    "markers": 2,
-    "miniature": 2,
-    "patch_code": 2,
-    "privacy": 2,
     "provenance": 2,
     "quiet": 1,
+    "segments": 1,
     "stopping": 1,
-    "roundtrip": 2,
-    "sdxl_config": 2,
-    "segmentation_loss": 2,
-    "segment_painting": 2,
-    "segmenter_layers": 2,
-    "segmenters": 2,
-    "arms": 3,
-    "card_pictures": 4,
-    "cards": 4,
-    "space": 5,
-    "staging": 4,
-    "publish": 5,
-    "report": 4,
-    "report_pictures": 4,
-    "results": 4,
-    "verdict": 4,
-    "preflight": 5,
-    "runs": 5,
-    "stages": 5,
-    "workers": 5,
-    "cli": 6,
-}
-FOLDER_FLOORS = {
-    "pipelines": 0,
-    "model_cards": 0,
-    "recipes": 0,
-    "metric_modules": 2,
-    "metrics": 1,
+    "tasks": 1,
     "data": 2,
-    "trainers": 3,
-    "synthesis": 3,
-    "plan": 4,
-    "demo": 4,
+    "pictures": 3,
+    "segmenter": 3,
+    "synthesis": 4,
+    "trainers": 4,
+    "plan": 5,
+    "runs": 5,
+    "demo": 6,
+    "hub": 7,
+    "cli": 8,
 }
-SCRIPTS_FLOOR = 6
+SCRIPTS_FLOOR = 8
 
 
 def module_files() -> dict[str, Path]:
@@ -101,9 +70,8 @@ def floor(name: str) -> int:
     if name in SCRIPTS:
         return SCRIPTS_FLOOR
     part = name.split(".")[1]
-    known = {**FILE_FLOORS, **FOLDER_FLOORS}
-    assert part in known, f"{name} has no floor yet; give it one in tests/test_floors.py."
-    return known[part]
+    assert part in FLOORS, f"{name} has no floor yet; give it one in tests/test_floors.py."
+    return FLOORS[part]
 
 
 def imports(name: str) -> set[str]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from seggen_hf import folders
 from seggen_hf.cli import app
-from seggen_hf.config.training import Text2MaskConfig
+from seggen_hf.config import Text2MaskConfig
 from seggen_hf.data.schema import encode_image, encode_map
 from seggen_hf.data.sources.load import load_records
 from seggen_hf.demo.decisions import Decisions

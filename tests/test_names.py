@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
-from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config import load_recipe
 from seggen_hf.hub.publish import plan_push, stage
 from seggen_hf.hub.staging import stage_pipeline
 from seggen_hf.names import WrongName, check_name, is_hub_id

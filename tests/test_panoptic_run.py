@@ -20,8 +20,7 @@ from seggen_hf import (
     evaluate_segmenter,
     load_synthetic,
 )
-from seggen_hf.config.recipe import load_recipe
-from seggen_hf.config.training import FilterConfig
+from seggen_hf.config import FilterConfig, load_recipe
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.data.transforms import cover_crop_map
 from seggen_hf.demo.decisions import Decisions

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value
 
-from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config import load_recipe
 from seggen_hf.data.doctor import digest_image
 from seggen_hf.runs import preflight
 from seggen_hf.runs.preflight import check_run

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
-from seggen_hf.config.recipe import list_overridden, load_recipe
+from seggen_hf.config import list_overridden, load_recipe
 from seggen_hf.config.values import parse_value, yaml_text
 from seggen_hf.provenance import public_command, public_value
 

@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 import yaml
 
-from seggen_hf.config.recipe import load_recipe, save_recipe
-from seggen_hf.config.training import DataConfig, EvaluationConfig, SegmenterConfig, Text2MaskConfig, parse_config
+from seggen_hf.config import (
+    DataConfig,
+    EvaluationConfig,
+    SegmenterConfig,
+    Text2MaskConfig,
+    load_recipe,
+    parse_config,
+    save_recipe,
+)
 from seggen_hf.config.values import builtin_recipes
 from seggen_hf.data.mixture import RecordMixture
 from seggen_hf.runs.arms import ARMS, arm_config

@@ -6,7 +6,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 from unit_segmenters import BACKBONES, unit_config
 
-from seggen_hf.config.training import SegmenterConfig
+from seggen_hf.config import SegmenterConfig
 from seggen_hf.segmenter.build import freeze_batch_norm
 from seggen_hf.segmenter.layers import adapt_layers, enable_checkpointing
 from seggen_hf.trainers.segmenter import SegmenterTask

@@ -9,8 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from datasets import load_from_disk
 
-from seggen_hf.config.recipe import load_recipe
-from seggen_hf.config.training import SegmenterConfig
+from seggen_hf.config import SegmenterConfig, load_recipe
 from seggen_hf.data.schema import labels_of
 from seggen_hf.runs.arms import ARMS, arm_config, check_arms, list_folders
 from seggen_hf.runs.preflight import check_run

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config import load_recipe
 from seggen_hf.runs.runner import lock_run, run_stages
 from seggen_hf.trainers.checkpoints import list_checkpoints
 

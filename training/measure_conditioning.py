@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from seggen_hf.config.recipe import Recipe, list_overridden, load_recipe
+from seggen_hf.config import Recipe, list_overridden, load_recipe
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.schema import (
     attach_labels,

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from seggen_hf.config.recipe import list_overridden, load_recipe
+from seggen_hf.config import list_overridden, load_recipe
 from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.tiles import tile_records

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import InitProcessGroupKwargs
 
-from seggen_hf.config.training import CaptionConfig, DataConfig, SynthesisConfig, parse_or_exit
+from seggen_hf.config import CaptionConfig, DataConfig, SynthesisConfig, parse_or_exit
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources.load import load_split

@@ -14,7 +14,7 @@ import dataclasses
 import os
 import sys
 
-from seggen_hf.config.training import DataConfig, SegmenterConfig, parse_or_exit
+from seggen_hf.config import DataConfig, SegmenterConfig, parse_or_exit
 from seggen_hf.data.scenes.records import scene_labels
 from seggen_hf.data.schema import labels_of, write_json
 from seggen_hf.data.sources.load import SCENES, open_source

@@ -9,7 +9,7 @@ RECIPE is a YAML file or a built-in recipe's name; its sections data, caption an
 them, `--preset 24gb` and the like come between, `--help` lists them. A killed run continues when it is called again.
 """
 
-from seggen_hf.config.training import Text2MaskConfig
+from seggen_hf.config import Text2MaskConfig
 from seggen_hf.plan.generators import plan_text2mask
 from seggen_hf.trainers.script import run_script
 from seggen_hf.trainers.text2mask import Text2MaskTask

@@ -10,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config import load_recipe
 from seggen_hf.runs.report import list_costs, list_scores
 from seggen_hf.runs.scores import percent, read_results
 from seggen_hf.tasks import task_of

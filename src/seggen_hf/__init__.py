@@ -11,12 +11,12 @@ _MODULE_OF = {
     "Mask2ImgPipeline": "pipelines",
     "Text2MaskPipeline": "pipelines",
     "PanopticCodec": "pipelines",
-    "evaluate_segmenter": "evaluation",
+    "evaluate_segmenter": "segmenter.evaluation",
     "filter_records": "synthesis",
-    "load_records": "data.sources",
+    "load_records": "data.sources.load",
     "load_synthetic": "synthesis",
-    "register_pipelines": "registration",
-    "roundtrip_report": "roundtrip",
+    "register_pipelines": "hub.registration",
+    "roundtrip_report": "trainers.roundtrip",
     "synthesize": "synthesis",
 }
 __all__ = sorted(_MODULE_OF)

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .runs.quiet import quiet_libraries
+from .quiet import quiet_libraries
 from .stopping import GOES_ON, exit_status, termination_raises
 
 app = typer.Typer(
@@ -131,7 +131,7 @@ def _recipe_file(recipe: str) -> str | Path:
 
 def _read_recipe(recipe: str, settings: list[str] | None, out: Path | None):
     """The recipe and its run folder; a run folder stands for its own recipe."""
-    from .config.recipe import load_recipe
+    from .config import load_recipe
 
     folder, file = Path(recipe), _recipe_file(recipe)
     try:
@@ -157,7 +157,7 @@ def _run(recipe, settings, out, only=None, first=None, last=None, redo=None, as_
     with the options that are given if absent."""
     loaded, folder = _read_recipe(recipe, settings, out)
     quiet_libraries()
-    from .config.recipe import list_overridden
+    from .config import list_overridden
     from .provenance import public_command
     from .runs.runner import run_stages, select_kinds
     from .runs.scores import read_results
@@ -191,8 +191,8 @@ def _plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=Fa
         raise WrongArguments(str(error)) from error
     loaded, _ = _read_recipe(recipe, settings, None)
     quiet_libraries()
+    from .config import preset_of
     from .config.presets import MEMORY, preset_lines
-    from .config.recipe import preset_of
     from .runs.preflight import plan_run, preset_that_fits
 
     planned, labels = plan_run(loaded, processes, num_records)
@@ -368,7 +368,7 @@ def caption(
 ):
     """Write the records of a data set with captions; interrupted, it goes on where it was."""
     quiet_libraries()
-    from .config.training import CaptionConfig
+    from .config import CaptionConfig
     from .data.captions import add_captions
     from .data.schema import labels_of
     from .data.sources.load import load_records
@@ -407,7 +407,7 @@ def synthesize(
     reading: dict,
 ):
     """Make synthetic records with finished generators. --set synthesis.imgsyn_variants=4 and the like."""
-    from .config.training import SynthesisConfig
+    from .config import SynthesisConfig
     from .config.values import build
 
     try:
@@ -523,7 +523,7 @@ def evaluate(
     if source is None:
         raise WrongArguments("A single segmenter needs a SOURCE to be scored on.")
     quiet_libraries()
-    from .config.training import EvaluationConfig
+    from .config import EvaluationConfig
     from .data.sources.load import load_records
     from .runs.scores import percent, score_folder
 
@@ -551,7 +551,7 @@ def evaluate(
 
 def _recipe_of(folder: Path):
     """The recipe of a run, also for a segmenter in the run; None for a segmenter that lies elsewhere."""
-    from .config.recipe import load_recipe
+    from .config import load_recipe
 
     for run in (folder, folder.resolve().parent.parent):
         if (run / "recipe.yaml").is_file():
@@ -653,7 +653,7 @@ def demo(
     debug: Debug = False,
 ):
     """Caption, map, image in the browser; what you keep is training data. --set text2mask_steps=50 and the like."""
-    from .config.training import SynthesisConfig
+    from .config import SynthesisConfig
     from .config.values import build
 
     values, caption = {}, ""

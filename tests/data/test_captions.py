@@ -10,7 +10,7 @@ from datasets import Dataset
 from makers import CATEGORIES, block_map, photo
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from seggen_hf.config.training import CaptionConfig
+from seggen_hf.config import CaptionConfig
 from seggen_hf.data.captions import Captioner, add_captions, simple_name, template_caption
 from seggen_hf.data.schema import attach_labels, encode_image, encode_map, labels_of, record_features
 from seggen_hf.labels import LabelSet

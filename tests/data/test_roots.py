@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from seggen_hf import load_synthetic
 from seggen_hf.cli import app
-from seggen_hf.config.recipe import load_recipe
-from seggen_hf.config.training import DataConfig
+from seggen_hf.config import DataConfig, load_recipe
 from seggen_hf.data.doctor import examine
 from seggen_hf.data.schema import encode_image, encode_map, read_image, read_map
 from seggen_hf.data.sources.load import load_records, load_split

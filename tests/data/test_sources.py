@@ -26,8 +26,7 @@ from makers import (
 )
 from PIL import Image
 
-from seggen_hf.config.recipe import load_recipe
-from seggen_hf.config.training import DataConfig
+from seggen_hf.config import DataConfig, load_recipe
 from seggen_hf.data.schema import attach_labels, encode_image, encode_map, labels_of, read_image, read_map
 from seggen_hf.data.sources.load import load_records, load_split, splits_of
 from seggen_hf.data.sources.map_decoder import read_label_file

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seggen_hf.config.training import CaptionConfig, SegmenterConfig
+from seggen_hf.config import CaptionConfig, SegmenterConfig
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.mixture import STEPS_PER_WINDOW, RecordMixture
 from seggen_hf.data.schema import encode_map, labels_of, read_image, read_map, record_features

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seggen_hf.config.training import DataConfig
+from seggen_hf.config import DataConfig
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.data.tiles import _bounds, tile_records
 from seggen_hf.segments import label_map, measure_segments

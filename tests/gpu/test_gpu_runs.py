@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config import load_recipe
 from seggen_hf.plan.measure import measure_run
 from seggen_hf.runs.preflight import plan_run
 from seggen_hf.runs.runner import run_stages

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from seggen_hf import Mask2ImgPipeline, Text2MaskPipeline
-from seggen_hf.config.training import SynthesisConfig
+from seggen_hf.config import SynthesisConfig
 from seggen_hf.data.schema import read_map
 from seggen_hf.synthesis.generators import decoding, place
 

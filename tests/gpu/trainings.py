@@ -6,7 +6,7 @@ import torch
 from generators import build
 from unit_segmenters import BACKBONES, unit_config
 
-from seggen_hf.config.training import SegmenterConfig
+from seggen_hf.config import SegmenterConfig
 from seggen_hf.trainers.segmenter import SegmenterTask
 from seggen_hf.trainers.stream import SampleStream
 

@@ -13,7 +13,7 @@ from hub_faults import Faults
 from hub_server import OTHER, READER, WRITER
 from PIL import Image
 
-from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config import load_recipe
 from seggen_hf.hub.client import Artifact
 from seggen_hf.hub.publish import Staged, plan_push, stage
 from seggen_hf.labels import LabelSet
@@ -217,7 +217,7 @@ def test_what_is_made_of_the_users_own_data_is_private_and_stays_so(hub, run_cli
 ASK = """
     import sys
     from seggen_hf.runs.privacy import why_private
-    from seggen_hf.config.recipe import load_recipe
+    from seggen_hf.config import load_recipe
     for name in sys.argv[1:]:
         print(why_private(load_recipe("quickstart", [f"data.dataset_name={name}"]), "Hub"))
 """

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seggen_hf.config.recipe import load_recipe
-from seggen_hf.config.training import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig
+from seggen_hf.config import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig, load_recipe
 from seggen_hf.config.values import builtin_recipes
 from seggen_hf.data.schema import labels_of
 from seggen_hf.labels import LabelSet

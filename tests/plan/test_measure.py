@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from seggen_hf.config.recipe import load_recipe
+from seggen_hf.config import load_recipe
 from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.plan import measure
 from seggen_hf.plan.measure import Measured, Trial, measure_run

@@ -6,9 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
+from seggen_hf.config import DataConfig, SegmenterConfig, Text2MaskConfig, load_recipe, parse_config, save_recipe
 from seggen_hf.config.presets import MEMORY, PRESETS
-from seggen_hf.config.recipe import load_recipe, save_recipe
-from seggen_hf.config.training import DataConfig, SegmenterConfig, Text2MaskConfig, parse_config
 from seggen_hf.labels import LabelSet
 from seggen_hf.plan.gpus import EFFICIENCY, Gpu
 from seggen_hf.plan.run_plan import RunPlan, plan_recipe

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from seggen_hf.config.training import SegmenterConfig, Text2MaskConfig
+from seggen_hf.config import SegmenterConfig, Text2MaskConfig
 from seggen_hf.labels import LabelSet
 from seggen_hf.plan import memory_tracker
 from seggen_hf.plan.generators import plan_text2mask

@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
-from seggen_hf.config.training import SynthesisConfig
+from seggen_hf.config import SynthesisConfig
 
 SIZE = dict(height=32, width=32)
 # Random weights paint no label's color: every distance is allowed, so that maps with several labels come out.

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from seggen_hf import load_synthetic
-from seggen_hf.config.recipe import load_recipe
-from seggen_hf.config.training import FilterConfig
+from seggen_hf.config import FilterConfig, load_recipe
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.labels import LabelSet
 from seggen_hf.runs.runner import run_stages

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seggen_hf.config.training import SynthesisConfig
+from seggen_hf.config import SynthesisConfig
 from seggen_hf.synthesis.manifest import Plan, derive_seed, draw_caption
 
 IDS = [f"record-{i}" for i in range(7)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from seggen_hf.config.training import Mask2ImgConfig, Text2MaskConfig
+from seggen_hf.config import Mask2ImgConfig, Text2MaskConfig
 from seggen_hf.data.schema import labels_of
 from seggen_hf.miniature.architecture import build_miniature
 from seggen_hf.trainers.lora import add_lora, cast_frozen

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from toy import ToyTask, settings
 
-from seggen_hf.config.training import TrainingConfig
+from seggen_hf.config import TrainingConfig
 from seggen_hf.trainers.checkpoints import list_checkpoints, read_state
 from seggen_hf.trainers.loop import build_accelerator, describe_training, train
 from seggen_hf.trainers.optimizer import lr_factor

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from seggen_hf.config.training import Mask2ImgConfig
+from seggen_hf.config import Mask2ImgConfig
 from seggen_hf.data.schema import labels_of, read_map, read_panoptic
 from seggen_hf.labels import LabelSet
 from seggen_hf.pipelines import Mask2ImgPipeline, PanopticCodec, encode_condition

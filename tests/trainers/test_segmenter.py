@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForUniversalSegmentation
 
-from seggen_hf.config.training import SegmenterConfig
+from seggen_hf.config import SegmenterConfig
 from seggen_hf.data.mixture import DecodedRecords, RecordMixture
 from seggen_hf.data.schema import attach_labels, labels_of, read_image, read_map
 from seggen_hf.labels import LabelSet

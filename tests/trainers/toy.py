@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from seggen_hf.config.training import TrainingConfig
+from seggen_hf.config import TrainingConfig
 
 
 class ToyTask:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seggen_hf.config.training import DataConfig, Mask2ImgConfig, Text2MaskConfig, parse_config
+from seggen_hf.config import DataConfig, Mask2ImgConfig, Text2MaskConfig, parse_config
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from seggen_hf.plan.generators import plan_text2mask
 from seggen_hf.trainers.mask2img import Mask2ImgTask

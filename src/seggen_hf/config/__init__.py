@@ -1,35 +1,66 @@
 """Settings: one dataclass a section, how they are read and checked, recipes and presets. No torch in it."""
 
-from .training import (
+from .command_line import parse_config, parse_or_exit
+from .data import TASKS, CaptionConfig, DataConfig
+from .evaluation import EvaluationConfig
+from .recipe import (
+    DEFAULTS,
+    HOW_ONLY,
     SECTIONS,
-    CaptionConfig,
-    DataConfig,
-    EvaluationConfig,
-    FilterConfig,
+    Recipe,
+    list_overridden,
+    load_recipe,
+    preset_of,
+    read_sections,
+    save_recipe,
+    share_size,
+)
+from .synthesis import MIXED_PRECISION, OFFLOADS, VAE_PRECISIONS, FilterConfig, SynthesisConfig
+from .training import (
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    PREDICTION_TYPES,
+    SCALE_REFERENCES,
+    SYNTHETIC_MODES,
     GeneratorConfig,
     Mask2ImgConfig,
     SegmenterConfig,
-    SynthesisConfig,
     Text2MaskConfig,
     TrainingConfig,
-    parse_config,
-    parse_or_exit,
-    save_config,
 )
+from .values import save_config
 
 __all__ = [
+    "DEFAULTS",
+    "HOW_ONLY",
+    "LR_SCHEDULES",
+    "MIXED_PRECISION",
+    "OFFLOADS",
+    "OPTIMIZERS",
+    "PREDICTION_TYPES",
+    "SCALE_REFERENCES",
     "SECTIONS",
+    "SYNTHETIC_MODES",
+    "TASKS",
+    "VAE_PRECISIONS",
     "CaptionConfig",
     "DataConfig",
     "EvaluationConfig",
     "FilterConfig",
     "GeneratorConfig",
     "Mask2ImgConfig",
+    "Recipe",
     "SegmenterConfig",
     "SynthesisConfig",
     "Text2MaskConfig",
     "TrainingConfig",
+    "list_overridden",
+    "load_recipe",
     "parse_config",
     "parse_or_exit",
+    "preset_of",
+    "read_sections",
     "save_config",
+    "save_recipe",
+    "share_size",
 ]

@@ -4,22 +4,35 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..names import WrongName, check_name
-from .training import (
-    SECTIONS,
-    CaptionConfig,
-    DataConfig,
-    EvaluationConfig,
-    FilterConfig,
-    Mask2ImgConfig,
-    SegmenterConfig,
-    SynthesisConfig,
-    Text2MaskConfig,
-    read_sections,
-    share_size,
-)
+from .data import CaptionConfig, DataConfig
+from .evaluation import EvaluationConfig
+from .presets import apply_preset
+from .synthesis import FilterConfig, SynthesisConfig
+from .training import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig
 from .values import build, find_recipe, nearest_name, parse_value, read_yaml, write_yaml
+
+# Sections of a recipe, in the order of a run. Each is one flat dataclass.
+SECTIONS = {
+    "data": DataConfig,
+    "caption": CaptionConfig,
+    "text2mask": Text2MaskConfig,
+    "mask2img": Mask2ImgConfig,
+    "synthesis": SynthesisConfig,
+    "filter": FilterConfig,
+    "segmenter": SegmenterConfig,
+    "evaluation": EvaluationConfig,
+}
+# Settings that change how a stage runs but not what it makes: changing them leaves a finished stage as it is, and a
+# training that was begun continues. Fields say so themselves (`how_only` of `values.about`).
+HOW_ONLY = {f.name for section in SECTIONS.values() for f in dataclasses.fields(section) if f.metadata.get("how_only")}
+DEFAULTS = {
+    f"{section}.{f.name}": getattr(default, f.name)
+    for section, default in ((section, cls()) for section, cls in SECTIONS.items())
+    for f in dataclasses.fields(default)
+}
 
 
 @dataclass(kw_only=True)
@@ -116,3 +129,40 @@ def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
             if sections[name][side] == sections["data"][side]:
                 del sections[name][side]
     write_yaml(sections, path)
+
+
+def read_sections(
+    path: str | os.PathLike, shared_size: bool = True, preset: str | None = None
+) -> tuple[str, dict[str, dict]]:
+    """Name and raw sections of a recipe file; absent sections are empty.
+
+    Args:
+        shared_size (`bool`): apply `share_size`.
+        preset (`str`): laid over the sections; the file's own `preset:` if it is not given.
+
+    Raises: `ValueError` for another top-level key, with the nearest known one, and for a preset that there is not.
+    """
+    content = read_yaml(path)
+    for key in content:
+        if key not in ("name", "preset") and key not in SECTIONS:
+            known = [*SECTIONS, "name", "preset"]
+            raise ValueError(f"{path} has no section {key!r}. {nearest_name(str(key), known)}")
+    sections = {}
+    for name in SECTIONS:
+        section = {} if content.get(name) is None else content[name]
+        if not isinstance(section, dict):
+            raise ValueError(f"{path}, section {name}, holds {section!r}; it must be `name: value` lines.")
+        sections[name] = dict(section)
+    if preset := preset or content.get("preset"):
+        apply_preset(str(preset), sections, SECTIONS)
+    if shared_size:
+        share_size(sections)
+    return str(content.get("name", Path(path).stem)), sections
+
+
+def share_size(sections: dict[str, dict]) -> None:
+    """Give the generators' sections the height and width of `data` where they have none, in place."""
+    for name in ("text2mask", "mask2img"):
+        for side in ("height", "width"):
+            if side in sections["data"]:
+                sections[name].setdefault(side, sections["data"][side])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import os
 import types
 import typing
@@ -134,4 +135,28 @@ def write_yaml(content: dict, path: str | os.PathLike) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def about(text: str, how_only: bool = False) -> dict:
+    """Metadata of a field: the help of its flag, and whether it changes how a stage runs but not what it makes."""
+    return {"help": text, "how_only": how_only}
+
+
+def check(condition: bool, name: str, value, rule: str) -> None:
+    """Raise `ValueError` with the flag, its value and the rule."""
+    if not condition:
+        raise ValueError(f"--{name} is {value!r}; it must be {rule}.")
+
+
+def check_unique(name: str, values: list) -> None:
+    check(len(set(values)) == len(values), name, values, "without repetitions")
+
+
+def save_config(config, folder: str | Path) -> None:
+    """Write `config` as run_config.json beside what it made."""
+    path = Path(folder) / "run_config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     os.replace(temporary, path)

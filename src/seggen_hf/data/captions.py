@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, Value
 from tqdm.auto import tqdm
 
-from ..config.training import CaptionConfig
+from ..config import CaptionConfig
 from ..labels import LabelSet
 from .schema import open_image, read_map
 

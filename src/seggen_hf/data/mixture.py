@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from ..config.training import SegmenterConfig
+from ..config import SegmenterConfig
 from .schema import read_image, read_map, read_panoptic
 
 CACHE_BYTES = 1_000_000_000  # of decoded records, in each process that prepares samples

@@ -10,8 +10,7 @@ import PIL.Image
 import torch
 from datasets import load_from_disk
 
-from ..config.recipe import load_recipe
-from ..config.training import SynthesisConfig
+from ..config import SynthesisConfig, load_recipe
 from ..labels import LabelSet
 from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
 from ..runs.arms import shown_arm

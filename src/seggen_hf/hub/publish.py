@@ -14,7 +14,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from .. import metric_modules
-from ..config.recipe import load_recipe
+from ..config import load_recipe
 from ..data.captions import PREFIX, simple_name
 from ..data.schema import write_json
 from ..demo.models import models_of_run

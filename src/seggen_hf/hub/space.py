@@ -13,7 +13,7 @@ from pprint import pformat
 
 import yaml
 
-from ..config.training import SynthesisConfig
+from ..config import SynthesisConfig
 from ..runs.cards import fill_card
 from .staging import empty_folder
 

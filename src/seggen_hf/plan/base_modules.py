@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from ..config.training import GeneratorConfig, Mask2ImgConfig
+from ..config import GeneratorConfig, Mask2ImgConfig
 from ..miniature.architecture import resolve_base
 from ..pipelines import condition_channels
 from ..trainers.mask2img import check_controlnet, new_controlnet

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..config.training import GeneratorConfig, Mask2ImgConfig, Text2MaskConfig
+from ..config import GeneratorConfig, Mask2ImgConfig, Text2MaskConfig
 from ..trainers.generator import ENCODE_CAPTIONS, ENCODE_PIXELS, VALIDATION_BATCH, cast_weights
 from ..trainers.lora import add_lora, cast_frozen
 from ..trainers.mask2img import denoise, set_trained

@@ -15,8 +15,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from ..config.recipe import Recipe
-from ..config.training import SegmenterConfig
+from ..config import Recipe, SegmenterConfig
 from ..data.captions import template_caption
 from ..data.schema import attach_labels, encode_image, encode_map, encode_panoptic, record_features
 from ..labels import LabelSet

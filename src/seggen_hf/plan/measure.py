@@ -17,11 +17,10 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
-from ..config.recipe import Recipe
-from ..config.training import TrainingConfig
+from ..config import Recipe, TrainingConfig
 from ..labels import LabelSet
 from ..provenance import library_versions
-from ..runs.quiet import quiet_libraries
+from ..quiet import quiet_libraries
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.layers import enable_checkpointing
 from ..synthesis.engine import ShardMaker

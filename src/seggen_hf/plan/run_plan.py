@@ -3,7 +3,7 @@
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from ..config.recipe import Recipe
+from ..config import Recipe
 from ..labels import LabelSet
 from ..runs.arms import list_folders
 from .generators import plan_mask2img, plan_text2mask

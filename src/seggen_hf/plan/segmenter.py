@@ -6,8 +6,7 @@ from contextlib import contextmanager
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-from ..config.recipe import Recipe
-from ..config.training import EvaluationConfig, SegmenterConfig
+from ..config import EvaluationConfig, Recipe, SegmenterConfig
 from ..labels import LabelSet
 from ..segmenter import loss as segmentation_loss
 from ..segmenter.build import find_config, freeze_batch_norm

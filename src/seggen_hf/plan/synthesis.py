@@ -1,6 +1,6 @@
 """What MaskSyn and ImgSyn take: networks in sampling, pictures, shards."""
 
-from ..config.training import SynthesisConfig
+from ..config import SynthesisConfig
 from ..trainers.generator import cast_weights
 from ..trainers.mask2img import denoise
 from .base_modules import MetaBase, build_controlnet, count

@@ -1,6 +1,6 @@
 """Bytes of a training by purpose, and on disk."""
 
-from ..config.training import TrainingConfig
+from ..config import TrainingConfig
 from ..trainers.checkpoints import checkpoint_bytes
 from .simulate import DTYPES, Cost
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from ..config.training import SegmenterConfig
+from ..config import Recipe, SegmenterConfig
 from ..data.scenes.records import (
     MAX_SPLIT_RECORDS,
     SCENE_CATEGORIES,
@@ -21,7 +21,6 @@ from ..data.scenes.records import (
     scene_index,
 )
 from ..data.schema import attach_labels, encode_image, encode_map, labels_of, record_features
-from ..config.recipe import Recipe
 
 
 @dataclass(frozen=True)

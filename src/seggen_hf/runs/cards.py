@@ -16,17 +16,17 @@ from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, eval_resu
 from huggingface_hub.repocard_data import DatasetCardData, EvalResult
 from safetensors import safe_open
 
-from .arms import ARMS, list_folders
+from ..config import load_recipe
 from ..data.schema import labels_of
 from ..markdown import cell, code_span, literal
-from .stage_marker import read_marker
 from ..names import is_hub_id
 from ..pipelines import ColormapCodec
 from ..provenance import join_versions, library_versions, public_settings, public_value
-from ..config.recipe import load_recipe
-from .scores import percent, read_scores, recipe_hash
 from ..segmenter.postprocessing import OBJECT_THRESHOLD, OVERLAP_THRESHOLD
 from ..tasks import TASKS, task_of
+from .arms import ARMS, list_folders
+from .scores import percent, read_scores, recipe_hash
+from .stage_marker import read_marker
 
 
 def fill_card(template: str, facts: Mapping, header: str = "") -> str:

@@ -4,9 +4,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 
+from ..config import Recipe
 from ..names import is_hub_id
 from ..provenance import public_value
-from ..config.recipe import Recipe
 
 TIMEOUT = 10.0  # seconds for the Hub's answer
 

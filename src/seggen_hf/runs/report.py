@@ -12,20 +12,19 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from .arms import ARMS, list_folders
-from ..config.training import SECTIONS
+from ..config import SECTIONS, Recipe, load_recipe
 from ..data.schema import labels_of, read_image, read_map
 from ..folders import RUN, check_folder
 from ..markdown import cell, code_span
-from .stage_marker import read_marker
+from ..pictures.report import SIDE, PictureFolder, hex_color, line_chart
+from ..pictures.segments import paint_record
 from ..pipelines import ColormapCodec
 from ..provenance import join_versions, public_value
-from ..config.recipe import Recipe, load_recipe
-from ..pictures.report import SIDE, PictureFolder, hex_color, line_chart
-from .scores import NUM_SHOWN, PREDICTIONS, list_seeds, list_unfinished, percent, read_results, scores_by_arm
-from ..pictures.segments import paint_record
 from ..synthesis import load_synthetic
 from ..tasks import TASKS, task_of
+from .arms import ARMS, list_folders
+from .scores import NUM_SHOWN, PREDICTIONS, list_seeds, list_unfinished, percent, read_results, scores_by_arm
+from .stage_marker import read_marker
 from .verdict import BASELINE, CANDIDATES, write_verdict
 
 

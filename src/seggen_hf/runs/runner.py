@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from .cards import write_cards
+from ..config import Recipe, save_recipe
 from ..data.schema import write_json
 from ..folders import RUN, claim_folder
-from .stage_marker import InputsChanged, SettingsChanged, check_stage, read_begun
+from .cards import write_cards
 from .preflight import check_run
-from ..config.recipe import Recipe, save_recipe
 from .report import write_report
 from .scores import RESULTS, SCORES, evaluate_arms, recipe_hash
+from .stage_marker import InputsChanged, SettingsChanged, check_stage, read_begun
 from .stages import STAGES, Stage, data_digest, list_stages, load_test_records, load_train_records, segmenter_of
 from .workers import begins, make_stage, work_together
 

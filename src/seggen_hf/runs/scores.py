@@ -13,21 +13,20 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from .arms import ARMS, list_folders
-from ..config.training import SECTIONS, EvaluationConfig
+from ..config import SECTIONS, EvaluationConfig, Recipe
+from ..config.values import list_differing
 from ..data.schema import encode_image, encode_map, labels_of, read_image, read_map, write_json
-from ..segmenter.evaluation import evaluate_segmenter
-from ..segmenter.inference import predict_panoptic, predict_semantic
 from ..labels import LabelSet
-from .stage_marker import mark_stage, read_marker
+from ..pictures.segments import paint_record, paint_segments
 from ..pipelines import ColormapCodec
 from ..provenance import join_versions, library_versions, public_value
-from ..config.recipe import Recipe
-from ..pictures.segments import paint_record, paint_segments
-from ..segmenter.postprocessing import MAX_INSTANCES
 from ..segmenter.build import build_segmenter
-from ..config.values import list_differing
+from ..segmenter.evaluation import evaluate_segmenter
+from ..segmenter.inference import predict_panoptic, predict_semantic
+from ..segmenter.postprocessing import MAX_INSTANCES
 from ..tasks import TASKS, task_of
+from .arms import ARMS, list_folders
+from .stage_marker import mark_stage, read_marker
 from .verdict import write_verdict
 
 RESULTS, SCORES, PREDICTIONS = "results.json", "evaluation.json", "predictions"

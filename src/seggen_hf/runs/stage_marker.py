@@ -5,7 +5,6 @@ so that a call with others is refused before it can mix two runs in one folder.
 """
 
 import contextlib
-import dataclasses
 import json
 import resource
 import sys
@@ -14,29 +13,12 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from ..config.training import SECTIONS
+from ..config import DEFAULTS
 from ..data.schema import write_json
 from ..folders import STAGE_MARKERS
 from ..provenance import library_versions
 
 DONE, STARTED = STAGE_MARKERS
-
-# Settings that change how a stage runs but not what it makes: changing them leaves a finished stage as it is, and a
-# training that was begun continues.
-HOW_ONLY = {
-    "output_dir", "resume", "report_to", "dataloader_num_workers", "logging_steps", "checkpointing_steps", "dry_run",
-    "checkpoints_total_limit", "validation_steps", "cache_max_gb", "gradient_checkpointing", "num_validation_images",
-    "validation_inference_steps", "validation_guidance_scale", "validation_segmenter", "caption_batch_size",
-    "eval_batch_size", "batch_size", "total_batch_size", "shard_size", "offload", "vae_slicing", "jobs",
-    "torch_compile",
-}  # fmt: skip
-
-
-DEFAULTS = {
-    f"{section}.{field.name}": getattr(default, field.name)
-    for section, default in ((section, cls()) for section, cls in SECTIONS.items())
-    for field in dataclasses.fields(default)
-}
 
 
 class SettingsChanged(ValueError):

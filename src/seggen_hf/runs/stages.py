@@ -16,16 +16,12 @@ import datasets
 import torch
 from accelerate.state import AcceleratorState
 
-from .arms import ARMS, SYNTHESIZED, Arm, arm_config, render_records, save_dataset
-from ..config.training import DataConfig, TrainingConfig
+from ..config import HOW_ONLY, DataConfig, Recipe, TrainingConfig
 from ..data.captions import add_captions
 from ..data.schema import labels_of, write_json
 from ..data.sources.load import load_split
 from ..digests import records_digest
-from .stage_marker import DONE, HOW_ONLY, fingerprint
 from ..pipelines import Mask2ImgPipeline, Text2MaskPipeline
-from ..config.recipe import Recipe
-from .scores import Segmenter
 from ..segmenter.build import load_segmenter
 from ..synthesis import filter_records, load_synthetic, synthesize
 from ..synthesis.agreement_filter import read_summary
@@ -36,6 +32,9 @@ from ..trainers.loop import Run, train
 from ..trainers.mask2img import Mask2ImgTask
 from ..trainers.segmenter import SegmenterTask
 from ..trainers.text2mask import Text2MaskTask
+from .arms import ARMS, SYNTHESIZED, Arm, arm_config, render_records, save_dataset
+from .scores import Segmenter
+from .stage_marker import DONE, fingerprint
 
 STAGES = ("caption", "text2mask", "mask2img", "synthesize", "filter", "segmenter", "evaluate", "report")
 

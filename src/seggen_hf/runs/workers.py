@@ -17,12 +17,12 @@ from typing import TextIO
 
 import torch
 
-from .stage_marker import DONE, STARTED, mark_stage
-from .quiet import quiet_libraries
-from ..config.recipe import Recipe, load_recipe
-from .scores import list_sources, score_splits
-from .stages import Stage, data_digest, list_stages, load_test_records, load_train_records, segmenter_of
+from ..config import Recipe, load_recipe
+from ..quiet import quiet_libraries
 from ..stopping import GOES_ON, exit_status, termination_raises
+from .scores import list_sources, score_splits
+from .stage_marker import DONE, STARTED, mark_stage
+from .stages import Stage, data_digest, list_stages, load_test_records, load_train_records, segmenter_of
 
 
 def make_stage(stage: Stage, command: str | None, data: str | None) -> str:
@@ -106,7 +106,17 @@ def _begin(job: str, out: Path, name: str, place: int, share: int, command: str 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[place % len(visible)]
     # -P: the user's folder may hold a module called `datasets`.
-    words = [sys.executable, "-P", "-m", "seggen_hf.runs.workers", str(os.getpid()), job, str(out), name, command or ""]
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "seggen_hf.runs.workers",
+        str(os.getpid()),
+        job,
+        str(out),
+        name,
+        command or "",
+    ]
     # A group of its own: Ctrl-C in a terminal reaches this process alone, which passes it on once.
     return subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, text=True, pass_fds=[lock], process_group=0

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..config.training import FilterConfig
+from ..config import FilterConfig
 from ..data.schema import check_columns, encode_map, encode_panoptic, labels_of, write_json
 from ..digests import records_digest, weights_digest
 from ..folders import FILTERED, claim_folder

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
-from ..config.training import SynthesisConfig, save_config
+from ..config import SynthesisConfig, save_config
 from ..data.schema import (
     check_columns,
     encode_image,

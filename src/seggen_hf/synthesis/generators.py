@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from ..config.training import SynthesisConfig
+from ..config import SynthesisConfig
 from ..digests import weights_digest
 from ..labels import LabelSet
 

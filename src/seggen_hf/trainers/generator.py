@@ -15,7 +15,7 @@ from datasets import Dataset, Image
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image as PILImage
 
-from ..config.training import DataConfig, GeneratorConfig
+from ..config import DataConfig, GeneratorConfig
 from ..data.mixture import shuffle_windows
 from ..data.schema import check_columns, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords

@@ -20,9 +20,8 @@ from accelerate.tracking import filter_trackers
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from tqdm.auto import tqdm
 
-from ..config.training import TrainingConfig, save_config
+from ..config import HOW_ONLY, TrainingConfig, save_config
 from ..folders import TRAINING, claim_folder
-from ..runs.stage_marker import HOW_ONLY
 from ..stopping import Stopped, StopRequest, stop_requests
 from .average import WeightAverage
 from .checkpoint_writer import CheckpointWriter

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from ..config.training import GeneratorConfig
+from ..config import GeneratorConfig
 from ..config.values import nearest_name
 
 Network = TypeVar("Network", bound=torch.nn.Module)  # UNet2DConditionModel or ControlNetModel

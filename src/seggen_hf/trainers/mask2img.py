@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from ..config.training import Mask2ImgConfig
+from ..config import Mask2ImgConfig
 from ..data.schema import read_image
 from ..data.transforms import cover_crop
 from ..labels import LabelSet

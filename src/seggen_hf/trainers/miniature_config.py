@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..config.training import TrainingConfig
+from ..config import TrainingConfig
 from ..data.scenes.records import SCENE_WORDS
 from ..labels import LabelSet
 from ..miniature.drawings import DRAWING_CAPTION

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from diffusers import DDPMScheduler
 
-from ..config.training import PREDICTION_TYPES
+from ..config import PREDICTION_TYPES
 
 
 def min_snr_weights(snr: torch.Tensor, gamma: float, prediction_type: str, zero_terminal: bool = False):

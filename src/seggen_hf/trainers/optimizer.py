@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from ..config.training import TrainingConfig
+from ..config import TrainingConfig
 
 
 def check_optimizer(config: TrainingConfig) -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..config.training import SegmenterConfig, save_config
+from ..config import SegmenterConfig, save_config
 from ..data.mixture import DecodedRecords, RecordMixture
 from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..config.training import TrainingConfig
+from ..config import TrainingConfig
 from ..stopping import outlive_first_signal
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from peft.utils import get_peft_model_state_dict
 
-from ..config.training import SynthesisConfig, Text2MaskConfig
+from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from ..pipelines import Text2MaskPipeline
 from .generator import VALIDATION_BATCH, GeneratorTask, load_unet, save_grid, save_pipeline

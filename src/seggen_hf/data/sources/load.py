@@ -10,7 +10,7 @@ import datasets
 from datasets import Dataset, Features, Image
 from PIL import ImageOps
 
-from ...config.training import DataConfig
+from ...config import DataConfig
 from ...labels import LabelSet
 from ..scenes.records import SCENE_SPLITS, scene_records
 from ..schema import (

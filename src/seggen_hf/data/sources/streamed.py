@@ -23,7 +23,7 @@ from datasets import Dataset, DatasetInfo, Features, Image, load_dataset_builder
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
-from ...config.training import DataConfig
+from ...config import DataConfig
 from ...labels import LabelSet
 from ..schema import labels_of, open_image, with_labels
 from .hub import columns_of, labels_for

@@ -1,0 +1,94 @@
+"""Settings of the data: where records come from, and how they get captions."""
+
+from dataclasses import dataclass, field
+
+from ..names import check_name
+from .values import about, check, check_unique
+
+TASKS = ("semantic", "instance", "panoptic")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the real data is and which part of it each stage sees."""
+
+    dataset_name: str = field(default="scenes", metadata=about("Folder, Hub id, or `scenes` for the built-in scenes."))
+    task: str = field(default="semantic", metadata=about("semantic, instance or panoptic."))
+    train_split: str = field(default="train", metadata=about("Split with the labelled training records."))
+    test_splits: list[str] = field(
+        default_factory=lambda: ["test"],
+        metadata=about("Splits that the report scores; never trained or tuned on."),
+    )
+    image_column: str | None = field(default=None, metadata=about("Image column; guessed when not given."))
+    mask_column: str | None = field(default=None, metadata=about("Mask column; guessed when not given."))
+    labels: str | None = field(
+        default=None,
+        metadata=about("labels.json, classes.json, or `ade20k` / `coco`; read from the source if absent."),
+    )
+    zero_is_void: bool = field(
+        default=False, metadata=about("Ids in the maps are 1..C and 0 is void (ADE20K's annotations on the Hub).")
+    )
+    dataset_config_name: str | None = field(default=None, metadata=about("Config of a Hub data set with several."))
+    dataset_revision: str | None = field(default=None, metadata=about("Commit, tag or branch of a Hub data set."))
+    media_roots: list[str] = field(
+        default_factory=list,
+        metadata=about(
+            "Folders beside the data set that its files may lie in; links and names that lead elsewhere are refused."
+        ),
+    )
+    streaming: bool = field(
+        default=False,
+        metadata=about("Read data sets on the Hub (real, synthetic) as needed; no shard is downloaded whole."),
+    )
+    max_train_records: int | None = field(default=None, metadata=about("Use only the first records (lack of labels)."))
+    max_test_records: int | None = field(default=None, metadata=about("Score only the first records of a test split."))
+    panoptic_coding: str = field(
+        default="shades",
+        metadata=about("Color maps tell instances apart by `shades` of their class, or `edges` around them (paper)."),
+    )
+    num_shades: int = field(default=4, metadata=about("Shades of each thing class; four suffice for any map."))
+    tiles: int = field(
+        default=1,
+        metadata=about(
+            "Train on squares cut of each image, this many along its short side: for images with more segments than "
+            "the segmenter has queries, and details too small for the generators. It then sees whole images through "
+            "overlapping windows of that size, and is scored on whole images."
+        ),
+    )
+    height: int = field(default=64, metadata=about("Height in pixels at which the generators work."))
+    width: int = field(default=64, metadata=about("Width in pixels at which the generators work."))
+
+    def __post_init__(self):
+        check(self.task in TASKS, "task", self.task, f"one of {TASKS}")
+        codings = ("shades", "edges")
+        check(self.panoptic_coding in codings, "panoptic_coding", self.panoptic_coding, f"one of {codings}")
+        check(self.num_shades >= 2, "num_shades", self.num_shades, "at least 2")
+        check(self.tiles >= 1, "tiles", self.tiles, "1 (images whole) or more")
+        check(self.tiles == 1 or not self.streaming, "tiles", self.tiles, "1 with --streaming")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            check(value >= 16 and value % 8 == 0, name, value, "a multiple of 8, at least 16")
+        check(len(self.test_splits) > 0, "test_splits", self.test_splits, "at least one split")
+        check_unique("test_splits", self.test_splits)
+        for split in self.test_splits:  # a folder of predictions each
+            check_name(split, "--test_splits")
+
+
+@dataclass(kw_only=True)
+class CaptionConfig:
+    """How the caption column is made where the source brings none."""
+
+    captioner: str = field(
+        default="template",
+        metadata=about("`template` (classes present, largest first), or the Hub id of a captioning model."),
+    )
+    caption_prompt: str | None = field(
+        default=None, metadata=about("Question asked of a chat-style vision-language model.")
+    )
+    caption_batch_size: int = field(default=8, metadata=about("Images captioned at once.", how_only=True))
+    max_new_tokens: int = field(default=40, metadata=about("Longest caption, in tokens."))
+    recaption: bool = field(default=False, metadata=about("Replace captions that the source already has."))
+
+    def __post_init__(self):
+        for name in ("caption_batch_size", "max_new_tokens"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "positive")

@@ -1,0 +1,52 @@
+"""Settings of the comparison."""
+
+from dataclasses import dataclass, field
+
+from .values import about, check, check_unique
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """How segmenters are scored and which arms are compared."""
+
+    eval_batch_size: int = field(default=8, metadata=about("Images per forward pass.", how_only=True))
+    object_threshold: float = field(
+        default=0.8, metadata=about("Panoptic: least class probability of a segment (Mask2Former: 0.8).")
+    )
+    overlap_threshold: float = field(
+        default=0.8, metadata=about("Panoptic: share of its mask that a segment must keep (Mask2Former: 0.8).")
+    )
+    max_detections: int = field(
+        default=100, metadata=about("Instances of an image that count for AP, the best of all classes (COCO: 100).")
+    )
+    arms: list[str] = field(
+        default_factory=lambda: ["real", "synthetic"],
+        metadata=about(
+            "Trainings compared: real, imgsyn, masksyn, synthetic (both), filtered (both, without what the segmenter "
+            "of real records disagrees with), synthetic-only (both, no real records), style-augmentation, renderer."
+        ),
+    )
+    seeds: list[int] = field(default_factory=lambda: [0], metadata=about("Seeds of the segmenter trainings."))
+    jobs: int = field(
+        default=1,
+        metadata=about(
+            "Stages of a run at a time, trainings and scorings above all, each with its share of the CPU's threads "
+            "and a GPU of its own where there are several. Small models on a CPU gain from two or more.",
+            how_only=True,
+        ),
+    )
+
+    def __post_init__(self):
+        known = {"real", "imgsyn", "masksyn", "synthetic", "filtered", "synthetic-only"}
+        known |= {"style-augmentation", "renderer"}
+        unknown = sorted(set(self.arms) - known)
+        check(not unknown, "arms", self.arms, f"taken from {sorted(known)}")
+        check(len(self.arms) > 0, "arms", self.arms, "at least one arm")
+        check_unique("arms", self.arms)
+        check(len(self.seeds) > 0, "seeds", self.seeds, "at least one seed")
+        check_unique("seeds", self.seeds)
+        check(min(self.seeds) >= 0, "seeds", self.seeds, "0 or positive, each")
+        for name in ("object_threshold", "overlap_threshold"):
+            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
+        for name in ("eval_batch_size", "max_detections", "jobs"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "positive")

@@ -1,0 +1,104 @@
+"""Settings of the synthesis and of the filter behind it."""
+
+from dataclasses import dataclass, field
+
+from .values import about, check
+
+OFFLOADS = ("none", "model", "sequential")
+VAE_PRECISIONS = ("float32", "same")
+MIXED_PRECISION = ("no", "fp16", "bf16")
+
+
+@dataclass(kw_only=True)
+class SynthesisConfig:
+    """How many samples MaskSyn and ImgSyn make, and how."""
+
+    output_dir: str = field(
+        default="runs/synthetic", metadata=about("Folder for the shards; `seggen run` sets it.", how_only=True)
+    )
+    text2mask_model: str | None = field(
+        default=None, metadata=about("Folder or Hub id of a Text2Mask pipeline; a run takes its own.")
+    )
+    mask2img_model: str | None = field(
+        default=None, metadata=about("Folder or Hub id of a Mask2Img pipeline; `seggen run` takes the one it trained.")
+    )
+    mixed_precision: str = field(default="no", metadata=about("Weights of the generators: no (fp32), fp16 or bf16."))
+    masksyn_variants: int = field(default=1, metadata=about("MaskSyn samples per real caption."))
+    imgsyn_variants: int = field(default=1, metadata=about("ImgSyn samples per real segmentation map."))
+    seed: int = field(default=0, metadata=about("Each sample's own seed follows from it and the sample's id."))
+    batch_size: int = field(default=4, metadata=about("Samples denoised together.", how_only=True))
+    shard_size: int = field(
+        default=256, metadata=about("Samples per shard; a shard is the unit of resuming.", how_only=True)
+    )
+    offload: str = field(
+        default="none",
+        metadata=about(
+            "For small GPUs: `model` keeps one network of a pipeline there at a time, `sequential` one layer (slow).",
+            how_only=True,
+        ),
+    )
+    vae_slicing: bool = field(
+        default=False,
+        metadata=about("Decode a batch's latents one at a time: less memory, a little slower.", how_only=True),
+    )
+    vae_precision: str = field(
+        default="float32",
+        metadata=about(
+            "How an autoencoder of float16 that may overflow decodes: cast to `float32`, or as it is (`same`), if the "
+            "first batch shows no difference. Others decode as they are."
+        ),
+    )
+    text2mask_steps: int = field(default=200, metadata=about("Denoising steps of Text2Mask (paper: 200)."))
+    text2mask_guidance: float = field(default=5.0, metadata=about("Guidance scale of Text2Mask (not published)."))
+    mask2img_steps: int = field(default=40, metadata=about("Denoising steps of Mask2Img (paper: 40)."))
+    mask2img_guidance: float = field(default=5.0, metadata=about("Guidance scale of Mask2Img (not published)."))
+    conditioning_scale: float = field(default=1.0, metadata=about("Weight of the ControlNet's residuals."))
+    max_color_distance: float = field(
+        default=60.0, metadata=about("Pixels further than this from every label's color become ignored (0-255 units).")
+    )
+    min_region_area: int = field(
+        default=20, metadata=about("Smaller regions join their surroundings (JoDiffusion: 20).")
+    )
+    max_ignored_share: float = field(
+        default=0.3,
+        metadata=about("A generated map with a larger share of ignored pixels is dropped, with the reason."),
+    )
+    caption_styles: list[str] = field(
+        default_factory=list,
+        metadata=about("Closing clauses to draw from; replaces the caption's own one of them, else is appended."),
+    )
+    caption_style_share: float = field(default=0.5, metadata=about("Share of the samples that get a drawn style."))
+
+    def __post_init__(self):
+        precision = self.mixed_precision
+        check(precision in MIXED_PRECISION, "mixed_precision", precision, f"one of {MIXED_PRECISION}")
+        check(self.offload in OFFLOADS, "offload", self.offload, f"one of {OFFLOADS}")
+        known = f"one of {VAE_PRECISIONS}"
+        check(self.vae_precision in VAE_PRECISIONS, "vae_precision", self.vae_precision, known)
+        fits = self.vae_precision == "float32" or self.offload != "sequential"
+        check(fits, "vae_precision", self.vae_precision, "float32 with --offload sequential")
+        for name in ("batch_size", "shard_size", "text2mask_steps", "mask2img_steps", "max_color_distance"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        for name in ("masksyn_variants", "imgsyn_variants", "min_region_area", "seed"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or positive")
+        for name in ("caption_style_share", "max_ignored_share"):
+            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
+
+
+@dataclass(kw_only=True)
+class FilterConfig:
+    """What of synthetic records is left out because a segmenter of real records disagrees with it."""
+
+    tolerance: float = field(
+        default=1.25,
+        metadata=about("A pixel is made void above this many times the mean loss of its label (FreeMask: 1.25)."),
+    )
+    min_alignment: float = field(
+        default=0.0, metadata=about("Records that keep a smaller share of their labelled pixels are dropped.")
+    )
+    batch_size: int = field(default=16, metadata=about("Images per forward pass.", how_only=True))
+
+    def __post_init__(self):
+        check(self.tolerance > 0, "tolerance", self.tolerance, "positive")
+        check(0 <= self.min_alignment <= 1, "min_alignment", self.min_alignment, "in [0, 1]")
+        check(self.batch_size > 0, "batch_size", self.batch_size, "positive")
