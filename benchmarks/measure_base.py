@@ -42,7 +42,7 @@ from seggen_hf.data.scenes.records import (
     scene_labels,
     scene_records,
 )
-from seggen_hf.data.schema import write_json
+from seggen_hf.files import write_json
 from seggen_hf.metrics import MeanIoU, PanopticQuality
 from seggen_hf.miniature.architecture import resolve_base
 from seggen_hf.pictures.cards import spread

@@ -8,7 +8,6 @@ there is left out. Maps are resized to squares by nearest neighbour, which no co
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.data.schema import labels_of, read_panoptic
 from seggen_hf.data.sources.load import load_records
+from seggen_hf.files import write_text
 from seggen_hf.metrics import PanopticQuality
 from seggen_hf.miniature.architecture import resolve_base
 from seggen_hf.pipelines import PanopticCodec, resize_nearest
@@ -95,10 +95,7 @@ def write_table(rows: list[list[str]], header: list[str], arguments: argparse.Na
         + ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "",
     ]
-    path = Path(arguments.output)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("\n".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(arguments.output, "\n".join(lines))
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ images of these maps is what a perfect generator gets.
 
 import argparse
 import dataclasses
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -34,6 +33,7 @@ from seggen_hf.data.schema import (
 )
 from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.transforms import cover_crop
+from seggen_hf.files import write_text
 from seggen_hf.pipelines import Mask2ImgPipeline
 from seggen_hf.pipelines.seggen_pipeline import CONDITIONINGS
 from seggen_hf.provenance import library_versions, public_command
@@ -188,9 +188,7 @@ def main() -> None:
     ]
     path = Path(arguments.output)
     before = path.read_text(encoding="utf-8") if path.is_file() else TITLE
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(before + "\n" + "\n".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, before + "\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

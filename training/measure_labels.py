@@ -8,7 +8,6 @@ for labels that one lacks; where more real ones bring little, it cannot bring mu
 
 import argparse
 import dataclasses
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from seggen_hf.config import list_overridden, load_recipe
 from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.tiles import tile_records
+from seggen_hf.files import write_text
 from seggen_hf.provenance import library_versions, public_command
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
@@ -84,9 +84,7 @@ def main() -> None:
     ]
     path = Path(arguments.output)
     before = path.read_text(encoding="utf-8") if path.is_file() else "# What more labels would bring\n"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(before + "\n" + "\n".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, before + "\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

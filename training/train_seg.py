@@ -16,10 +16,11 @@ import sys
 
 from seggen_hf.config import DataConfig, SegmenterConfig, parse_or_exit
 from seggen_hf.data.scenes.records import scene_labels
-from seggen_hf.data.schema import labels_of, write_json
+from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources.load import SCENES, open_source
 from seggen_hf.data.sources.map_decoder import read_label_file
 from seggen_hf.data.sources.streamed import read_split
+from seggen_hf.files import write_json
 from seggen_hf.folders import TRAINING, check_folder
 from seggen_hf.labels import LabelSet
 from seggen_hf.plan.segmenter import plan_segmenter

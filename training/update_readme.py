@@ -5,12 +5,12 @@ other recipes stays.
 """
 
 import argparse
-import os
 import re
 import shutil
 from pathlib import Path
 
 from seggen_hf.config import load_recipe
+from seggen_hf.files import write_text
 from seggen_hf.runs.report import list_costs, list_scores
 from seggen_hf.runs.scores import percent, read_results
 from seggen_hf.tasks import task_of
@@ -100,9 +100,7 @@ def write_results(readme: Path, runs: list[Path]) -> None:
         described = describe_run(run)
         sections[_recipe_of(described)] = described + show_samples(run, readme.parent / "docs")
     body = "\n\n".join(sections.values())
-    temporary = readme.with_name(readme.name + ".tmp")
-    temporary.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}", encoding="utf-8")
-    os.replace(temporary, readme)
+    write_text(readme, f"{head}{BEGIN}\n{body}\n{END}{tail}")
 
 
 def _recipe_of(section: str) -> str | None:

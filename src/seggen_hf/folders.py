@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import write_json
+
 SIGN = ".seggen.json"
 STAGE_MARKERS = ("stage.json", "stage.started.json")  # the second is the first file of a stage in a run
 # What operating systems and file browsers put into folders by themselves, and what keeps an empty one in git.
@@ -155,9 +157,7 @@ def claim_folder(folder: str | os.PathLike, kind: Kind, is_main: bool = True) ->
             f"The output folder {folder} cannot be made: {error.strerror}. Name another with {kind.option}."
         ) from error
     _check_writable(folder, kind)
-    temporary = folder / f"{SIGN}.tmp"
-    temporary.write_text(json.dumps({"kind": kind.name}) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / SIGN)
+    write_json(folder / SIGN, {"kind": kind.name})
 
 
 def _check_writable(folder: Path, kind: Kind) -> None:

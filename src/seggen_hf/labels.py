@@ -1,11 +1,12 @@
 """LabelSet: which label ids a data set has, what they mean, and the files that say so."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+
+from .files import write_json
 
 BUILTIN_LABEL_SETS = ("ade20k", "coco")  # ADE20K SceneParsing 150; COCO panoptic 133
 LABEL_FILES = ("labels.json", "classes.json", "id2label.json")
@@ -212,11 +213,8 @@ class LabelSet:
     def save(self, folder: str | Path) -> None:
         """Write labels.json and id2label.json (the transformers convention) into `folder`."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in (("labels.json", self.to_dict()), ("id2label.json", self.id2label)):
-            temporary = folder / f"{name}.tmp"
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(temporary, folder / name)
+            write_json(folder / name, content, ensure_ascii=False)
 
 
 def _check_unique(categories: Iterable[Category]) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import os
 import types
 import typing
@@ -11,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
+
+from ..files import write_json, write_text
 
 
 def nearest_name(name: str, known: Iterable[str], listing: str | None = None) -> str:
@@ -130,12 +131,8 @@ def list_differing(config) -> dict:
 
 
 def write_yaml(content: dict, path: str | os.PathLike) -> None:
-    """Write `content` to a temporary name, then rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(temporary, path)
+    """Write `content` as YAML, in its own order."""
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def about(text: str, how_only: bool = False) -> dict:
@@ -155,8 +152,4 @@ def check_unique(name: str, values: list) -> None:
 
 def save_config(config, folder: str | Path) -> None:
     """Write `config` as run_config.json beside what it made."""
-    path = Path(folder) / "run_config.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    os.replace(temporary, path)
+    write_json(Path(folder) / "run_config.json", dataclasses.asdict(config))

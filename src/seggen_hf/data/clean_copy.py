@@ -7,8 +7,9 @@ from pathlib import Path
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
+from ..files import write_json
 from ..labels import LabelSet
-from .schema import encode_map, open_image, write_json
+from .schema import encode_map, open_image
 from .sources.checks import Inspection, Source, drop_exif, explain_missing_label, inspect_rows
 from .sources.folder import CAPTIONS_FILE
 

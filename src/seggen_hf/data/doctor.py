@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import write_json
 from ..labels import LabelSet
 from ..names import check_name
 from .clean_copy import clean_labels, write_clean_split
-from .schema import write_json
 from .sources.checks import LISTED, Source, explain_missing_label, inspect_rows
 from .sources.load import open_source, splits_of
 

@@ -4,7 +4,6 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetInfo, Features, Image, Value
@@ -188,11 +187,3 @@ def check_columns(name: str, records, task: str) -> None:
             f"--task {task} needs {' and '.join(wanted)}, and the {name} have no {missing[0]}; use a source with "
             "segments (COCO panoptic or instances, the scenes), or --task semantic."
         )
-
-
-def write_json(path: str | Path, content) -> None:
-    """Write JSON to a temporary name, then rename: a half-written file is never taken for a whole one."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)

@@ -1,6 +1,5 @@
 """The data set of what people kept and rejected: one shard a sample, written when they decide."""
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.schema import encode_image, encode_map, encode_panoptic
+from ..files import replacing
 from ..folders import DECISIONS, claim_folder
 from ..labels import LabelSet
 from ..synthesis.shards import DECISION, KEEP, REJECT, SCORES, data_path, reviewed_features
@@ -82,10 +82,9 @@ class Decisions:
         if self.panoptic:
             row |= {"panoptic_map": encode_panoptic(drawing.ids, sample_id), "segments_info": drawing.segments}
         path = data_path(self.folder, f"masksyn-{sample_id.removeprefix('demo-')}")
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        pq.write_table(pa.Table.from_pylist([row], schema=reviewed_features(self.panoptic).arrow_schema), temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            table = pa.Table.from_pylist([row], schema=reviewed_features(self.panoptic).arrow_schema)
+            pq.write_table(table, temporary)
         return path
 
     def counts(self) -> dict[str, int]:

@@ -16,8 +16,8 @@ from huggingface_hub import HfApi
 from .. import metric_modules
 from ..config import load_recipe
 from ..data.captions import PREFIX, simple_name
-from ..data.schema import write_json
 from ..demo.models import models_of_run
+from ..files import write_json
 from ..names import check_name, is_hub_id
 from ..pictures.cards import draw_legend, draw_samples, spread
 from ..runs.arms import ARMS, shown_arm

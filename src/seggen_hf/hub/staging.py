@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from datasets import Features, Image
 from PIL import Image as PILImage
 
-from ..data.schema import read_map, write_json
+from ..data.schema import read_map
+from ..files import replacing, write_json
 from ..folders import REPOSITORY, SIGN, claim_folder
 from ..labels import LabelSet
 from ..names import check_name
@@ -166,13 +167,11 @@ def stage_shards(source: Path, target: Path) -> None:
         path = target / f"{PREFIX}{name}.parquet"
         if path.is_file():
             continue
-        temporary = path.with_name(path.name + ".tmp")
-        with pq.ParquetWriter(temporary, schema) as writer:
+        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for rows in _read_rows(source / "data" / path.name):
                 for row in rows:
                     row["color_map"] = {"bytes": _png(paint_record(row, codec)), "path": f"{row['image_id']}.png"}
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
-        os.replace(temporary, path)
 
 
 def _read_rows(path: Path) -> Iterator[list[dict]]:

@@ -1,6 +1,5 @@
 """Pictures beside a card: the labels with their colors, and samples that were generated."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.schema import read_image
+from ..files import save_image
 from ..markdown import one_line
 from ..pipelines import ColormapCodec
 from .report import thumbnail
@@ -30,7 +30,7 @@ def draw_legend(codec: ColormapCodec, path: Path) -> Path:
         left, top = GAP + index // rows * cell, GAP + index % rows * 24
         draw.rectangle([left, top, left + 22, top + 18], fill=tuple(int(v) for v in color), outline="black")
         draw.text((left + 28, top + 1), name, fill="black", font=font)
-    return _save(canvas, path)
+    return save_image(canvas, path, optimize=True)
 
 
 def draw_samples(rows: Sequence[dict], codec: ColormapCodec, path: Path) -> Path:
@@ -42,16 +42,9 @@ def draw_samples(rows: Sequence[dict], codec: ColormapCodec, path: Path) -> Path
     for column, pair in enumerate(pairs):
         for line, image in enumerate(pair):
             canvas.paste(image, (column * (width + GAP), line * (height + GAP)))
-    return _save(canvas, path)
+    return save_image(canvas, path, optimize=True)
 
 
 def spread(count: int, shown: int = COLUMNS) -> list[int]:
     """Up to `shown` of `count` indices at even spacing: pictures are not chosen by their looks."""
     return np.unique(np.linspace(0, count - 1, min(shown, count)).astype(int)).tolist()
-
-
-def _save(image: Image.Image, path: Path) -> Path:
-    temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, "PNG", optimize=True)
-    os.replace(temporary, path)
-    return path

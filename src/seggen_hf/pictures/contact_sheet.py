@@ -1,6 +1,5 @@
 """A contact sheet of synthetic samples, so that people can look: map, image, the real image, and the caption."""
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from datasets import Dataset
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.schema import open_image
+from ..files import save_image
 from .segments import paint_record
 
 CELL = 192  # height of a picture in pixels
@@ -50,9 +50,7 @@ def write_preview(path: Path, rows: Sequence[dict], codec, records: Dataset) -> 
         for left, picture in zip(lefts[1:], line, strict=True):
             sheet.paste(picture, (left, top))
         top += height + MARGIN
-    temporary = path.with_name(path.name + ".tmp")
-    sheet.save(temporary, "PNG")
-    os.replace(temporary, path)
+    save_image(sheet, path)
 
 
 def _line(row: dict, codec, records: Dataset, real: dict[str, int]) -> list[Image.Image]:

@@ -2,7 +2,6 @@
 
 import base64
 import math
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..files import save_image, write_text
 from ..names import check_name
 
 SIDE = 160  # pixels of a thumbnail's longer side, about
@@ -42,18 +42,14 @@ class PictureFolder:
     def add(self, name: str, pixels: np.ndarray, alt: str, smooth: bool = True) -> dict:
         """Write a thumbnail; returns `path` (from the run folder), `uri` (the file inlined) and `alt`."""
         path = self.folder / f"{check_name(name, 'A picture')}.png"  # splits are named by results.json
-        temporary = path.with_name(path.name + ".tmp")
-        thumbnail(pixels, smooth).save(temporary, "PNG", optimize=True)
-        os.replace(temporary, path)
+        save_image(thumbnail(pixels, smooth), path, optimize=True)
         uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         return {"path": f"{self.folder.name}/{path.name}", "uri": uri, "alt": alt}
 
     def add_chart(self, name: str, svg: str, alt: str) -> dict:
         """Write a chart; returns `path`, `svg` and `alt`."""
         path = self.folder / f"{check_name(name, 'A chart')}.svg"
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(svg, encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, svg)
         return {"path": f"{self.folder.name}/{path.name}", "svg": svg, "alt": alt}
 
 

@@ -1,7 +1,6 @@
 """The arms of a comparison: trainings of one segmenter that differ in nothing but the records they see."""
 
 import dataclasses
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from ..data.scenes.records import (
     scene_index,
 )
 from ..data.schema import attach_labels, encode_image, encode_map, labels_of, record_features
+from ..files import write_folder
 
 
 @dataclass(frozen=True)
@@ -189,11 +189,9 @@ def _render(image_ids, size, imgsyn_variants, masksyn_variants, styles, style_sh
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
     """`save_to_disk` with labels.json and id2label.json beside it, into `folder`; each file is whole or absent."""
-    folder = Path(folder)
-    staging = folder / ".saving"
-    shutil.rmtree(staging, ignore_errors=True)
-    dataset.save_to_disk(staging)
-    labels_of(dataset).save(staging)
-    for file in sorted(staging.iterdir(), key=lambda file: file.name == "state.json"):  # with it the folder is one
-        os.replace(file, folder / file.name)
-    staging.rmdir()
+
+    def save(staging: Path) -> None:
+        dataset.save_to_disk(staging)
+        labels_of(dataset).save(staging)
+
+    write_folder(Path(folder), save, last="state.json")

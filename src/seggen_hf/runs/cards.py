@@ -4,7 +4,6 @@ A card is the README.md of its artefact. Nothing here asks the network.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -18,6 +17,7 @@ from safetensors import safe_open
 
 from ..config import load_recipe
 from ..data.schema import labels_of
+from ..files import write_text
 from ..markdown import cell, code_span, literal
 from ..names import is_hub_id
 from ..pipelines import ColormapCodec
@@ -307,8 +307,5 @@ def write_base_card(folder: str | Path) -> Path:
 def write_card(folder: Path, text: str) -> Path:
     """Write README.md whole. Raises: `ValueError` for a header that the Hub would refuse."""
     ModelCard(text, ignore_metadata_errors=False)
-    path = folder / "README.md"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    write_text(folder / "README.md", text)
+    return folder / "README.md"

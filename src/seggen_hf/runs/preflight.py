@@ -14,8 +14,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from ..config import Recipe, load_recipe
 from ..config.presets import MEMORY
 from ..data.doctor import digest_image
-from ..data.schema import labels_of, read_map, write_json
+from ..data.schema import labels_of, read_map
 from ..data.sources.map_decoder import read_label_file
+from ..files import write_json
 from ..labels import LabelSet
 from ..miniature.architecture import resolve_base
 from ..pipelines import ColormapCodec

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +13,7 @@ from PIL import Image
 
 from ..config import SECTIONS, Recipe, load_recipe
 from ..data.schema import labels_of, read_image, read_map
+from ..files import write_text
 from ..folders import RUN, check_folder
 from ..markdown import cell, code_span
 from ..pictures.report import SIDE, PictureFolder, hex_color, line_chart
@@ -46,9 +46,7 @@ def write_report(run: str | Path) -> Path:
             autoescape=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
         environment.filters |= {"percent": percent, "cell": cell, "code": code_span}
-        temporary = run / f"{name}.tmp"
-        temporary.write_text(environment.from_string(source).render(context), encoding="utf-8")
-        os.replace(temporary, run / name)
+        write_text(run / name, environment.from_string(source).render(context))
     return run / "report.html"
 
 

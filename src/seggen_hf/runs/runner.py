@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..config import Recipe, save_recipe
-from ..data.schema import write_json
+from ..files import write_json
 from ..folders import RUN, claim_folder
 from .cards import write_cards
 from .preflight import check_run

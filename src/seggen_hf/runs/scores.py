@@ -15,7 +15,8 @@ from PIL import Image
 
 from ..config import SECTIONS, EvaluationConfig, Recipe
 from ..config.values import list_differing
-from ..data.schema import encode_image, encode_map, labels_of, read_image, read_map, write_json
+from ..data.schema import encode_image, encode_map, labels_of, read_image, read_map
+from ..files import write_json
 from ..labels import LabelSet
 from ..pictures.segments import paint_record, paint_segments
 from ..pipelines import ColormapCodec

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..config import DEFAULTS
-from ..data.schema import write_json
+from ..files import write_json
 from ..folders import STAGE_MARKERS
 from ..provenance import library_versions
 

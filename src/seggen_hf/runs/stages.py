@@ -18,9 +18,10 @@ from accelerate.state import AcceleratorState
 
 from ..config import HOW_ONLY, DataConfig, Recipe, TrainingConfig
 from ..data.captions import add_captions
-from ..data.schema import labels_of, write_json
+from ..data.schema import labels_of
 from ..data.sources.load import load_split
 from ..digests import records_digest
+from ..files import write_json
 from ..pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from ..segmenter.build import load_segmenter
 from ..synthesis import filter_records, load_synthetic, synthesize

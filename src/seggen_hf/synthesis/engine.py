@@ -19,17 +19,10 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from ..config import SynthesisConfig, save_config
-from ..data.schema import (
-    check_columns,
-    encode_image,
-    encode_map,
-    encode_panoptic,
-    read_map,
-    read_panoptic,
-    write_json,
-)
+from ..data.schema import check_columns, encode_image, encode_map, encode_panoptic, read_map, read_panoptic
 from ..data.transforms import cover_crop_map
 from ..digests import records_digest
+from ..files import write_json
 from ..folders import SYNTHESIS, check_folder, claim_folder
 from ..labels import LabelSet
 from ..pictures.contact_sheet import write_preview

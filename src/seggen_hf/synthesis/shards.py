@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, Value, concatenate_datasets, load_dataset
 from huggingface_hub import hf_hub_download
 
-from ..data.schema import attach_labels, record_features, write_json
+from ..data.schema import attach_labels, record_features
 from ..data.sources.roots import Roots
 from ..data.sources.streamed import StreamedRecords, join_streams, stream_records
+from ..files import replacing, write_json
 from ..labels import LabelSet
 from .manifest import KINDS, MANIFEST, Plan, Shard
 
@@ -63,12 +64,10 @@ def write_shard(
     log = {"num_samples": len(shard), "num_kept": len(rows), "seconds": round(seconds, 3), "dropped": dropped}
     write_json(log_path(folder, shard.name), log)
     path = data_path(folder, shard.name)
-    temporary = path.with_name(path.name + ".tmp")
     schema = shard_features(panoptic, scores).arrow_schema
-    with pq.ParquetWriter(temporary, schema) as writer:
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         if rows:  # an empty row group could not be read by `datasets`; a file without any can
             writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
-    os.replace(temporary, path)
 
 
 def finished_shards(folder: Path) -> set[str]:

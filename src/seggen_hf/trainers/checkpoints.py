@@ -15,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from ..files import write_json
+
 logger = logging.getLogger(__name__)
 
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
@@ -102,9 +104,7 @@ def update_state(folder: Path, state: TrainingState) -> None:
     """Write what validation added into the checkpoint of this step, if there is one. Main process only."""
     target = folder / checkpoint_name(state.step) / STATE
     if target.is_file():
-        temporary = target.with_name(".state.json.tmp")
-        temporary.write_text(json.dumps(vars(state)))
-        os.replace(temporary, target)
+        write_json(target, vars(state))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

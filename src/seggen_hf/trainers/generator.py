@@ -4,8 +4,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import shutil
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from ..data.schema import check_columns, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import cover_crop_map, flip_pair, random_zoom_crop
 from ..digests import records_digest, weights_digest
+from ..files import write_folder
 from ..miniature.architecture import resolve_base
 from ..pipelines import ColormapCodec, PanopticCodec
 from .compiled import compile_blocks
@@ -499,16 +498,9 @@ class GeneratorTask:
 def save_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
     """Write `pipeline` into `folder` beside what is there, safetensors; model_index.json comes last, so that a folder
     with one is whole."""
-    temporary = folder / ".pipeline.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    pipeline.save_pretrained(temporary, safe_serialization=True)
-    index = folder / "model_index.json"
-    index.unlink(missing_ok=True)
-    for part in sorted(temporary.iterdir(), key=lambda p: p.name == index.name):
-        if (folder / part.name).is_dir():
-            shutil.rmtree(folder / part.name)
-        os.replace(part, folder / part.name)
-    temporary.rmdir()
+    write_folder(
+        folder, lambda staging: pipeline.save_pretrained(staging, safe_serialization=True), "model_index.json"
+    )
 
 
 def save_grid(rows: list[list[np.ndarray]], path: Path, gap: int = 2) -> None:

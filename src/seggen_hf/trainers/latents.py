@@ -21,6 +21,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
+from ..files import write_json
+
 logger = logging.getLogger(__name__)
 
 _MIN_CHUNK, _MAX_CHUNKS = 64, 256  # records in a chunk at least; chunks (open memory maps) at most
@@ -122,9 +124,7 @@ class LatentCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         for part in self.folder.glob(".chunk-*.tmp"):
             part.unlink(missing_ok=True)
-        temporary = self.folder / ".facts.json.tmp"
-        temporary.write_text(json.dumps(self.facts, indent=2, sort_keys=True) + "\n")
-        os.replace(temporary, self.folder / "facts.json")
+        write_json(self.folder / "facts.json", self.facts, sort_keys=True)
 
     def _slice(self, chunk: int, name: str):
         found = self._slices.get((chunk, name))

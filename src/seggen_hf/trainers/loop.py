@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import signal
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from tqdm.auto import tqdm
 
 from ..config import HOW_ONLY, TrainingConfig, save_config
+from ..files import write_text
 from ..folders import TRAINING, claim_folder
 from ..stopping import Stopped, StopRequest, stop_requests
 from .average import WeightAverage
@@ -107,9 +107,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def _write_history(folder: Path, history: list[dict]) -> None:
-    temporary = folder / ".history.jsonl.tmp"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in history))
-    os.replace(temporary, folder / "history.jsonl")
+    write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
 
 def describe_training(task: Task, config: TrainingConfig, processes: int) -> dict:

@@ -1,11 +1,7 @@
 """LoRA on a generator's network: put on, and added to the weights once it is trained."""
 
 import copy
-import os
 import re
-import shutil
-from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -79,12 +75,3 @@ def fuse_lora(network: Network, exact: Network | None = None) -> Network:
     fused.fuse_lora(safe_fusing=True)
     fused.unload_lora()
     return fused
-
-
-def replace_folder(folder: Path, save: Callable[[Path], None]) -> None:
-    """Fill `folder` by `save`, which gets another name to write to: a folder under this name is whole."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)

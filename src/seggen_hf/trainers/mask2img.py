@@ -11,13 +11,14 @@ from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditio
 from ..config import Mask2ImgConfig
 from ..data.schema import read_image
 from ..data.transforms import cover_crop
+from ..files import replace_folder
 from ..labels import LabelSet
 from ..metrics import MeanIoU
 from ..pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
 from ..segmenter.build import load_segmenter
 from ..segmenter.inference import predict_semantic, without_windows
 from .generator import VALIDATION_BATCH, GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
-from .lora import add_lora, cast_frozen, fuse_lora, replace_folder
+from .lora import add_lora, cast_frozen, fuse_lora
 
 _EMBEDDING_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
 

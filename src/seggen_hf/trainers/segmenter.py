@@ -1,7 +1,5 @@
 """The segmenter as a task of the training loop: which record comes next, how it is augmented, and its loss."""
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from ..data.schema import check_columns, labels_of, read_image, read_map, read_p
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
 from ..digests import records_digest
+from ..files import save_image, write_folder
 from ..labels import LabelSet
 from ..pictures.segments import paint_segments
 from ..pipelines import ColormapCodec
@@ -234,9 +233,7 @@ class SegmenterTask:
             shown, processor = self.real.records or self.synthetic.records, without_windows(processor)
         shown = [shown[i] for i in range(min(4, len(shown)))]
         picture = prediction_grid(self.trainable, processor, shown, self.labels, self.task)
-        temporary = folder / f".step-{step:06d}.png.tmp"
-        picture.save(temporary, "PNG")
-        os.replace(temporary, folder / f"step-{step:06d}.png")
+        save_image(picture, folder / f"step-{step:06d}.png")
         if self.validation_records is None:
             return {}
         scores = evaluate_segmenter(
@@ -252,16 +249,14 @@ class SegmenterTask:
 
     def save(self, folder: Path) -> None:
         """Write model, processor, labels and run_config.json; each file is whole or absent."""
-        staging = folder / ".saving"
-        shutil.rmtree(staging, ignore_errors=True)
-        self.trainable.save_pretrained(staging)
-        self.processor.save_pretrained(staging)
-        self.labels.save(staging)
-        save_config(self.config, staging)
-        # The configuration last: with it the folder becomes a model.
-        for file in sorted(staging.iterdir(), key=lambda file: file.name == "config.json"):
-            os.replace(file, folder / file.name)
-        staging.rmdir()
+
+        def save(staging: Path) -> None:
+            self.trainable.save_pretrained(staging)
+            self.processor.save_pretrained(staging)
+            self.labels.save(staging)
+            save_config(self.config, staging)
+
+        write_folder(folder, save, last="config.json")
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Nothing is frozen beside the trainable module, which the loop moves itself."""

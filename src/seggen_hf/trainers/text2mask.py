@@ -10,9 +10,10 @@ from peft.utils import get_peft_model_state_dict
 
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
+from ..files import replace_folder
 from ..pipelines import Text2MaskPipeline
 from .generator import VALIDATION_BATCH, GeneratorTask, load_unet, save_grid, save_pipeline
-from .lora import add_lora, cast_frozen, fuse_lora, replace_folder
+from .lora import add_lora, cast_frozen, fuse_lora
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
 _CONFIDENT_DISTANCE = SynthesisConfig().max_color_distance

@@ -1,7 +1,6 @@
 """Reads COCO instances (JSON with polygons or RLE) as panoptic records: one pixel, one instance."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from tqdm.auto import tqdm
 
-from ..schema import encode_panoptic, ignore_index_for, write_json
+from ...files import replacing, write_json
+from ..schema import encode_panoptic, ignore_index_for
 from .checks import Source, fingerprint_of
 from .coco_panoptic import YEAR, match_labels
 from .folder import file_rows
@@ -97,9 +97,8 @@ def _paint_all(painter: "_Painter", images: list[dict], annotations: list[dict],
             problems.append(f"{file}: {image['file_name']}: {error}")
             continue
         path = folder / f"{len(records):08d}.png"
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(encode_panoptic(panoptic_map)["bytes"])
-        os.replace(temporary, path)
+        with replacing(path, sync=False) as temporary:
+            temporary.write_bytes(encode_panoptic(panoptic_map)["bytes"])
         records.append({"file_name": image["file_name"], "png": path.name, "segments_info": segments})
     return {"records": records, "problems": problems}
 

@@ -11,17 +11,10 @@ from datasets import Dataset, Features, Image
 from PIL import ImageOps
 
 from ...config import DataConfig
+from ...files import write_json
 from ...labels import LabelSet
 from ..scenes.records import SCENE_SPLITS, scene_records
-from ..schema import (
-    attach_labels,
-    encode_image,
-    encode_map,
-    open_image,
-    picture_files,
-    record_features,
-    write_json,
-)
+from ..schema import attach_labels, encode_image, encode_map, open_image, picture_files, record_features
 from ..tiles import tile_records
 from .ade20k import SPLITS as ADE20K_SPLITS
 from .ade20k import ade20k_root, ade20k_splits, read_ade20k
