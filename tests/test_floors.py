@@ -63,7 +63,11 @@ def module_files() -> dict[str, Path]:
 
 
 FILES = module_files()
-SCRIPTS = {f"training.{file.stem}": file for file in sorted((ROOT / "training").glob("*.py"))}
+SCRIPTS = {
+    f"{folder}.{file.stem}": file
+    for folder in ("training", "benchmarks")
+    for file in sorted((ROOT / folder).glob("*.py"))
+}
 
 
 def floor(name: str) -> int:

@@ -35,7 +35,7 @@ from seggen_hf.trainers.script import run_script
 from seggen_hf.trainers.text2mask import Text2MaskTask
 
 KINDS = [kind for kind in vars(folders).values() if isinstance(kind, folders.Kind)]
-TRAININGS = Path(__file__).parents[1] / "training"
+ROOT = Path(__file__).parents[1]
 # What a home folder, a project or a data set of somebody holds, under names that we write too.
 FOREIGN = {
     "labels.json": "mine",
@@ -68,7 +68,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"{name}_in_folders", TRAININGS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"{name}_in_folders", ROOT / "training" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main

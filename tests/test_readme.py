@@ -41,7 +41,7 @@ def test_every_file_of_the_readme_exists():
 
 
 def test_measured_figures_come_from_a_run(tiny_run, tmp_path, load_script):
-    script = load_script(ROOT / "training" / "update_readme.py")
+    script = load_script(ROOT / "benchmarks" / "update_readme.py")
     readme = shutil.copy(ROOT / "README.md", tmp_path / "README.md")
     script.write_results(Path(readme), [tiny_run])
     script.write_results(Path(readme), [tiny_run])  # again: replaced, not repeated

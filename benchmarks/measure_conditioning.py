@@ -1,7 +1,7 @@
 """Measure what Mask2Img's ControlNet should be shown of a map: how well its images follow maps, for each condition.
 
-    python training/measure_conditioning.py nuclei_mini --set data.dataset_name=FOLDER --output docs/conditioning.md
-    python training/measure_conditioning.py quickstart --set data.task=panoptic
+    python benchmarks/measure_conditioning.py nuclei_mini --set data.dataset_name=FOLDER --output docs/conditioning.md
+    python benchmarks/measure_conditioning.py quickstart --set data.task=panoptic
 
 All on the training split: the generators learn from the recipe's records; a segmenter that learned from others is
 the judge: its PQ on the images that were drawn for the maps of a third part, against those maps. Its PQ on the real
@@ -172,7 +172,7 @@ def main() -> None:
     header = ["condition", "seed", *(name.replace("_", " ") for name in SCORES)]
     shown = ("conditionings", "seeds", "num_maps", "judge_steps", "judge_records")
     options = [(f"--{name}", getattr(arguments, name)) for name in shown]
-    words = ["python", "training/measure_conditioning.py", Path(arguments.recipe).name]
+    words = ["python", "benchmarks/measure_conditioning.py", Path(arguments.recipe).name]
     typed = public_command(*words, settings=list_overridden(recipe, arguments.settings), options=options)
     lines = [
         f"## {recipe.name}",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-TRAINING = Path(__file__).parents[2] / "training"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(monkeypatch, name: str, *words) -> None:
     monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
-    runpy.run_path(str(TRAINING / name), run_name="__main__")
+    runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
 
 
 def read_rows(path: Path) -> list[list[str]]:

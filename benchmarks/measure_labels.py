@@ -1,6 +1,6 @@
 """Measure what more labelled images would bring: the recipe's segmenter trained on some and on many of them.
 
-    python training/measure_labels.py nuclei_mini --set data.dataset_name=FOLDER --counts 40 300
+    python benchmarks/measure_labels.py nuclei_mini --set data.dataset_name=FOLDER --counts 40 300
 
 All on the training split: the first images are learned from, the last ones are scored, whole. Synthetic data stands in
 for labels that one lacks; where more real ones bring little, it cannot bring much. A table goes to docs/labels.md.
@@ -68,7 +68,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     options = [("--counts", arguments.counts), ("--held_out", arguments.held_out), ("--seeds", arguments.seeds)]
-    words = ["python", "training/measure_labels.py", Path(arguments.recipe).name]
+    words = ["python", "benchmarks/measure_labels.py", Path(arguments.recipe).name]
     typed = public_command(*words, settings=list_overridden(recipe, arguments.settings), options=options)
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     lines = [

@@ -1,7 +1,7 @@
 """Measure how well color maps carry segments: PQ of decode(encode(x)), clean, with noise, and through a VAE.
 
-    python training/measure_coding.py --data ../shared/data            # writes docs/panoptic_coding.md
-    python training/measure_coding.py --data FOLDER --vae stabilityai/sdxl-vae --sizes 768
+    python benchmarks/measure_coding.py --data ../shared/data            # writes docs/panoptic_coding.md
+    python benchmarks/measure_coding.py --data FOLDER --vae stabilityai/sdxl-vae --sizes 768
 
 FOLDER holds `nuclei` and `coco_sample`, both COCO panoptic; the built-in scenes need nothing. A data set that is not
 there is left out. Maps are resized to squares by nearest neighbour, which no coding is charged for.
@@ -91,7 +91,7 @@ def write_table(rows: list[list[str]], header: list[str], arguments: argparse.Na
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         *notes,
-        f"Written by `python training/measure_coding.py`, noise seed 0, VAE {public_value(arguments.vae)}; "
+        f"Written by `python benchmarks/measure_coding.py`, noise seed 0, VAE {public_value(arguments.vae)}; "
         + ", ".join(f"{name} {version}" for name, version in library_versions().items()),
         "",
     ]

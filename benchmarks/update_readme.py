@@ -1,4 +1,4 @@
-"""Write the measured figures of finished runs into README.md: python training/update_readme.py RUN [RUN ...]
+"""Write the measured figures of finished runs into README.md: python benchmarks/update_readme.py RUN [RUN ...]
 
 The figures come from each run's results.json and stage markers; nothing is typed. What the README says of runs of
 other recipes stays.
