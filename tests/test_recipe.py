@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import yaml
 
+from seggen_hf.arms import ARMS, arm_config
 from seggen_hf.config import (
     DataConfig,
     EvaluationConfig,
@@ -13,7 +14,6 @@ from seggen_hf.config import (
 )
 from seggen_hf.config.values import builtin_recipes
 from seggen_hf.data.mixture import RecordMixture
-from seggen_hf.runs.arms import ARMS, arm_config
 
 
 @pytest.fixture

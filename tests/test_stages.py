@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from datasets import load_from_disk
 
+from seggen_hf.arms import ARMS, arm_config, check_arms, list_folders
 from seggen_hf.config import SegmenterConfig, load_recipe
 from seggen_hf.data.schema import labels_of
-from seggen_hf.runs.arms import ARMS, arm_config, check_arms, list_folders
 from seggen_hf.runs.preflight import check_run
 from seggen_hf.runs.report import list_costs
 from seggen_hf.runs.runner import (
@@ -326,7 +326,7 @@ def test_a_stage_that_failed_before_its_first_file_takes_corrected_settings(tmp_
 
 def test_two_processes_do_not_share_a_run_folder(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from seggen_hf.runs import lock_run\n"
+        "import sys, time; from pathlib import Path; from seggen_hf.runs.runner import lock_run\n"
         "with lock_run(Path(sys.argv[1])): print('has it', flush=True); time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)

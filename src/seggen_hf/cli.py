@@ -370,10 +370,9 @@ def caption(
     quiet_libraries()
     from .config import CaptionConfig
     from .data.captions import add_captions
-    from .data.schema import labels_of
+    from .data.schema import labels_of, save_dataset
     from .data.sources.load import load_records
     from .folders import CAPTIONS, check_folder, claim_folder
-    from .runs.arms import save_dataset
 
     config = CaptionConfig(
         captioner=captioner, caption_prompt=prompt, caption_batch_size=batch_size, recaption=recaption

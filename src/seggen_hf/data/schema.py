@@ -4,6 +4,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetInfo, Features, Image, Value
@@ -11,6 +12,7 @@ from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from ..files import write_folder
 from ..labels import LabelSet
 
 # More labels than an 8-bit map holds beside its ignore_index 255.
@@ -80,6 +82,16 @@ def with_labels(info: DatasetInfo, labels: LabelSet) -> DatasetInfo:
 def labels_of(dataset: Dataset) -> LabelSet:
     """The label set that `attach_labels` put on `dataset`. Raises `ValueError` if there is none."""
     return LabelSet.from_records(dataset)
+
+
+def save_dataset(dataset: Dataset, folder: Path) -> None:
+    """`save_to_disk` with labels.json and id2label.json beside it, into `folder`; each file is whole or absent."""
+
+    def save(staging: Path) -> None:
+        dataset.save_to_disk(staging)
+        labels_of(dataset).save(staging)
+
+    write_folder(Path(folder), save, last="state.json")
 
 
 def encode_map(segmentation_map, num_labels: int | None = None, name: str = "map") -> dict:

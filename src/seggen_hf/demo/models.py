@@ -10,10 +10,10 @@ import PIL.Image
 import torch
 from datasets import load_from_disk
 
+from ..arms import shown_arm
 from ..config import SynthesisConfig, load_recipe
 from ..labels import LabelSet
 from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
-from ..runs.arms import shown_arm
 from ..runs.stage_marker import read_marker
 from ..segmenter.build import load_segmenter
 from ..segmenter.inference import predict_panoptic, predict_semantic, without_windows

@@ -14,13 +14,13 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from .. import metric_modules
+from ..arms import ARMS, shown_arm
 from ..config import load_recipe
 from ..data.captions import PREFIX, simple_name
 from ..demo.models import models_of_run
 from ..files import write_json
 from ..names import check_name, is_hub_id
 from ..pictures.cards import draw_legend, draw_samples, spread
-from ..runs.arms import ARMS, shown_arm
 from ..runs.cards import RunCards, metric_card, write_card
 from ..runs.privacy import why_private
 from ..runs.stage_marker import read_marker

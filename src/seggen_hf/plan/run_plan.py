@@ -3,9 +3,9 @@
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from ..arms import list_folders
 from ..config import Recipe
 from ..labels import LabelSet
-from ..runs.arms import list_folders
 from .generators import plan_mask2img, plan_text2mask
 from .gpus import Gpu, efficiency
 from .segmenter import plan_evaluation, plan_filter, plan_segmenter

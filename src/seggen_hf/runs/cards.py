@@ -15,6 +15,7 @@ from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, eval_resu
 from huggingface_hub.repocard_data import DatasetCardData, EvalResult
 from safetensors import safe_open
 
+from ..arms import ARMS, list_folders
 from ..config import load_recipe
 from ..data.schema import labels_of
 from ..files import write_text
@@ -24,7 +25,6 @@ from ..pipelines import ColormapCodec
 from ..provenance import join_versions, library_versions, public_settings, public_value
 from ..segmenter.postprocessing import OBJECT_THRESHOLD, OVERLAP_THRESHOLD
 from ..tasks import TASKS, task_of
-from .arms import ARMS, list_folders
 from .scores import percent, read_scores, recipe_hash
 from .stage_marker import read_marker
 

@@ -11,6 +11,7 @@ from datasets import Dataset, Image
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from ..arms import ARMS, SYNTHESIZED, check_arms, list_folders
 from ..config import Recipe, load_recipe
 from ..config.presets import MEMORY
 from ..data.doctor import digest_image
@@ -24,7 +25,6 @@ from ..plan.gpus import Gpu
 from ..plan.run_plan import RunPlan, plan_recipe
 from ..segmenter.sizes import SEGMENTER_NAMES
 from ..trainers.optimizer import check_optimizer
-from .arms import ARMS, SYNTHESIZED, check_arms, list_folders
 from .stages import data_digest, load_test_records, load_train_records
 
 CHECKED = Path("log") / "checked.json"

@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from ..arms import ARMS, list_folders
 from ..config import SECTIONS, Recipe, load_recipe
 from ..data.schema import labels_of, read_image, read_map
 from ..files import write_text
@@ -22,7 +23,6 @@ from ..pipelines import ColormapCodec
 from ..provenance import join_versions, public_value
 from ..synthesis import load_synthetic
 from ..tasks import TASKS, task_of
-from .arms import ARMS, list_folders
 from .scores import NUM_SHOWN, PREDICTIONS, list_seeds, list_unfinished, percent, read_results, scores_by_arm
 from .stage_marker import read_marker
 from .verdict import BASELINE, CANDIDATES, write_verdict

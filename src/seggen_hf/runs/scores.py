@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
+from ..arms import ARMS, list_folders
 from ..config import SECTIONS, EvaluationConfig, Recipe
 from ..config.values import list_differing
 from ..data.schema import encode_image, encode_map, labels_of, read_image, read_map
@@ -26,7 +27,6 @@ from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import predict_panoptic, predict_semantic
 from ..segmenter.postprocessing import MAX_INSTANCES
 from ..tasks import TASKS, task_of
-from .arms import ARMS, list_folders
 from .stage_marker import mark_stage, read_marker
 from .verdict import write_verdict
 

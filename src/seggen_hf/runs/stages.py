@@ -16,9 +16,11 @@ import datasets
 import torch
 from accelerate.state import AcceleratorState
 
+from ..arms import ARMS, SYNTHESIZED, Arm, arm_config
 from ..config import HOW_ONLY, DataConfig, Recipe, TrainingConfig
 from ..data.captions import add_captions
-from ..data.schema import labels_of
+from ..data.scenes.render import render_records
+from ..data.schema import labels_of, save_dataset
 from ..data.sources.load import load_split
 from ..digests import records_digest
 from ..files import write_json
@@ -33,7 +35,6 @@ from ..trainers.loop import Run, train
 from ..trainers.mask2img import Mask2ImgTask
 from ..trainers.segmenter import SegmenterTask
 from ..trainers.text2mask import Text2MaskTask
-from .arms import ARMS, SYNTHESIZED, Arm, arm_config, render_records, save_dataset
 from .scores import Segmenter
 from .stage_marker import DONE, fingerprint
 
