@@ -37,7 +37,7 @@ from seggen_hf.files import write_text
 from seggen_hf.pipelines import Mask2ImgPipeline
 from seggen_hf.pipelines.seggen_pipeline import CONDITIONINGS
 from seggen_hf.provenance import library_versions, public_command
-from seggen_hf.runs.stages import load_train_records
+from seggen_hf.runs.records import load_train_records
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
 from seggen_hf.segmenter.inference import without_windows

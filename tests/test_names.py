@@ -16,7 +16,7 @@ from seggen_hf.hub.publish import plan_push, stage
 from seggen_hf.hub.staging import stage_pipeline
 from seggen_hf.names import WrongName, check_name, is_hub_id
 from seggen_hf.pictures.report import PictureFolder
-from seggen_hf.runs.runner import finish_moves
+from seggen_hf.runs.redo import finish_moves
 
 WRONG = (
     "../../victim", "/etc", "a/b", "a/../..", "..", ".", "", ".hidden", "-flag", "a--b", "a..b", "a.git", "CON",

@@ -28,9 +28,11 @@ from seggen_hf.demo.models import load_models, models_of_run
 from seggen_hf.demo.page import Steps
 from seggen_hf.hub.staging import stage_shards
 from seggen_hf.pictures.segments import paint_segments
+from seggen_hf.runs.makers import filter_run
+from seggen_hf.runs.records import load_test_records, load_train_records
 from seggen_hf.runs.runner import run_stages
 from seggen_hf.runs.scores import score_folder
-from seggen_hf.runs.stages import filter_run, list_stages, load_test_records, load_train_records
+from seggen_hf.runs.stages import list_stages
 from seggen_hf.segmenter.build import build_segmenter
 from seggen_hf.segments import label_map, measure_segments
 

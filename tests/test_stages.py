@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
@@ -12,21 +13,16 @@ from datasets import load_from_disk
 from seggen_hf.arms import ARMS, arm_config, check_arms, list_folders
 from seggen_hf.config import SegmenterConfig, load_recipe
 from seggen_hf.data.schema import labels_of
+from seggen_hf.runs.folder import RunFolder
+from seggen_hf.runs.lock import lock_run
 from seggen_hf.runs.preflight import check_run
+from seggen_hf.runs.records import data_digest, load_train_records
+from seggen_hf.runs.redo import begin_redo, finish_moves, list_redone
 from seggen_hf.runs.report import list_costs
-from seggen_hf.runs.runner import (
-    REDO,
-    begin_redo,
-    check_stages,
-    finish_moves,
-    list_redone,
-    lock_run,
-    run_stages,
-    select_kinds,
-)
+from seggen_hf.runs.runner import check_stages, run_stages, select_kinds
 from seggen_hf.runs.scores import recipe_hash
 from seggen_hf.runs.stage_marker import SettingsChanged, check_stage, fingerprint, list_changes, mark_stage
-from seggen_hf.runs.stages import STAGES, data_digest, list_stages, load_train_records
+from seggen_hf.runs.stages import STAGES, list_stages
 
 
 @pytest.fixture
@@ -244,6 +240,20 @@ def test_a_setting_at_its_default_is_as_one_that_is_absent():
     assert list_changes({}, {"segmenter.p_aug": 0.5}) == ["segmenter.p_aug: 0.6 -> 0.5"]
 
 
+@pytest.mark.parametrize("case", json.loads(Path(__file__).with_name("stage_fingerprints.json").read_text()))
+def test_stages_of_the_built_in_recipes_keep_their_fingerprints(case, tmp_path):
+    """With another fingerprint a finished stage is refused: runs that people have would begin anew."""
+    stages = list_stages(load_recipe(case["recipe"], case["settings"]), tmp_path)
+    assert {stage.name: stage.fingerprint for stage in stages} == case["fingerprints"]
+
+
+def test_listing_stages_loads_no_model_and_no_data():
+    heavy = "torch numpy datasets transformers diffusers accelerate".split()
+    script = f"import seggen_hf.runs.stages, sys; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_the_folders_of_a_run_are_those_of_its_stages(tiny_recipe, tmp_path):
     for settings in (
         ["evaluation.arms=[real, synthetic, renderer, synthetic-only]", "evaluation.seeds=[0, 2]"],
@@ -263,8 +273,9 @@ def test_an_interrupted_redo_goes_on_and_a_new_one_begins_anew(run_copy, tiny_re
     assert (place / "segmenter-imgsyn" / "seed-0").is_dir() and not (run_copy / "segmenter-imgsyn/seed-0").exists()
     # Killed before all was moved: the next call moves the rest.
     shutil.move(place / "segmenter-synthetic/seed-0", run_copy / "segmenter-synthetic/seed-0")
-    entry = json.loads((run_copy / REDO).read_text())
-    (run_copy / REDO).write_text(json.dumps(entry | {"is_moved": False}))
+    remembered = RunFolder(run_copy).redo
+    entry = json.loads(remembered.read_text())
+    remembered.write_text(json.dumps(entry | {"is_moved": False}))
     finish_moves(run_copy)
     assert not (run_copy / "segmenter-synthetic/seed-0").exists()
     real = stages[-2]
@@ -272,7 +283,7 @@ def test_an_interrupted_redo_goes_on_and_a_new_one_begins_anew(run_copy, tiny_re
         facts |= {"steps": 2, "records": 8, "synthetic_records": 0, "trained_parameters": 1}
     said = []
     run_stages(recipe, run_copy, ["segmenter"], redo=["segmenter"], say=said.append)
-    assert "segmenter-real/seed-0: kept, it is finished" in said and not (run_copy / REDO).exists()
+    assert "segmenter-real/seed-0: kept, it is finished" in said and not remembered.exists()
     assert not (run_copy / "replaced" / "2").exists()
 
 
@@ -326,7 +337,7 @@ def test_a_stage_that_failed_before_its_first_file_takes_corrected_settings(tmp_
 
 def test_two_processes_do_not_share_a_run_folder(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from seggen_hf.runs.runner import lock_run\n"
+        "import sys, time; from pathlib import Path; from seggen_hf.runs.lock import lock_run\n"
         "with lock_run(Path(sys.argv[1])): print('has it', flush=True); time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)

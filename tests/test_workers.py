@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from seggen_hf.config import load_recipe
-from seggen_hf.runs.runner import lock_run, run_stages
+from seggen_hf.runs.lock import lock_run
+from seggen_hf.runs.runner import run_stages
 from seggen_hf.trainers.checkpoints import list_checkpoints
 
 

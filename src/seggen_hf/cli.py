@@ -478,8 +478,8 @@ def filter(
         return
     quiet_libraries()
     from .folders import FILTERED, check_folder
-    from .runs.runner import lock_run
-    from .runs.stages import filter_run
+    from .runs.lock import lock_run
+    from .runs.makers import filter_run
     from .synthesis.agreement_filter import read_summary
 
     folder = out or run / "filtered"

@@ -51,6 +51,7 @@ def _is_stage(folder: Path, names: str) -> bool:
 
 
 def _is_run(folder: Path) -> bool:
+    # Names of its own, though a run's are told in runs/folder.py: that stands far above, and these are never changed.
     if (folder / "log" / ".lock").is_file():
         return True
     if not (folder / "recipe.yaml").is_file():

@@ -363,7 +363,7 @@ def test_one_artefact_is_pushed_by_its_folder(tiny_run, tmp_path):
         ("segmenter-real/seed-0", ("segmenter",), ("real", 0)),
     ):
         plan = plan_push(tiny_run / folder, "seggen")
-        assert plan.run == tiny_run and plan.kinds == kinds
+        assert plan.run.path == tiny_run and plan.kinds == kinds
         assert of is None or (plan.arm, plan.seed) == of
     assert plan_push(tiny_run, "seggen", ["dataset", "dataset"]).kinds == ("dataset",)
     with pytest.raises(ValueError, match="one artefact of a run"):

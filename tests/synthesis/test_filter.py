@@ -11,8 +11,8 @@ from seggen_hf import load_synthetic
 from seggen_hf.config import FilterConfig, load_recipe
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.labels import LabelSet
+from seggen_hf.runs.records import load_train_records
 from seggen_hf.runs.runner import run_stages
-from seggen_hf.runs.stages import load_train_records
 from seggen_hf.segmenter.build import build_segmenter, load_segmenter
 from seggen_hf.segmenter.inference import predict_semantic, without_windows
 from seggen_hf.segmenter.postprocessing import QueryOutput

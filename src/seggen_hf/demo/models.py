@@ -1,9 +1,9 @@
 """The generators and the segmenter behind the page, checked against each other once."""
 
 import contextlib
+import os
 import threading
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -11,9 +11,10 @@ import torch
 from datasets import load_from_disk
 
 from ..arms import shown_arm
-from ..config import SynthesisConfig, load_recipe
+from ..config import SynthesisConfig
 from ..labels import LabelSet
 from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+from ..runs.folder import RunFolder
 from ..runs.stage_marker import read_marker
 from ..segmenter.build import load_segmenter
 from ..segmenter.inference import predict_panoptic, predict_semantic, without_windows
@@ -117,22 +118,20 @@ class DemoModels:
         return tensors
 
 
-def models_of_run(run: str | Path) -> tuple[SynthesisConfig, str | None, str]:
+def models_of_run(run: str | os.PathLike) -> tuple[SynthesisConfig, str | None, str]:
     """The generators of a run with its recipe's sampling settings, its segmenter if there is one, and a caption.
 
     Generators that are not finished are None. Raises: `ValueError` for a folder that is no run.
     """
-    run = Path(run)
-    if not (run / "recipe.yaml").is_file():
-        raise ValueError(f"{run} is no run folder: it has no recipe.yaml. Give the folder that `seggen run` filled.")
-    recipe = load_recipe(run / "recipe.yaml")
+    run = RunFolder(run)
+    recipe = run.recipe()
     config = recipe.synthesis
     trained = {}
     for name in ("text2mask", "mask2img"):
-        own = str(run / name) if read_marker(run / name) else None
+        own = str(run.stage(name)) if run.marker(name) else None
         trained[f"{name}_model"] = getattr(config, f"{name}_model") or own
-    segmenter = run / f"segmenter-{shown_arm(recipe)}" / f"seed-{recipe.evaluation.seeds[0]}"
-    caption = load_from_disk(run / "captions")[0]["caption"] if read_marker(run / "captions") else ""
+    segmenter = run.segmenter(shown_arm(recipe), recipe.evaluation.seeds[0])
+    caption = load_from_disk(run.captions)[0]["caption"] if run.marker("captions") else ""
     return replace(config, **trained), str(segmenter) if read_marker(segmenter) else None, caption
 
 

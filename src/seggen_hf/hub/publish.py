@@ -2,7 +2,7 @@
 
 import ast
 import json
-import re
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +14,14 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from .. import metric_modules
-from ..arms import ARMS, shown_arm
-from ..config import load_recipe
+from ..arms import ARMS, parse_segmenter_name, shown_arm
 from ..data.captions import PREFIX, simple_name
 from ..demo.models import models_of_run
 from ..files import write_json
 from ..names import check_name, is_hub_id
 from ..pictures.cards import draw_legend, draw_samples, spread
 from ..runs.cards import RunCards, metric_card, write_card
+from ..runs.folder import RunFolder, find_stage
 from ..runs.privacy import why_private
 from ..runs.stage_marker import read_marker
 from ..synthesis import load_synthetic
@@ -42,7 +42,6 @@ from .staging import (
 # What a run makes; and what is pushed only where it is named.
 KINDS = ("text2mask", "mask2img", "segmenter", "dataset")
 NAMED = ("adapters", "metrics", "space")
-STAGED = "hub"
 ADAPTERS = (
     ("lora", "text2mask", stage_lora),
     ("controlnet", "mask2img", stage_controlnet),
@@ -60,7 +59,7 @@ class Plan:
     `name` is the part of every repository's name before the artefact's; `arm` and `seed` choose the segmenter.
     """
 
-    run: Path
+    run: RunFolder
     namespace: str
     name: str
     kinds: tuple[str, ...]
@@ -91,7 +90,7 @@ class Plan:
 
 
 def plan_push(
-    run: str | Path,
+    run: str | os.PathLike,
     namespace: str,
     only: Sequence[str] = (),
     name: str | None = None,
@@ -108,14 +107,12 @@ def plan_push(
     check_name(namespace, "--namespace")
     if name:
         check_name(name, "--name")
-    run, only = Path(run), list(dict.fromkeys(only))
+    run, only = RunFolder(run), list(dict.fromkeys(only))
     if found := _find_artifact(run):
         if only or arm is not None or seed is not None:
             raise ValueError(f"{run} is one artefact of a run; name the run's folder to choose with flags.")
         run, only, arm, seed = found
-    if not (run / "recipe.yaml").is_file():
-        raise ValueError(f"{run} is no run folder: it has no recipe.yaml. Give the folder that `seggen run` filled.")
-    recipe = load_recipe(run / "recipe.yaml")
+    recipe = run.recipe()
     unknown = [kind for kind in only if kind not in KINDS + NAMED]
     if unknown:
         raise ValueError(f"There is no artefact {unknown[0]!r}; there are {', '.join(KINDS + NAMED)}.")
@@ -124,10 +121,10 @@ def plan_push(
         raise ValueError(f"There is no arm {arm!r}; there are {', '.join(ARMS)}.")
     seed = recipe.evaluation.seeds[0] if seed is None else seed
     folders = {
-        "text2mask": run / "text2mask",
-        "mask2img": run / "mask2img",
-        "segmenter": run / f"segmenter-{arm}" / f"seed-{seed}",
-        "dataset": run / "synthetic",
+        "text2mask": run.text2mask,
+        "mask2img": run.mask2img,
+        "segmenter": run.segmenter(arm, seed),
+        "dataset": run.synthetic,
     }
     done = {kind: read_marker(folder) for kind, folder in folders.items()}
     for kind in only:
@@ -145,16 +142,15 @@ def plan_push(
     return plan
 
 
-def _find_artifact(folder: Path) -> tuple[Path, list[str], str | None, int | None] | None:
+def _find_artifact(folder: RunFolder) -> tuple[RunFolder, list[str], str | None, int | None] | None:
     """The run, artefact, arm and seed of a folder in a run; None for any other folder."""
-    kinds = {"text2mask": "text2mask", "mask2img": "mask2img", "synthetic": "dataset"}
-    segmenter = re.fullmatch(r"segmenter-([\w-]+)/seed-(\d+)", "/".join(folder.parts[-2:]))
-    run = folder.parent.parent if segmenter else folder.parent
-    if (folder / "recipe.yaml").is_file() or not (run / "recipe.yaml").is_file():
+    if not (found := find_stage(folder)):
         return None
-    if segmenter:
-        return run, ["segmenter"], segmenter[1], int(segmenter[2])
-    return (run, [kinds[folder.name]], None, None) if folder.name in kinds else None
+    run, name = found
+    if training := parse_segmenter_name(name):
+        return run, ["segmenter"], *training
+    kinds = {"text2mask": "text2mask", "mask2img": "mask2img", "synthetic": "dataset"}
+    return (run, [kinds[name]], None, None) if name in kinds else None
 
 
 def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artifact]:
@@ -181,7 +177,7 @@ def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artif
         elif kind == "space":
             artifacts.append(_stage_space(staged))
         else:
-            folder = stage_pipeline(plan.run / kind, staged.folder(kind))
+            folder = stage_pipeline(plan.run.stage(kind), staged.folder(kind))
             write_card(folder, staged.cards.pipeline(kind, _draw(staged, folder, kind)))
             artifacts.append(staged.artifact(plan.repos[kind], "model", folder, owned=WEIGHTS))
     return artifacts
@@ -198,8 +194,7 @@ class Staged:
         """Why the run's artefacts are private and its records are not shown; None if they may be seen by all."""
         if self.public:
             return None
-        recipe, captions = load_recipe(self.plan.run / "recipe.yaml"), read_marker(self.plan.run / "captions")
-        return why_private(recipe, captions["facts"].get("source"))
+        return why_private(self.plan.run.recipe(), self.plan.run.marker("captions")["facts"].get("source"))
 
     @cached_property
     def cards(self) -> RunCards:
@@ -216,11 +211,10 @@ class Staged:
     @cached_property
     def synthetic(self) -> Dataset | None:
         """The synthetic records, opened once for the pictures of all cards; None before the synthesis is finished."""
-        folder = self.plan.run / "synthetic"
-        return load_synthetic(folder) if read_marker(folder) else None
+        return load_synthetic(self.plan.run.synthetic) if self.plan.run.marker("synthetic") else None
 
     def folder(self, key: str) -> Path:
-        return self.plan.run / STAGED / self.plan.repos[key].partition("/")[2]
+        return self.plan.run.staged / self.plan.repos[key].partition("/")[2]
 
     def drawn_map(self) -> np.ndarray:
         """A map that shows no record: two labels, one above the other."""
@@ -233,7 +227,7 @@ class Staged:
 def _stage_segmenter(staged: Staged) -> Artifact:
     plan = staged.plan
     key = f"segmenter-{plan.arm}"
-    folder = stage_segmenter(plan.run / key / f"seed-{plan.seed}", staged.folder(key))
+    folder = stage_segmenter(plan.run.segmenter(plan.arm, plan.seed), staged.folder(key))
     if results := staged.cards.eval_results(plan.arm, plan.seed):
         (folder / ".eval_results").mkdir()
         name = f"{staged.cards.task.hub_metric_type}.yaml"
@@ -247,11 +241,12 @@ def _stage_adapters(staged: Staged) -> list[Artifact]:
     artifacts, reasons = [], []
     for key, kind, stage_one in ADAPTERS:
         folder = staged.folder(key)
-        if not read_marker(staged.plan.run / kind):
-            reasons.append(f"{staged.plan.run / kind} is not finished.")
+        trained = staged.plan.run.stage(kind)
+        if not read_marker(trained):
+            reasons.append(f"{trained} is not finished.")
             continue
         try:
-            stage_one(staged.plan.run / kind, folder)
+            stage_one(trained, folder)
         except ValueError as error:
             reasons.append(str(error))
             continue
@@ -267,7 +262,7 @@ def _stage_metrics(staged: Staged) -> list[Artifact]:
     artifacts = []
     for name in metric_modules.names():
         repo_id = f"{staged.plan.namespace}/{name}"
-        folder = stage_metric(metric_modules.folder(name), staged.plan.run / STAGED / name)
+        folder = stage_metric(metric_modules.folder(name), staged.plan.run.staged / name)
         source = (folder / f"{name}.py").read_text(encoding="utf-8")
         description = ast.get_docstring(ast.parse(source)).partition(", for ")[0] + "."
         write_card(folder, metric_card(name, description, repo_id))
@@ -283,9 +278,9 @@ def _stage_space(staged: Staged) -> Artifact:
     for name in ("text2mask", "mask2img"):
         model = getattr(config, f"{name}_model")
         if model is None:
-            raise ValueError(f"{plan.run / name} is not finished; the demo needs it.")
+            raise ValueError(f"{plan.run.stage(name)} is not finished; the demo needs it.")
         models[name] = model if is_hub_id(model) else plan.repo(name)
-    if read_marker(plan.run / f"segmenter-{plan.arm}" / f"seed-{plan.seed}"):
+    if read_marker(plan.run.segmenter(plan.arm, plan.seed)):
         models["segmenter"] = plan.repo(f"segmenter-{plan.arm}")
     repo = plan.repo("space")
     folder = stage_space(staged.folder("space"), config, models, staged.cards.shared)
@@ -307,7 +302,7 @@ def push_all(api: HfApi, artifacts: Sequence[Artifact], revision: str | None = N
 
 
 def _stage_dataset(staged: Staged) -> Artifact:
-    plan, cards, source = staged.plan, staged.cards, staged.plan.run / "synthetic"
+    plan, cards, source = staged.plan, staged.cards, staged.plan.run.synthetic
     folder = empty_folder(staged.folder("dataset"), keep=(plan.round,))  # other rounds were made anew since
     stage_shards(source, folder / plan.round)
     write_json(folder / plan.round / "settings.json", cards.settings("synthetic"))

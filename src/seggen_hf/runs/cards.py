@@ -4,6 +4,7 @@ A card is the README.md of its artefact. Nothing here asks the network.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -15,8 +16,7 @@ from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, eval_resu
 from huggingface_hub.repocard_data import DatasetCardData, EvalResult
 from safetensors import safe_open
 
-from ..arms import ARMS, list_folders
-from ..config import load_recipe
+from ..arms import ARMS, list_folders, parse_segmenter_name
 from ..data.schema import labels_of
 from ..files import write_text
 from ..markdown import cell, code_span, literal
@@ -25,6 +25,7 @@ from ..pipelines import ColormapCodec
 from ..provenance import join_versions, library_versions, public_settings, public_value
 from ..segmenter.postprocessing import OBJECT_THRESHOLD, OVERLAP_THRESHOLD
 from ..tasks import TASKS, task_of
+from .folder import RunFolder
 from .scores import percent, read_scores, recipe_hash
 from .stage_marker import read_marker
 
@@ -64,16 +65,16 @@ class RunCards:
             and `segmenter-ARM`; a card without its own id says PATH_OR_ID, and others are not linked.
     """
 
-    def __init__(self, run: str | Path, repos: Mapping[str, str] | None = None):
-        self.run, self.repos = Path(run), dict(repos or {})
-        self.recipe = load_recipe(self.run / "recipe.yaml")
-        captions = load_from_disk(self.run / "captions")
+    def __init__(self, run: str | os.PathLike, repos: Mapping[str, str] | None = None):
+        self.run, self.repos = RunFolder(run), dict(repos or {})
+        self.recipe = self.run.recipe()
+        captions = load_from_disk(self.run.captions)
         labels = labels_of(captions)
         self.codec = ColormapCodec(labels)
         data = self.recipe.data
         self.task, captioner = TASKS[data.task], self.recipe.caption.captioner
         # What the name was when it was read: from elsewhere, a folder's looks like an id.
-        self.source = read_marker(self.run / "captions")["facts"].get("source")
+        self.source = self.run.marker("captions")["facts"].get("source")
         self.source_id = data.dataset_name if is_hub_id(data.dataset_name) and self.source != "folder" else None
         self.shared = {
             "run": self.recipe.name,
@@ -100,7 +101,7 @@ class RunCards:
         """
         section = getattr(self.recipe, name)
         base = self._public_model(section.base_model)
-        facts = self._facts(adapter or name, pictures) | _training_facts(read_marker(self.run / name))
+        facts = self._facts(adapter or name, pictures) | _training_facts(self.run.marker(name))
         facts |= {
             "inference_steps": getattr(self.recipe.synthesis, f"{name}_steps"),
             "guidance": getattr(self.recipe.synthesis, f"{name}_guidance"),
@@ -123,7 +124,7 @@ class RunCards:
 
     def segmenter(self, arm: str, seed: int, pictures: Sequence[str] = ()) -> str:
         """The card of one training of one arm, with its scores if there are any."""
-        folder = self.run / f"segmenter-{arm}" / f"seed-{seed}"
+        folder = self.run.segmenter(arm, seed)
         facts = self._facts(f"segmenter-{arm}", pictures) | _training_facts(read_marker(folder))
         splits = read_scores(folder)
         scores = [{"split": split} | entry["scores"] for split, entry in splits.items()]
@@ -162,7 +163,7 @@ class RunCards:
         A local folder has none: `datasets` would cache it by its last name, `synthetic`, as one for all.
         """
         synthesis = self.recipe.synthesis
-        summary = json.loads((self.run / "synthetic" / "summary.json").read_text())
+        summary = json.loads((self.run.synthetic / "summary.json").read_text())
         trained = f"{self.recipe.name}, recipe hash {recipe_hash(self.recipe)}"
         generators = {}
         for name in ("text2mask", "mask2img"):
@@ -173,7 +174,7 @@ class RunCards:
             "records": summary["num_kept"],
             "kinds": summary["kinds"],
             "reasons": summary["reasons"],
-            "num_real": read_marker(self.run / "captions")["facts"].get("records"),
+            "num_real": self.run.marker("captions")["facts"].get("records"),
             "configs": [config["config_name"] for config in configs],
         }
         data = DatasetCardData(
@@ -186,11 +187,11 @@ class RunCards:
 
     def settings(self, name: str) -> dict:
         """What made the stage `name`, fit for publishing: settings, versions and command."""
-        return _made_by(read_marker(self.run / name))
+        return _made_by(self.run.marker(name))
 
     def eval_results(self, arm: str, seed: int) -> list[dict]:
         """Scores in the form of `.eval_results/*.yaml`, which names a data set of the Hub: none for other data."""
-        splits = read_scores(self.run / f"segmenter-{arm}" / f"seed-{seed}") if self.source_id else {}
+        splits = read_scores(self.run.segmenter(arm, seed)) if self.source_id else {}
         entries = [
             EvalResultEntry(
                 dataset_id=self.source_id,
@@ -214,23 +215,22 @@ def metric_card(name: str, description: str, repo: str) -> str:
     return fill_card("metric", {"name": name, "description": description, "repo": repo}, header)
 
 
-def write_cards(run: str | Path) -> list[Path]:
+def write_cards(run: str | os.PathLike) -> list[Path]:
     """Write README.md into every finished artefact that the run's recipe names; returns the files."""
-    run = Path(run)
-    if not read_marker(run / "captions"):
+    run = RunFolder(run)
+    if not run.marker("captions"):
         return []
     cards = RunCards(run)
     written = []
     for name in list_folders(cards.recipe):
-        arm, slash, seed = name.removeprefix("segmenter-").partition("/seed-")
-        if not read_marker(run / name):
+        if not run.marker(name):
             continue
-        if slash:
-            written.append(write_card(run / name, cards.segmenter(arm, int(seed))))
+        if training := parse_segmenter_name(name):
+            written.append(write_card(run.stage(name), cards.segmenter(*training)))
         elif name in ("text2mask", "mask2img"):
-            written.append(write_card(run / name, cards.pipeline(name)))
+            written.append(write_card(run.stage(name), cards.pipeline(name)))
         elif name == "synthetic":
-            written.append(write_card(run / name, cards.dataset()))
+            written.append(write_card(run.stage(name), cards.dataset()))
     return written
 
 

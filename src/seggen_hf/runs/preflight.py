@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,12 +26,11 @@ from ..plan.gpus import Gpu
 from ..plan.run_plan import RunPlan, plan_recipe
 from ..segmenter.sizes import SEGMENTER_NAMES
 from ..trainers.optimizer import check_optimizer
-from .stages import data_digest, load_test_records, load_train_records
+from .folder import RunFolder
+from .records import data_digest, load_test_records, load_train_records
 
-CHECKED = Path("log") / "checked.json"
 
-
-def check_run(recipe: Recipe, out: str | Path) -> dict:
+def check_run(recipe: Recipe, out: str | os.PathLike) -> dict:
     """Check that every stage of `recipe` has what it needs; log/checked.json remembers what was looked through.
 
     Returns: counts for a line of summary: `records`, `labels` and `tests` ({split: records}); `warnings`.
@@ -62,7 +62,7 @@ def check_run(recipe: Recipe, out: str | Path) -> dict:
         tests[split] = test_records
     ColormapCodec(labels)  # refuses two labels of one color, with their names
     warnings = [warning] if (warning := recipe.segmenter.batch_warning(1)) else []
-    if absent := _look_through(recipe, records, labels, tests, Path(out)):
+    if absent := _look_through(recipe, records, labels, tests, RunFolder(out).checked):
         warnings.append(f"{data.train_split} never shows {', '.join(absent)}: no model can learn what it never sees")
     counts = {split: len(test_records) for split, test_records in tests.items()}
     return {"records": len(records), "labels": labels.num_labels, "tests": counts, "warnings": warnings}
@@ -111,15 +111,17 @@ def preset_that_fits(
 
 
 def _look_through(
-    recipe: Recipe, records: Dataset, labels: LabelSet, tests: dict[str, Dataset], out: Path
+    recipe: Recipe, records: Dataset, labels: LabelSet, tests: dict[str, Dataset], checked: Path
 ) -> list[str]:
     """Names of the labels that no training map shows. It takes a look at every file: once, while they stay equal.
 
+    Args:
+        checked: the file that remembers it.
     Raises: `ValueError` if a test image is also trained on, byte for byte.
     """
     looked_at = {split: data_digest(recipe, r) for split, r in {recipe.data.train_split: records, **tests}.items()}
     looked_at = {"looked_at": looked_at, "labels": labels.to_dict()}
-    known = json.loads((out / CHECKED).read_text()) if (out / CHECKED).is_file() else {}
+    known = json.loads(checked.read_text()) if checked.is_file() else {}
     if recipe.data.dataset_name != "scenes" and known.get("of") == looked_at:
         return known["absent"]
     whole = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tiles=1))  # as test images are
@@ -139,8 +141,7 @@ def _look_through(
         for ids in pool.map(lambda i: np.unique(read_map(maps[i]["segmentation_map"])).tolist(), range(len(maps))):
             seen.update(ids)
     absent = [labels.id2label[i] for i in range(labels.num_labels) if i not in seen]
-    (out / CHECKED).parent.mkdir(parents=True, exist_ok=True)
-    write_json(out / CHECKED, {"of": looked_at, "absent": absent})
+    write_json(checked, {"of": looked_at, "absent": absent})
     return absent
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
@@ -11,8 +12,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from ..arms import ARMS, list_folders
-from ..config import SECTIONS, Recipe, load_recipe
+from ..arms import ARMS, list_folders, parse_segmenter_name
+from ..config import SECTIONS, Recipe
 from ..data.schema import labels_of, read_image, read_map
 from ..files import write_text
 from ..folders import RUN, check_folder
@@ -23,40 +24,38 @@ from ..pipelines import ColormapCodec
 from ..provenance import join_versions, public_value
 from ..synthesis import load_synthetic
 from ..tasks import TASKS, task_of
-from .scores import NUM_SHOWN, PREDICTIONS, list_seeds, list_unfinished, percent, read_results, scores_by_arm
-from .stage_marker import read_marker
+from .folder import PREDICTIONS, RunFolder
+from .scores import NUM_SHOWN, list_seeds, list_unfinished, percent, read_results, scores_by_arm
 from .verdict import BASELINE, CANDIDATES, write_verdict
 
 
-def write_report(run: str | Path) -> Path:
+def write_report(run: str | os.PathLike) -> Path:
     """Write report.md, report.html and the pictures of both; returns the HTML file.
 
     Whatever is finished is shown; what is not is left out.
 
     Raises: `ValueError` if `run` is no run folder.
     """
-    run = Path(run)
-    if not (run / "recipe.yaml").is_file():
-        raise ValueError(f"{run} is no run folder: it has no recipe.yaml. `seggen run RECIPE --out {run}` makes one.")
+    run = RunFolder(run)
+    recipe = run.recipe()
     check_folder(run, RUN)  # beside a recipe alone, report.md may be anybody's
-    context = collect_facts(run)
-    for name, escaped in (("report.md", False), ("report.html", True)):
-        source = resources.files("seggen_hf").joinpath("templates", name).read_text(encoding="utf-8")
+    context = collect_facts(run, recipe)
+    for path, escaped in ((run.report_text, False), (run.report, True)):
+        source = resources.files("seggen_hf").joinpath("templates", path.name).read_text(encoding="utf-8")
         environment = jinja2.Environment(
             autoescape=escaped, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
         environment.filters |= {"percent": percent, "cell": cell, "code": code_span}
-        write_text(run / name, environment.from_string(source).render(context))
-    return run / "report.html"
+        write_text(path, environment.from_string(source).render(context))
+    return run.report
 
 
-def collect_facts(run: Path) -> dict:
+def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
     """What both templates show, as plain values and pictures."""
-    recipe = load_recipe(run / "recipe.yaml")
     results = read_results(run)
-    pictures = PictureFolder(run / "pictures")
+    pictures = PictureFolder(run.pictures)
     rows = results["scores"] if results else []
-    captions = datasets.load_from_disk(run / "captions") if read_marker(run / "captions") else None
+    captions = datasets.load_from_disk(run.captions) if run.marker("captions") else None
     codec = ColormapCodec(labels_of(captions)) if captions is not None else None
     task = task_of(rows) if rows else TASKS[recipe.data.task]
     return {
@@ -94,12 +93,12 @@ def list_legend(codec: ColormapCodec) -> list[dict]:
     return [*entries, {"name": "ignored", "color": hex_color(codec.void_color)}]
 
 
-def show_samples(run: Path, captions, codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
+def show_samples(run: RunFolder, captions, codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
     """Samples of each kind at even spacing: caption, map, image, and for ImgSyn the real image too."""
-    if not read_marker(run / "synthetic"):
+    if not run.marker("synthetic"):
         return []
     groups = []
-    made = load_synthetic(run / "synthetic")
+    made = load_synthetic(run.synthetic)
     place_of = {image_id: place for place, image_id in enumerate(captions["image_id"][:])}
     kinds = made["kind"][:]
     for kind, title in (
@@ -128,14 +127,14 @@ def show_samples(run: Path, captions, codec: ColormapCodec, pictures: PictureFol
     return groups
 
 
-def show_predictions(run: Path, rows: list[dict], codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
+def show_predictions(run: RunFolder, rows: list[dict], codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
     """For each test split a table: image, truth and each arm's prediction, of the first seed."""
     tables = []
     is_semantic = task_of(rows).name == "semantic"
     order = [name for name in (BASELINE, *CANDIDATES, *ARMS) if any(row["arm"] == name for row in rows)]
     arms = list(dict.fromkeys(order))
     for split in dict.fromkeys(row["split"] for row in rows):
-        folder = run / PREDICTIONS / split
+        folder = run.predictions / split
         image_ids = json.loads((folder / "records.json").read_text())
         folders = {arm: next(r["folder"] for r in rows if (r["arm"], r["split"]) == (arm, split)) for arm in arms}
         lines = []
@@ -146,7 +145,7 @@ def show_predictions(run: Path, rows: list[dict], codec: ColormapCodec, pictures
             truth = "segmentation_map" if is_semantic else "segments"
             maps = [("truth", "truth", folder / f"{place}-{truth}.png")]
             for arm in arms:
-                path = run / folders[arm] / PREDICTIONS / split / f"{place}.png"
+                path = run.stage(folders[arm]) / PREDICTIONS / split / f"{place}.png"
                 maps.append((arm, f"prediction of {arm}", path))
             for key, alt, path in maps:
                 painted = codec.encode(read_map(path)) if is_semantic else np.array(Image.open(path).convert("RGB"))
@@ -214,26 +213,26 @@ def list_classes(rows: list[dict]) -> list[dict]:
     return tables
 
 
-def list_markers(run: Path, recipe: Recipe) -> list[dict]:
+def list_markers(run: RunFolder, recipe: Recipe) -> list[dict]:
     """Markers of the finished stages that the recipe names; folders of arms that it no longer has stay out."""
-    return [marker for name in list_folders(recipe) if (marker := read_marker(run / name))]
+    return [marker for name in list_folders(recipe) if (marker := run.marker(name))]
 
 
-def draw_curves(run: Path, recipe: Recipe, pictures: PictureFolder) -> list[dict]:
+def draw_curves(run: RunFolder, recipe: Recipe, pictures: PictureFolder) -> list[dict]:
     """Losses over steps: each generator, and all arms of the segmenter (their first seed) in one chart."""
     charts = []
     finished = [marker["stage"] for marker in list_markers(run, recipe)]
     for name in ("text2mask", "mask2img"):
-        history = _read_history(run / name) if name in finished else []
+        history = _read_history(run.stage(name)) if name in finished else []
         if points := [(line["step"], line["loss"]) for line in history if "loss" in line]:
             title = f"{name}: training loss"
             charts.append(pictures.add_chart(f"loss-{name}", line_chart(title, {name: points}), title))
     series = {}
     for name in finished:
-        arm, slash, _ = name.removeprefix("segmenter-").partition("/")
-        points = [(line["step"], line["loss"]) for line in _read_history(run / name) if slash and "loss" in line]
-        if points:
-            series.setdefault(arm, points)
+        if training := parse_segmenter_name(name):
+            points = [(line["step"], line["loss"]) for line in _read_history(run.stage(name)) if "loss" in line]
+            if points:
+                series.setdefault(training[0], points)
     if series:
         title = "segmenter: training loss of each arm"
         charts.append(pictures.add_chart("loss-segmenter", line_chart(title, series), title))
@@ -245,11 +244,11 @@ def _read_history(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def list_costs(run: Path) -> list[dict]:
+def list_costs(run: str | os.PathLike) -> list[dict]:
     """Seconds and peak memory of every finished stage of the run's recipe."""
-    rows = []
-    scored = read_marker(run / PREDICTIONS)
-    for marker in (*list_markers(run, load_recipe(run / "recipe.yaml")), *([scored] if scored else [])):
+    rows, run = [], RunFolder(run)
+    scored = run.marker(PREDICTIONS)
+    for marker in (*list_markers(run, run.recipe()), *([scored] if scored else [])):
         rows.append({
             "stage": marker["stage"],
             "seconds": marker["seconds"],

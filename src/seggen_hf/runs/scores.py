@@ -1,6 +1,7 @@
 """results.json: every arm, seed, test split and metric of a run, with protocol, settings and versions beside them."""
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from ..arms import ARMS, list_folders
+from ..arms import ARMS, list_folders, parse_segmenter_name
 from ..config import SECTIONS, EvaluationConfig, Recipe
 from ..config.values import list_differing
 from ..data.schema import encode_image, encode_map, labels_of, read_image, read_map
@@ -27,10 +28,10 @@ from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import predict_panoptic, predict_semantic
 from ..segmenter.postprocessing import MAX_INSTANCES
 from ..tasks import TASKS, task_of
+from .folder import PREDICTIONS, SCORES, RunFolder
 from .stage_marker import mark_stage, read_marker
 from .verdict import write_verdict
 
-RESULTS, SCORES, PREDICTIONS = "results.json", "evaluation.json", "predictions"
 NUM_SHOWN = 6  # records of each test split whose predictions are kept as pictures
 
 
@@ -200,7 +201,7 @@ def score_splits(
 
 def evaluate_arms(
     recipe: Recipe,
-    out: Path,
+    run: RunFolder,
     segmenters: list[Segmenter],
     tests: Mapping[str, Dataset],
     digests: Mapping[str, str],
@@ -218,11 +219,11 @@ def evaluate_arms(
     """
     dataset, sources = public_value(recipe.data.dataset_name), list_sources(recipe, tests, digests)
     pending = [s for s in segmenters if any(known_scores(s, split, sources[split]) is None for split in tests)]
-    if pending or read_marker(out / PREDICTIONS) is None:
+    if pending or read_marker(run.predictions) is None:
         task = recipe.data.task
-        with mark_stage(out / PREDICTIONS, "evaluate", {}, recipe_hash(recipe), command) as facts:
+        with mark_stage(run.predictions, "evaluate", {}, recipe_hash(recipe), command) as facts:
             for split, records in tests.items():
-                keep_test_pictures(records, out / PREDICTIONS / split, task)
+                keep_test_pictures(records, run.predictions / split, task)
             if score_all is not None:
                 score_all(pending)
             else:
@@ -240,7 +241,7 @@ def evaluate_arms(
             scores = known_scores(segmenter, split, sources[split])
             score = f"{told.metric_name} {percent(scores[told.metric])}"
             say(f"evaluate: {segmenter.arm}, seed {segmenter.seed}, {split}: {score}")
-            place = {"folder": str(segmenter.folder.relative_to(out)), "steps": made["steps"]}
+            place = {"folder": str(segmenter.folder.relative_to(run.path)), "steps": made["steps"]}
             place["synthetic_records"] = made["synthetic_records"]
             rows.append({"arm": segmenter.arm, "seed": segmenter.seed, "split": split} | place | scores)
     results = {
@@ -250,13 +251,13 @@ def evaluate_arms(
         "dataset": dataset,
         "arms": {name: ARMS[name].description for name in dict.fromkeys(segmenter.arm for segmenter in segmenters)},
         "seeds": list_seeds(rows),
-        "not_trained": list_unfinished(recipe, out),
+        "not_trained": list_unfinished(recipe, run),
         "verdict": write_verdict(scores_by_arm(rows), told.metric_name),
         "scores": rows,
         "versions": join_versions(made["versions"] for made in (*markers, *entries)),
         "machine": describe_machine(),
     }
-    write_json(out / RESULTS, results)
+    write_json(run.results, results)
     return results
 
 
@@ -287,15 +288,14 @@ def list_seeds(rows: list[dict]) -> dict[str, list[int]]:
     return {arm: sorted(seeds) for arm, seeds in found.items()}
 
 
-def list_unfinished(recipe: Recipe, run: Path) -> list[str]:
+def list_unfinished(recipe: Recipe, run: RunFolder) -> list[str]:
     """Trainings of the segmenter that the recipe names and that are not finished."""
-    folders = (name for name in list_folders(recipe) if name.startswith("segmenter-"))
-    return [name for name in folders if read_marker(run / name) is None]
+    return [name for name in list_folders(recipe) if parse_segmenter_name(name) and run.marker(name) is None]
 
 
-def read_results(run: str | Path) -> dict | None:
+def read_results(run: str | os.PathLike) -> dict | None:
     """results.json of a run folder, or None."""
-    path = Path(run) / RESULTS
+    path = RunFolder(run).results
     return json.loads(path.read_text()) if path.is_file() else None
 
 

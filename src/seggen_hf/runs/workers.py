@@ -4,7 +4,6 @@ A small model does not keep many CPU threads busy, nor one of several GPUs the o
 a thread each make half as many steps again as one after the other with two.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -12,47 +11,30 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TextIO
 
 import torch
 
-from ..config import Recipe, load_recipe
+from ..config import Recipe
 from ..quiet import quiet_libraries
 from ..stopping import GOES_ON, exit_status, termination_raises
+from .folder import RunFolder
+from .makers import begins, make_stage
+from .records import data_digest, load_test_records, load_train_records
 from .scores import list_sources, score_splits
-from .stage_marker import DONE, STARTED, mark_stage
-from .stages import Stage, data_digest, list_stages, load_test_records, load_train_records, segmenter_of
-
-
-def make_stage(stage: Stage, command: str | None, data: str | None) -> str:
-    """Make what is missing in the folder of `stage`, and mark it as done; a line that says what it took.
-
-    Args:
-        command: what the user typed, for the marker.
-        data: digest of the training data.
-    """
-    read = None if stage.inputs else data
-    with mark_stage(stage.folder, stage.name, stage.settings, stage.fingerprint, command, read) as facts:
-        facts |= stage.make(stage.folder)
-    marker = json.loads((stage.folder / DONE).read_text())
-    return f"{stage.name}: done in {marker['seconds']:.0f} s, peak memory {marker['peak_memory_gb']:.1f} GB"
-
-
-def begins(stage: Stage) -> str:
-    return f"{stage.name}: {'goes on' if (stage.folder / STARTED).is_file() else 'begins'}"
+from .stages import Stage, list_stages, segmenter_of
 
 
 def work_together(
     job: str,
     recipe: Recipe,
-    out: Path,
+    run: RunFolder,
     stages: Sequence[Stage],
     command: str | None,
     lock: int,
     tell: Callable[[str], None],
 ) -> None:
-    """Do `job` for each of `stages` of the run `out`, `evaluation.jobs` at a time; what a stage reads comes before it.
+    """Do `job` for each of `stages` of a run, `evaluation.jobs` at a time; what a stage reads comes before it.
 
     Args:
         job: `make` a stage, or `score` the segmenter that it has made on the test splits.
@@ -73,7 +55,7 @@ def work_together(
                 if job == "make":
                     tell(begins(stage))
                 place = min(set(range(count)) - running.keys())
-                running[place] = stage, _begin(job, out, stage.name, place, share, command, lock)
+                running[place] = stage, _begin(job, run, stage.name, place, share, command, lock)
             time.sleep(0.2)
             for place in [place for place, (_, process) in running.items() if process.poll() is not None]:
                 stage, process = running.pop(place)
@@ -98,7 +80,7 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
         process.communicate()
 
 
-def _begin(job: str, out: Path, name: str, place: int, share: int, command: str | None, lock: int):
+def _begin(job: str, run: RunFolder, name: str, place: int, share: int, command: str | None, lock: int):
     threads = max(1, torch.get_num_threads() // share)
     # Each has its bar of progress below the others'.
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(place)}
@@ -113,7 +95,7 @@ def _begin(job: str, out: Path, name: str, place: int, share: int, command: str 
         "seggen_hf.runs.workers",
         str(os.getpid()),
         job,
-        str(out),
+        str(run),
         name,
         command or "",
     ]
@@ -148,11 +130,12 @@ def main(parent: str, job: str, out: str, name: str, command: str) -> int:
 
 
 def _work(job: str, out: str, name: str, command: str, answer: TextIO) -> None:
-    recipe = load_recipe(Path(out) / "recipe.yaml")
-    (stage,) = (stage for stage in list_stages(recipe, out) if stage.name == name)
+    run = RunFolder(out)
+    recipe = run.recipe()
+    (stage,) = (stage for stage in list_stages(recipe, run) if stage.name == name)
     if job == "make":
         data = None if stage.inputs else data_digest(recipe, load_train_records(recipe))
-        print(make_stage(stage, command or None, data), file=answer)
+        print(make_stage(stage, recipe, run, command or None, data), file=answer)
     else:
         tests = {split: load_test_records(recipe, split) for split in recipe.data.test_splits}
         digests = {split: data_digest(recipe, records) for split, records in tests.items()}

@@ -1,0 +1,149 @@
+"""What fills the folder of each stage: models are trained, records captioned, made and filtered."""
+
+import dataclasses
+import gc
+import os
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate.state import AcceleratorState
+
+from ..arms import ARMS, SYNTHESIZED, parse_segmenter_name
+from ..config import Recipe, TrainingConfig
+from ..data.captions import add_captions
+from ..data.scenes.render import render_records
+from ..data.schema import labels_of, save_dataset
+from ..pipelines import Mask2ImgPipeline, Text2MaskPipeline
+from ..segmenter.build import load_segmenter
+from ..synthesis import filter_records, load_synthetic, synthesize
+from ..synthesis.agreement_filter import read_summary
+from ..synthesis.generators import open_pipeline
+from ..trainers.generator import build_panoptic_codec
+from ..trainers.loop import Run, train
+from ..trainers.mask2img import Mask2ImgTask
+from ..trainers.segmenter import SegmenterTask
+from ..trainers.text2mask import Text2MaskTask
+from .folder import RunFolder
+from .records import load_train_records
+from .stage_marker import DONE, STARTED, mark_stage, read_marker
+from .stages import Stage, segmenter_config, trained_generators
+
+
+def begins(stage: Stage) -> str:
+    """A line that says so."""
+    return f"{stage.name}: {'goes on' if (stage.folder / STARTED).is_file() else 'begins'}"
+
+
+def make_stage(stage: Stage, recipe: Recipe, run: RunFolder, command: str | None, data: str | None) -> str:
+    """Make what is missing in the folder of `stage`, and mark it as done; a line that says what it took.
+
+    Args:
+        command: what the user typed, for the marker.
+        data: digest of the training data.
+    """
+    read = None if stage.inputs else data
+    with mark_stage(stage.folder, stage.name, stage.settings, stage.fingerprint, command, read) as facts:
+        facts |= _MAKERS.get(stage.name, _make_segmenter)(stage, recipe, run)
+    marker = read_marker(stage.folder)
+    return f"{stage.name}: done in {marker['seconds']:.0f} s, peak memory {marker['peak_memory_gb']:.1f} GB"
+
+
+def filter_run(recipe: Recipe, out: str | os.PathLike, folder: str | os.PathLike) -> datasets.Dataset:
+    """The run's synthetic records without what its first segmenter of real records disagrees with, in `folder`."""
+    run = RunFolder(out)
+    judge = run.segmenter("real", recipe.evaluation.seeds[0])
+    for needed, kind in ((run.captions, "caption"), (judge, "segmenter"), (run.synthetic, "synthesize")):
+        if not (needed / DONE).is_file():
+            raise ValueError(f"{needed} is not finished; run the stage {kind} first.")
+    records = datasets.load_from_disk(run.captions)
+    model, processor = load_segmenter(judge, labels_of(records))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return filter_records(run.synthetic, folder, model, processor, records, recipe.filter, recipe.data.task)
+
+
+def _make_captions(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    records = load_train_records(recipe)
+    labels = labels_of(records)
+    progress = stage.folder / "progress.jsonl"
+    save_dataset(add_captions(records, labels, recipe.caption, progress_file=progress), stage.folder)
+    progress.unlink(missing_ok=True)
+    # Told now: later, and elsewhere, nobody can see whether the name was that of a folder or of the Hub.
+    name = recipe.data.dataset_name
+    source = "scenes" if name == "scenes" else "folder" if Path(name).exists() else "Hub"
+    return {"records": len(records), "labels": labels.num_labels, "source": source}
+
+
+def _make_generator(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    task_class = {"text2mask": Text2MaskTask, "mask2img": Mask2ImgTask}[stage.name]
+    config = dataclasses.replace(getattr(recipe, stage.name), output_dir=str(stage.folder))
+    labels = labels_of(datasets.load_from_disk(run.captions))
+    return _train(task_class, config, run.captions, panoptic_codec=build_panoptic_codec(recipe.data, labels))
+
+
+def _make_synthetic(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    config, data = dataclasses.replace(recipe.synthesis, output_dir=str(stage.folder)), recipe.data
+    models = {"text2mask": config.text2mask_model, "mask2img": config.mask2img_model}
+    models |= {name: str(run.stage(name)) for name in trained_generators(recipe)}
+    uses_masksyn = config.masksyn_variants > 0
+    made = synthesize(
+        datasets.load_from_disk(run.captions),
+        stage.folder,
+        config,
+        mask2img=open_pipeline(Mask2ImgPipeline, models["mask2img"], config),
+        text2mask=open_pipeline(Text2MaskPipeline, models["text2mask"], config) if uses_masksyn else None,
+        height=data.height,
+        width=data.width,
+        provenance=models | {"data": data.dataset_name},
+    )
+    kinds = made["kind"][:]
+    return {"records": len(made)} | {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
+def _make_renderer(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    render_records(datasets.load_from_disk(run.captions), recipe, stage.folder)
+    return {"records": len(datasets.load_from_disk(stage.folder))}
+
+
+def _make_filtered(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    kept = filter_run(recipe, run, stage.folder)
+    return {"records": len(kept), "mean_alignment": round(read_summary(stage.folder)["mean_alignment"], 4)}
+
+
+def _make_segmenter(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    name, seed = parse_segmenter_name(stage.name)
+    arm = ARMS[name]
+    config = segmenter_config(recipe, run, arm, seed)
+    made = None
+    if arm.reads in SYNTHESIZED:
+        made = load_synthetic(config.synthetic_dataset, kinds=arm.kinds)
+    elif arm.reads == "renderer":
+        made = datasets.load_from_disk(config.synthetic_dataset)
+    data = recipe.data
+    facts = _train(SegmenterTask, config, run.captions, synthetic_records=made, task=data.task, tiles=data.tiles)
+    return facts | {"synthetic_records": 0 if made is None else len(made)}
+
+
+# By the stage's name; every other one is the training of a segmenter.
+_MAKERS = {
+    "captions": _make_captions,
+    "text2mask": _make_generator,
+    "mask2img": _make_generator,
+    "synthetic": _make_synthetic,
+    "renderer": _make_renderer,
+    "filtered": _make_filtered,
+}
+
+
+def _train(task_class, config: TrainingConfig, captions: Path, **more) -> dict:
+    # Accelerate keeps the precision of the process's first training; each stage has its own.
+    AcceleratorState._reset_state()
+    records = datasets.load_from_disk(captions)
+    task = task_class.from_config(config, records, labels_of(records), **more)
+    run: Run = train(task, config)
+    trained = sum(p.numel() for p in task.trainable.parameters() if p.requires_grad)
+    del task
+    gc.collect()  # a prepared model refers to itself: it would stay beside the next stage's
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return {"seconds": run.seconds, "steps": run.steps, "records": len(records), "trained_parameters": trained}

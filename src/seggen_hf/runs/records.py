@@ -1,0 +1,41 @@
+"""The real records of a run: what it may learn from, what it is tested on, and a digest of either."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import datasets
+
+from ..config import Recipe
+from ..data.schema import labels_of
+from ..data.sources.load import load_split
+from ..digests import records_digest
+from ..files import write_json
+from ..trainers.latents import digest_of
+
+
+def load_train_records(recipe: Recipe) -> datasets.Dataset:
+    """The labelled records that the run may learn from."""
+    return load_split(recipe.data, recipe.data.train_split, recipe.data.max_train_records)
+
+
+def load_test_records(recipe: Recipe, split: str) -> datasets.Dataset:
+    """The records of one test split: images are whole, also where segmenters learn from tiles."""
+    return load_split(dataclasses.replace(recipe.data, tiles=1), split, recipe.data.max_test_records)
+
+
+def data_digest(recipe: Recipe, records: datasets.Dataset) -> str:
+    """Of what `records` hold: ids, labels, captions, and parts of every picture's bytes. Scenes follow from the code.
+
+    Copies of a data set have the same digest whatever their times of change. Those (`_fingerprint`) only tell whether
+    the digest of an earlier call still holds: a data set is not read anew each time.
+    """
+    if recipe.data.dataset_name == "scenes":
+        return "scenes"
+    known = Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf" / f"{records._fingerprint}.digest.json"
+    if not known.is_file():
+        columns = ("image_id", "image", "segmentation_map", "panoptic_map", "segments_info", "caption")
+        contents = records_digest(records, [name for name in columns if name in records.column_names])
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_json(known, digest_of({"labels": labels_of(records).to_dict(), "records": contents}))
+    return json.loads(known.read_text())
