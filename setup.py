@@ -7,6 +7,7 @@ install_requires = [
     "accelerate>=1.15",
     "datasets>=5.2",
     "diffusers>=0.42.1",
+    "filelock>=4.2",
     "huggingface_hub>=2.4",
     "jinja2>=3.1",
     "numpy>=2.4",

@@ -1,9 +1,11 @@
 """One process at a time fills a run folder."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
+from typing import TextIO
+
+from filelock import lock_descriptor
 
 from ..folders import RUN, claim_folder
 from .folder import RunFolder
@@ -20,14 +22,17 @@ def lock_run(out: str | os.PathLike) -> Iterator[int]:
     path = RunFolder(out).lock
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise ValueError(
-                f"{out} is in use by process {lock.read().strip()}. Wait for it, or use another --out."
-            ) from None
+        # Of a descriptor that is ours: one of `filelock.FileLock` cannot be handed on to the workers.
+        if not lock_descriptor(lock.fileno(), blocking=False):
+            raise ValueError(f"{out} is in use by {_holder(lock)}. Wait for it, or use another --out.")
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock.fileno()
+
+
+def _holder(lock: TextIO) -> str:
+    lock.seek(0)
+    with contextlib.suppress(PermissionError):  # on Windows nobody else may read what is locked
+        return f"process {lock.read().strip()}"
+    return "another process"

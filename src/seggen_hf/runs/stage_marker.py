@@ -6,12 +6,13 @@ so that a call with others is refused before it can mix two runs in one folder.
 
 import contextlib
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+
+import psutil
 
 from ..config import DEFAULTS
 from ..files import write_json
@@ -120,9 +121,18 @@ def reset_peak_memory() -> None:
 
 def peak_memory() -> dict[str, float]:
     """`peak_memory_gb`, resident, of this process; with a GPU also `peak_gpu_memory_gb`, allocated by torch."""
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes on macOS, KiB elsewhere
-    found = {"peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)}
+    found = {"peak_memory_gb": round(_peak_resident() / 1e9, 3)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         found["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
     return found
+
+
+def _peak_resident() -> int:
+    """Bytes. psutil knows the high-water mark on Windows alone, where Python has no `resource`."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
