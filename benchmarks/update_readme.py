@@ -12,7 +12,7 @@ from pathlib import Path
 from seggen_hf.config import load_recipe
 from seggen_hf.files import write_text
 from seggen_hf.runs.report import list_costs, list_scores
-from seggen_hf.runs.scores import percent, read_results
+from seggen_hf.runs.results import percent, read_results
 from seggen_hf.tasks import task_of
 
 README = Path(__file__).parents[1] / "README.md"

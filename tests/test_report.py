@@ -10,7 +10,7 @@ from PIL import Image
 from seggen_hf.pictures.report import line_chart, thumbnail
 from seggen_hf.provenance import join_versions
 from seggen_hf.runs.report import list_classes, list_scores, write_report
-from seggen_hf.runs.scores import scores_by_arm
+from seggen_hf.runs.results import scores_by_arm
 from seggen_hf.runs.verdict import judge, write_verdict
 from seggen_hf.tasks import TASKS
 

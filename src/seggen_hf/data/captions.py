@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..config import CaptionConfig
 from ..labels import LabelSet
-from .schema import open_image, read_map
+from .schema import labels_of, open_image, read_map, save_dataset
 
 TEMPLATE = "template"
 PREFIX = "a photo of "
@@ -45,6 +45,15 @@ def simple_name(name: str) -> str:
     first = re.split(r"[,;/(]", name)[0].lower()
     first = re.sub(r"-(other|merged|stuff)\b", "", first)
     return re.sub(r"[-_\s]+", " ", first).strip() or name
+
+
+def write_captions(records: Dataset, config: CaptionConfig, folder: Path) -> Dataset:
+    """Write the records with captions as a `datasets` folder; interrupted, the same call goes on where it was."""
+    progress = folder / "progress.jsonl"
+    captioned = add_captions(records, labels_of(records), config, progress_file=progress)
+    save_dataset(captioned, folder)
+    progress.unlink(missing_ok=True)
+    return captioned
 
 
 def add_captions(

@@ -26,7 +26,8 @@ from ..provenance import join_versions, library_versions, public_settings, publi
 from ..segmenter.postprocessing import OBJECT_THRESHOLD, OVERLAP_THRESHOLD
 from ..tasks import TASKS, task_of
 from .folder import RunFolder
-from .scores import percent, read_scores, recipe_hash
+from .results import percent
+from .scores import read_scores, recipe_hash
 from .stage_marker import read_marker
 
 

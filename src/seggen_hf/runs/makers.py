@@ -11,9 +11,9 @@ from accelerate.state import AcceleratorState
 
 from ..arms import ARMS, SYNTHESIZED, parse_segmenter_name
 from ..config import Recipe, TrainingConfig
-from ..data.captions import add_captions
+from ..data.captions import write_captions
 from ..data.scenes.render import render_records
-from ..data.schema import labels_of, save_dataset
+from ..data.schema import labels_of
 from ..pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from ..segmenter.build import load_segmenter
 from ..synthesis import filter_records, load_synthetic, synthesize
@@ -64,14 +64,11 @@ def filter_run(recipe: Recipe, out: str | os.PathLike, folder: str | os.PathLike
 
 def _make_captions(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     records = load_train_records(recipe)
-    labels = labels_of(records)
-    progress = stage.folder / "progress.jsonl"
-    save_dataset(add_captions(records, labels, recipe.caption, progress_file=progress), stage.folder)
-    progress.unlink(missing_ok=True)
+    write_captions(records, recipe.caption, stage.folder)
     # Told now: later, and elsewhere, nobody can see whether the name was that of a folder or of the Hub.
     name = recipe.data.dataset_name
     source = "scenes" if name == "scenes" else "folder" if Path(name).exists() else "Hub"
-    return {"records": len(records), "labels": labels.num_labels, "source": source}
+    return {"records": len(records), "labels": labels_of(records).num_labels, "source": source}
 
 
 def _make_generator(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:

@@ -25,7 +25,8 @@ from ..provenance import join_versions, public_value
 from ..synthesis import load_synthetic
 from ..tasks import TASKS, task_of
 from .folder import PREDICTIONS, RunFolder
-from .scores import NUM_SHOWN, list_seeds, list_unfinished, percent, read_results, scores_by_arm
+from .results import list_seeds, list_unfinished, percent, read_results, scores_by_arm
+from .scores import NUM_SHOWN
 from .verdict import BASELINE, CANDIDATES, write_verdict
 
 

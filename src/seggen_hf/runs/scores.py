@@ -1,7 +1,6 @@
 """results.json: every arm, seed, test split and metric of a run, with protocol, settings and versions beside them."""
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from ..arms import ARMS, list_folders, parse_segmenter_name
+from ..arms import ARMS
 from ..config import SECTIONS, EvaluationConfig, Recipe
 from ..config.values import list_differing
 from ..data.schema import encode_image, encode_map, labels_of, read_image, read_map
@@ -27,8 +26,9 @@ from ..segmenter.build import build_segmenter
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import predict_panoptic, predict_semantic
 from ..segmenter.postprocessing import MAX_INSTANCES
-from ..tasks import TASKS, task_of
+from ..tasks import TASKS
 from .folder import PREDICTIONS, SCORES, RunFolder
+from .results import list_seeds, list_unfinished, percent, scores_by_arm
 from .stage_marker import mark_stage, read_marker
 from .verdict import write_verdict
 
@@ -264,44 +264,3 @@ def evaluate_arms(
 def ids_digest(records: Dataset) -> str:
     """16 hex digits of the records' ids, in order."""
     return sha256("\n".join(map(str, records["image_id"][:])).encode()).hexdigest()[:16]
-
-
-def scores_by_arm(rows: list[dict], metric: str | None = None) -> dict[str, dict[str, dict[int, float]]]:
-    """`{arm: {split: {seed: score}}}` of rows of results.json; scores that do not exist are left out.
-
-    Args:
-        metric: a key of the rows; by default the headline score of their task.
-    """
-    metric = metric or task_of(rows).metric
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for row in rows:
-        if row.get(metric) is not None:
-            found.setdefault(row["arm"], {}).setdefault(row["split"], {})[row["seed"]] = row[metric]
-    return found
-
-
-def list_seeds(rows: list[dict]) -> dict[str, list[int]]:
-    """`{arm: seeds that were scored}` of rows of results.json."""
-    found: dict[str, set[int]] = {}
-    for row in rows:
-        found.setdefault(row["arm"], set()).add(row["seed"])
-    return {arm: sorted(seeds) for arm, seeds in found.items()}
-
-
-def list_unfinished(recipe: Recipe, run: RunFolder) -> list[str]:
-    """Trainings of the segmenter that the recipe names and that are not finished."""
-    return [name for name in list_folders(recipe) if parse_segmenter_name(name) and run.marker(name) is None]
-
-
-def read_results(run: str | os.PathLike) -> dict | None:
-    """results.json of a run folder, or None."""
-    path = RunFolder(run).results
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def percent(value: float | None, signed: bool = False) -> str:
-    """A share as a percentage with one decimal; a dash where there is none."""
-    if value is None:
-        return "–"
-    rounded = round(100 * value, 1) + 0.0  # no minus zero
-    return f"{rounded:+.1f}" if signed else f"{rounded:.1f}"

@@ -1,0 +1,15 @@
+"""`seggen`: one command per stage; turns errors into one line and an exit status."""
+
+from .app import app, main, register
+from .data import caption, doctor
+from .loop import quickstart, run, train
+from .page import demo
+from .planning import plan
+from .publishing import push
+from .results import evaluate, report
+from .synthetic import filter, synthesize
+
+__all__ = ["app", "main"]
+
+for function in (quickstart, run, plan, train, doctor, caption, synthesize, filter, evaluate, report, push, demo):
+    register(function)  # in the order that `seggen --help` lists them

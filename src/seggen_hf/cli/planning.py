@@ -1,0 +1,80 @@
+"""What a run will take, before it is begun."""
+
+from typing import Annotated
+
+import typer
+
+from ..quiet import quiet_libraries
+from .app import WrongArguments, command, dumps, say
+from .options import Debug, Json, Preset, Recipe, Settings
+from .settings import read_recipe, recipe_file, with_preset
+
+
+@command
+def plan(
+    recipe: Recipe,
+    settings: Settings = None,
+    preset: Preset = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gpu", help="Card to plan for, such as rtx4090 or h100. Repeat it for more; several if absent."
+        ),
+    ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Cards that work together.")] = 1,
+    records: Annotated[
+        int | None, typer.Option("--records", min=1, help="Real training records, where the data is not here.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run a few steps of every stage here, with random weights.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+):
+    """What a run needs and takes: memory, disk, hours, and whether it fits a card; nothing is loaded or written.
+
+    With --measure every stage is also run for a few steps on this machine: exit status 1 if one of them fails.
+    """
+    show_plan(recipe, with_preset(settings, preset), gpu, processes, records, measure, json)
+
+
+def show_plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=False, as_json=False) -> None:
+    """Print the plan; exit status 1 if a stage that is measured fails."""
+    try:
+        from ..plan.gpus import choose_gpus
+
+        cards = choose_gpus(gpus)
+    except ValueError as error:
+        raise WrongArguments(str(error)) from error
+    loaded, _ = read_recipe(recipe, settings, None)
+    quiet_libraries()
+    from ..config import preset_of
+    from ..config.presets import MEMORY, preset_lines
+    from ..runs.preflight import plan_run, preset_that_fits
+
+    planned, labels = plan_run(loaded, processes, num_records)
+    if preset := preset_of(recipe_file(recipe), settings or ()):
+        planned.notes += [
+            f"preset {preset}, which leaves a tenth of {MEMORY[preset]} GiB free with SDXL at 768 pixels:"
+        ]
+        planned.notes += [f"  {line}" for line in preset_lines(preset)]
+    fitting = {
+        name: preset_that_fits(recipe_file(recipe), settings or (), planned, labels, card) if gpus else None
+        for name, card in cards.items()
+    }
+    if not as_json:
+        print(planned.to_text(cards, fitting))
+    measured = []
+    if measure:
+        from ..plan.measure import describe_machine, measure_run  # all trainings: seconds to import
+
+        measured = measure_run(loaded, labels, planned, say)
+    if as_json:
+        found = planned.to_dict(cards, fitting)
+        if measure:
+            found |= {"machine": describe_machine(), "measured": [entry.to_dict() for entry in measured]}
+        print(dumps(found))
+    elif measured:
+        print("\n".join(["", *(entry.to_text() for entry in measured)]))
+    if any(entry.failure is not None or not entry.is_finite for entry in measured):
+        raise typer.Exit(1)
