@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from seggen_hf.cli import app
 from seggen_hf.config import load_recipe
-from seggen_hf.hub.publish import plan_push, stage
+from seggen_hf.hub.publish import stage
+from seggen_hf.hub.push_plan import plan_push
 from seggen_hf.hub.staging import stage_pipeline
 from seggen_hf.names import WrongName, check_name, is_hub_id
 from seggen_hf.pictures.report import PictureFolder

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from seggen_hf.hub.publish import plan_push, stage
+from seggen_hf.hub.publish import stage
+from seggen_hf.hub.push_plan import plan_push
 from seggen_hf.runs.cards import RunCards
 
 

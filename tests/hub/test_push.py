@@ -15,7 +15,8 @@ from PIL import Image
 
 from seggen_hf.config import load_recipe
 from seggen_hf.hub.client import Artifact
-from seggen_hf.hub.publish import Staged, plan_push, stage
+from seggen_hf.hub.publish import Staged, stage
+from seggen_hf.hub.push_plan import plan_push
 from seggen_hf.labels import LabelSet
 from seggen_hf.pictures.cards import draw_samples, spread
 from seggen_hf.pipelines import ColormapCodec

@@ -49,7 +49,8 @@ def push(
         raise WrongArguments("--private and --public exclude each other.")
     quiet_libraries()
     from ..hub.client import connect
-    from ..hub.publish import plan_push, push_all, stage
+    from ..hub.publish import push_all, stage
+    from ..hub.push_plan import plan_push
     from ..names import WrongName
 
     wanted = [kind.strip() for value in only or () for kind in value.split(",") if kind.strip()]

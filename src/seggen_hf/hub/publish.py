@@ -2,9 +2,7 @@
 
 import ast
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,19 +12,19 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from .. import metric_modules
-from ..arms import ARMS, parse_segmenter_name, shown_arm
 from ..data.captions import PREFIX, simple_name
 from ..demo.models import models_of_run
 from ..files import write_json
-from ..names import check_name, is_hub_id
+from ..names import is_hub_id
 from ..pictures.cards import draw_legend, draw_samples, spread
 from ..runs.cards import RunCards, metric_card, write_card
-from ..runs.folder import RunFolder, find_stage
 from ..runs.privacy import why_private
 from ..runs.stage_marker import read_marker
 from ..synthesis import load_synthetic
 from ..synthesis.shards import dataset_configs
 from .client import Artifact, Pushed, push
+from .push_plan import PushPlan
+from .rounds import merge_rounds
 from .space import stage_space
 from .staging import (
     empty_folder,
@@ -39,9 +37,6 @@ from .staging import (
     stage_shards,
 )
 
-# What a run makes; and what is pushed only where it is named.
-KINDS = ("text2mask", "mask2img", "segmenter", "dataset")
-NAMED = ("adapters", "metrics", "space")
 ADAPTERS = (
     ("lora", "text2mask", stage_lora),
     ("controlnet", "mask2img", stage_controlnet),
@@ -49,111 +44,9 @@ ADAPTERS = (
 )
 PICTURES = ("samples.png", "example.png", "color_map.png")  # may go when what they show is private
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.py", *PICTURES)
-ROUND_MARK, ROUND_END = "<!-- round {} -->", "<!-- end of round {} -->"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which artefacts of a run go where.
-
-    `name` is the part of every repository's name before the artefact's; `arm` and `seed` choose the segmenter.
-    """
-
-    run: RunFolder
-    namespace: str
-    name: str
-    kinds: tuple[str, ...]
-    arm: str | None
-    seed: int
-    round: str | None
-
-    @property
-    def repos(self) -> dict[str, str]:
-        """{artefact: Hub id}, the segmenter under `segmenter-ARM`."""
-        keys = {
-            "text2mask": ("text2mask",),
-            "mask2img": ("mask2img",),
-            "segmenter": (f"segmenter-{self.arm}",),
-            "dataset": ("dataset",),
-            "adapters": ("lora", "controlnet", "controlnet-lora"),
-            "metrics": (),  # of no run
-            "space": ("space",),
-        }
-        return {key: self.repo(key) for kind in self.kinds for key in keys[kind]}
-
-    def repo(self, key: str) -> str:
-        """Hub id of an artefact, whether or not it is pushed now."""
-        names = {"dataset": "synthetic", "lora": "text2mask-lora", "space": "demo"}
-        names[f"segmenter-{self.arm}"] = "segmenter"
-        prefix = f"{self.namespace}/{self.name}-" if self.name else f"{self.namespace}/"
-        return prefix + names.get(key, key)
-
-
-def plan_push(
-    run: str | os.PathLike,
-    namespace: str,
-    only: Sequence[str] = (),
-    name: str | None = None,
-    arm: str | None = None,
-    seed: int | None = None,
-) -> Plan:
-    """What of `run` can be pushed: everything that is finished, or what `only` names.
-
-    `run` may also be the folder of one artefact in a run, which alone is pushed then.
-
-    Raises: `ValueError` for an unknown artefact, one that is named and not finished, and a run with nothing to push;
-        `WrongName` for a namespace or name that is none.
-    """
-    check_name(namespace, "--namespace")
-    if name:
-        check_name(name, "--name")
-    run, only = RunFolder(run), list(dict.fromkeys(only))
-    if found := _find_artifact(run):
-        if only or arm is not None or seed is not None:
-            raise ValueError(f"{run} is one artefact of a run; name the run's folder to choose with flags.")
-        run, only, arm, seed = found
-    recipe = run.recipe()
-    unknown = [kind for kind in only if kind not in KINDS + NAMED]
-    if unknown:
-        raise ValueError(f"There is no artefact {unknown[0]!r}; there are {', '.join(KINDS + NAMED)}.")
-    arm = arm or shown_arm(recipe)
-    if arm is not None and arm not in ARMS:
-        raise ValueError(f"There is no arm {arm!r}; there are {', '.join(ARMS)}.")
-    seed = recipe.evaluation.seeds[0] if seed is None else seed
-    folders = {
-        "text2mask": run.text2mask,
-        "mask2img": run.mask2img,
-        "segmenter": run.segmenter(arm, seed),
-        "dataset": run.synthetic,
-    }
-    done = {kind: read_marker(folder) for kind, folder in folders.items()}
-    for kind in only:
-        if kind in KINDS and not done[kind]:
-            raise ValueError(f"{folders[kind]} is not finished, so there is no {kind} to push; run the stage first.")
-    kinds = tuple(only) if only else tuple(kind for kind in KINDS if done[kind])
-    if not kinds:
-        raise ValueError(f"{run} holds nothing finished yet; `seggen run` makes what can be pushed.")
-    round_name = f"round-{done['dataset']['fingerprint'][:8]}" if done["dataset"] else None
-    if round_name:
-        check_name(round_name, f"The fingerprint in {folders['dataset']}")
-    plan = Plan(run, namespace, recipe.name if name is None else name, kinds, arm, seed, round_name)
-    for repo in plan.repos.values():
-        check_name(repo.partition("/")[2], "A repository")
-    return plan
-
-
-def _find_artifact(folder: RunFolder) -> tuple[RunFolder, list[str], str | None, int | None] | None:
-    """The run, artefact, arm and seed of a folder in a run; None for any other folder."""
-    if not (found := find_stage(folder)):
-        return None
-    run, name = found
-    if training := parse_segmenter_name(name):
-        return run, ["segmenter"], *training
-    kinds = {"text2mask": "text2mask", "mask2img": "mask2img", "synthetic": "dataset"}
-    return (run, [kinds[name]], None, None) if name in kinds else None
-
-
-def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artifact]:
+def stage(plan: PushPlan, private: bool = False, public: bool = False) -> list[Artifact]:
     """Fill RUN/hub with one folder a repository: what lies there is what is pushed.
 
     What was made from data that is not known to be public is private, and nothing of that data is in its cards: no
@@ -186,7 +79,7 @@ def stage(plan: Plan, private: bool = False, public: bool = False) -> list[Artif
 class Staged:
     """What staging one run needs again and again."""
 
-    def __init__(self, plan: Plan, private: bool, public: bool):
+    def __init__(self, plan: PushPlan, private: bool, public: bool):
         self.plan, self.private, self.public = plan, private, public
 
     @cached_property
@@ -340,32 +233,3 @@ def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
     elif rows:
         drawn.append(draw_samples(rows, codec, folder / "samples.png").name)
     return drawn
-
-
-def merge_rounds(there: str, ours: str) -> str:
-    """Our card with the configs and sections of the other rounds that the card on the Hub lists.
-
-    Our configs come first, and our first one is the default: the newest round.
-    """
-    header, body = _split_card(ours)
-    old_header, old_body = _split_card(there)
-    own = {config["config_name"] for config in header.get("configs", [])}
-    others = [config for config in old_header.get("configs", []) if config["config_name"] not in own]
-    for config in others:
-        config.pop("default", None)
-    header["configs"] = [*header.get("configs", []), *others]
-    sections = []
-    for config in others:
-        start, end = ROUND_MARK.format(config["config_name"]), ROUND_END.format(config["config_name"])
-        if start in old_body and end in old_body:
-            sections.append(old_body[old_body.index(start) : old_body.index(end) + len(end)])
-    mark = ROUND_END.format(header["configs"][0]["config_name"])
-    body = body.replace(mark, "\n\n".join([mark, *sections]))
-    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}\n---\n{body}"
-
-
-def _split_card(text: str) -> tuple[dict, str]:
-    if not text.startswith("---\n"):
-        return {}, text
-    header, _, body = text[4:].partition("\n---\n")
-    return yaml.safe_load(header) or {}, body
