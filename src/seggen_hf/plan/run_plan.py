@@ -3,7 +3,7 @@
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from ..arms import list_folders
+from ..arms import list_folders, parse_segmenter_name
 from ..config import Recipe
 from ..labels import LabelSet
 from .generators import plan_mask2img, plan_text2mask
@@ -163,7 +163,7 @@ def plan_recipe(
         notes.append(f"the data was not read: planned with {num_records:,} records, as {recipe.data.labels} has")
     pictures = (num_records or 0) * (recipe.synthesis.masksyn_variants + recipe.synthesis.imgsyn_variants)
     folders = list_folders(recipe)
-    segmenters = sum(name.startswith("segmenter-") for name in folders)
+    segmenters = sum(parse_segmenter_name(name) is not None for name in folders)
     stages: list[tuple[StagePlan, int]] = []
     task = recipe.data.task
     for section, kind, is_run, plan in (
