@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .seggen_colormap import ColormapCodec, _join_small_regions, _read_labels, connected_regions, generate_palette
+from .seggen_colormap import ColormapCodec, _join_small_regions, _read_labels, connected_regions
+from .seggen_palette import generate_palette
 
 CODINGS = ("shades", "edges")
 REACH = 2  # pixels: instances of one class no further apart than this get different shades
