@@ -42,6 +42,7 @@ from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
 from seggen_hf.segmenter.inference import without_windows
 from seggen_hf.segments import label_map, measure_segments
+from seggen_hf.spacing import spread
 from seggen_hf.trainers.generator import build_panoptic_codec
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.mask2img import Mask2ImgTask
@@ -61,7 +62,7 @@ SCORES = ("PQ_things", "SQ_things", "RQ_things", "PQ_stuff", "AP", "mIoU")
 def judged_records(records: Dataset, size: tuple[int, int], count: int) -> Dataset:
     """`count` records spread over `records`, as the generators' training sees them: they cover `size`, cropped."""
     labels, rows = labels_of(records), []
-    for index in np.unique(np.linspace(0, len(records) - 1, count).astype(int)).tolist():
+    for index in spread(len(records), count):
         row = records[index]
         image, panoptic_map, _ = cover_crop(read_image(row["image"]), read_panoptic(row["panoptic_map"]), size)
         segments = measure_segments(panoptic_map, row["segments_info"])

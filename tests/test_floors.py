@@ -35,6 +35,7 @@ FLOORS = {
     "provenance": 2,
     "quiet": 1,
     "segments": 1,
+    "spacing": 1,
     "stopping": 1,
     "tasks": 1,
     "data": 2,

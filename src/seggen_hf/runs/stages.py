@@ -20,7 +20,7 @@ from ..config import HOW_ONLY, DataConfig, Recipe, TrainingConfig
 from ..data.captions import add_captions
 from ..data.schema import labels_of
 from ..data.sources.load import load_split
-from ..digests import records_digest
+from ..digests import digest_of, records_digest
 from ..files import write_json
 from ..pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from ..segmenter.build import load_segmenter
@@ -28,7 +28,6 @@ from ..synthesis import filter_records, load_synthetic, synthesize
 from ..synthesis.agreement_filter import read_summary
 from ..synthesis.generators import open_pipeline
 from ..trainers.generator import build_panoptic_codec
-from ..trainers.latents import digest_of
 from ..trainers.loop import Run, train
 from ..trainers.mask2img import Mask2ImgTask
 from ..trainers.segmenter import SegmenterTask

@@ -28,6 +28,7 @@ from ..labels import LabelSet
 from ..pictures.contact_sheet import write_preview
 from ..provenance import public_value
 from ..segments import label_map, measure_segments
+from ..spacing import spread
 from .generators import PromptCache, check_labels, decoding, generator_digest, place, quiet
 from .manifest import KINDS, Plan, Sample, Shard, check_manifest, write_manifest
 from .progress import Progress
@@ -206,8 +207,7 @@ def _check_summary(folder: Path, is_main: bool) -> None:
 def _pick(dataset: Dataset, kind: str, number: int = PREVIEWED) -> list[dict]:
     """Rows spread over a kind's samples."""
     rows = np.flatnonzero(np.asarray(dataset.data.column("kind").to_pylist()) == kind)
-    chosen = rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int)] if len(rows) else []
-    return [dataset[int(index)] for index in chosen]
+    return [dataset[int(rows[place])] for place in spread(len(rows), number)]
 
 
 # Making a shard

@@ -6,8 +6,6 @@ chunk is written under a temporary name and renamed; a killed run goes on with t
 the number of processes. Chunks do not depend on the number of processes.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -21,18 +19,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
+from ..digests import digest_of
 from ..files import write_json
 
 logger = logging.getLogger(__name__)
 
 _MIN_CHUNK, _MAX_CHUNKS = 64, 256  # records in a chunk at least; chunks (open memory maps) at most
-_FORMAT = 1  # raised when the layout of a chunk changes
-
-
-def digest_of(facts: dict) -> str:
-    """Sixteen hex digits that change with any value in `facts` (JSON values)."""
-    text = json.dumps(facts | {"format": _FORMAT}, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def compress_map(segmentation_map: np.ndarray) -> bytes:
