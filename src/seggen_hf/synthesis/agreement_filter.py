@@ -16,8 +16,7 @@ from ..data.schema import check_columns, encode_map, encode_panoptic, labels_of
 from ..digests import records_digest, weights_digest
 from ..files import write_json
 from ..folders import FILTERED, claim_folder
-from ..labels import LabelSet
-from ..segmenter.build import differing_labels
+from ..labels import LabelSet, differing_labels
 from ..segmenter.inference import without_windows
 from .alignment import align_rows, class_losses
 from .manifest import MANIFEST, Shard, check_manifest
@@ -64,10 +63,10 @@ def filter_records(
     source, folder, config = Path(source), Path(output_dir), config or FilterConfig()
     names = _source_shards(source)
     labels, processor = LabelSet.from_file(source), without_windows(processor)
-    if differences := differing_labels(model.config.id2label, labels):
+    if differences := differing_labels(model.config, labels):
         raise ValueError(f"The segmenter and {source} have other labels: {differences}.")
-    if not labels.fits(labels_of(real_records)):
-        raise ValueError(f"The real records have other labels than {source}.")
+    if differences := differing_labels(labels_of(real_records), labels):
+        raise ValueError(f"The real records have other labels than {source}: {differences}.")
     check_columns("real records", real_records, task)
     check_columns("synthetic records", load_synthetic(source), task)
     claim_folder(folder, FILTERED)

@@ -21,7 +21,7 @@ from ..data.schema import attach_labels, record_features
 from ..data.sources.roots import Roots
 from ..data.sources.streamed import StreamedRecords, join_streams, stream_records
 from ..files import replacing, write_json
-from ..labels import LabelSet
+from ..labels import LabelSet, differing_labels
 from .manifest import KINDS, MANIFEST, Plan, Shard
 
 PREFIX = "train-"
@@ -118,8 +118,10 @@ def load_synthetic(
     ]
     labels = [LabelSet.from_records(part) for part in parts]
     for path, other in zip(paths, labels, strict=True):
-        if not labels[0].fits(other):
-            raise ValueError(f"{paths[0]} and {path} have different labels; they cannot be used together.")
+        if differences := differing_labels(labels[0], other):
+            raise ValueError(
+                f"{paths[0]} and {path} have different labels; they cannot be used together: {differences}."
+            )
     return parts[0] if len(parts) == 1 else attach_labels(concatenate_datasets(parts), labels[0])
 
 

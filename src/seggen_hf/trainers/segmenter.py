@@ -14,7 +14,7 @@ from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
 from ..digests import digest_of, records_digest
 from ..files import save_image, write_folder
-from ..labels import LabelSet
+from ..labels import LabelSet, differing_labels
 from ..pictures.grid import lay_out
 from ..pictures.segments import paint_segments
 from ..pipelines import ColormapCodec
@@ -117,11 +117,10 @@ class SegmenterTask:
         for name, found in (("records", records), ("synthetic records", synthetic_records)):
             check_columns(name, found, task)
         if synthetic_records is not None and len(synthetic_records):
-            found = labels_of(synthetic_records)
-            if not labels.fits(found):
+            if differences := differing_labels(labels_of(synthetic_records), labels):
                 raise ValueError(
-                    f"--synthetic_dataset {config.synthetic_dataset} has the labels {list(found.label2id)[:8]}, the "
-                    f"real records {list(labels.label2id)[:8]}; synthesize from the same data set."
+                    f"--synthetic_dataset {config.synthetic_dataset} has other labels than the real records: "
+                    f"{differences}; synthesize from the same data set."
                 )
         self.trainable, self.processor, self.config, self.labels = model, processor, config, labels
         self.task, self.fill = task, labels.ignore_index if task == "semantic" else 0

@@ -24,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
 from ...config import DataConfig
-from ...labels import LabelSet
+from ...labels import LabelSet, differing_labels
 from ..schema import labels_of, open_image, with_labels
 from .hub import columns_of, labels_for
 from .load import SCENES, load_split, reading_of
@@ -253,8 +253,10 @@ def join_streams(parts: list[StreamedRecords], names: list[str]) -> StreamedReco
     first = parts[0]
     labels = labels_of(first)
     for name, part in zip(names, parts, strict=True):
-        if not labels.fits(labels_of(part)):
-            raise ValueError(f"{names[0]} and {name} have different labels; they cannot be used together.")
+        if differences := differing_labels(labels, labels_of(part)):
+            raise ValueError(
+                f"{names[0]} and {name} have different labels; they cannot be used together: {differences}."
+            )
         if part.columns != first.columns:
             raise ValueError(f"{names[0]} and {name} have different columns; they cannot be streamed together.")
     joined = copy.copy(first)
