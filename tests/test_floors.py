@@ -34,6 +34,7 @@ FLOORS = {
     "names": 1,
     "provenance": 2,
     "quiet": 1,
+    "retry": 1,
     "segments": 1,
     "spacing": 1,
     "stopping": 1,

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from huggingface_hub.utils import httpx
 
 from ...config import DataConfig
 from ...labels import LabelSet, differing_labels
+from ...retry import repeat, status_of
 from ..schema import labels_of, open_image, with_labels
 from .hub import columns_of, labels_for
 from .load import SCENES, load_split, reading_of
@@ -224,16 +224,21 @@ def _read_footer(address: str) -> pq.FileMetaData:
 
 
 def _retry(call, before_again=lambda: None):
-    for wait in (*WAITS, None):
-        try:
-            return call()
-        except CONNECTION_ERRORS as error:
-            status = getattr(getattr(error, "response", None), "status_code", 500)
-            if wait is None or (status < 500 and status not in (408, 429)):
-                raise OSError(f"The Hub does not give a part of the data: {error}") from error
-            logger.warning("Reading from the Hub failed (%s); again in %d s.", type(error).__name__, wait)
-            time.sleep(wait)
-            before_again()
+    """The result of `call`, repeated while the Hub is away. Raises: `OSError` if it stays away, or refuses."""
+
+    def tell(error: Exception, wait: float, left: int) -> None:
+        logger.warning("Reading from the Hub failed (%s); again in %d s.", type(error).__name__, wait)
+        before_again()
+
+    try:
+        return repeat(call, WAITS, CONNECTION_ERRORS, _passes, tell)
+    except CONNECTION_ERRORS as error:
+        raise OSError(f"The Hub does not give a part of the data: {error}") from error
+
+
+def _passes(error: Exception) -> bool:
+    status = status_of(error) or 500
+    return status >= 500 or status in (408, 429)
 
 
 def read_split(data: DataConfig, split: str, max_records: int | None) -> Dataset | StreamedRecords:
