@@ -35,7 +35,7 @@ from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.transforms import cover_crop
 from seggen_hf.files import write_text
 from seggen_hf.pipelines import Mask2ImgPipeline
-from seggen_hf.pipelines.seggen_pipeline import CONDITIONINGS
+from seggen_hf.pipelines.seggen_choices import CONDITIONINGS
 from seggen_hf.provenance import library_versions, public_command
 from seggen_hf.runs.stages import load_train_records
 from seggen_hf.segmenter.build import load_segmenter

@@ -38,7 +38,7 @@ FLOORS = {
     "segments": 1,
     "spacing": 1,
     "stopping": 1,
-    "tasks": 1,
+    "tasks": 0,
     "data": 2,
     "pictures": 3,
     "segmenter": 3,
@@ -144,10 +144,11 @@ def test_the_root_imports_nothing_and_only_the_top_imports_it():
 @pytest.mark.parametrize(
     ("name", "allowed"),
     [
+        ("seggen_choices", set()),
         ("seggen_palette", {"numpy"}),
         ("seggen_colormap", {"numpy", "torch", ".seggen_palette"}),
-        ("seggen_panoptic", {"numpy", ".seggen_colormap", ".seggen_palette"}),
-        ("seggen_pipeline", {"numpy", "torch", ".seggen_colormap", ".seggen_panoptic"}),
+        ("seggen_panoptic", {"numpy", ".seggen_choices", ".seggen_colormap", ".seggen_palette"}),
+        ("seggen_pipeline", {"numpy", "torch", ".seggen_choices", ".seggen_colormap", ".seggen_panoptic"}),
         ("pipeline_text2mask", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_pipeline"}),
         ("pipeline_mask2img", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_pipeline"}),
     ],

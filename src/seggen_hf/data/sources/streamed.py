@@ -22,12 +22,12 @@ from datasets import Dataset, DatasetInfo, Features, Image, load_dataset_builder
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
-from ...config import DataConfig
+from ...config import SCENES, DataConfig
 from ...labels import LabelSet, differing_labels
 from ...retry import repeat, status_of
 from ..schema import labels_of, open_image, with_labels
 from .hub import columns_of, labels_for
-from .load import SCENES, load_split, reading_of
+from .load import load_split, reading_of
 from .map_decoder import LabelFile, MapDecoder, read_label_file
 from .roots import Roots
 
