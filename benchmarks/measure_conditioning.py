@@ -56,7 +56,7 @@ segments; `bits` has that channel and, in the colors' place, the binary digits o
 Scores, %, are those of a judge that learned from other real images, on the images that were drawn for held-out maps,
 against these maps.
 """
-SCORES = ("PQ_things", "SQ_things", "RQ_things", "PQ_stuff", "AP", "mIoU")
+SHOWN_SCORES = ("PQ_things", "SQ_things", "RQ_things", "PQ_stuff", "AP", "mIoU")
 
 
 def judged_records(records: Dataset, size: tuple[int, int], count: int) -> Dataset:
@@ -122,7 +122,7 @@ def draw(folder: Path, recipe: Recipe, records: Dataset, seed: int) -> Dataset:
 
 
 def percent(scores: dict) -> list[str]:
-    return [f"{100 * (scores[name] or 0.0):.1f}" for name in SCORES]
+    return [f"{100 * (scores[name] or 0.0):.1f}" for name in SHOWN_SCORES]
 
 
 def main() -> None:
@@ -170,7 +170,7 @@ def main() -> None:
                 print(rows[-1], flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    header = ["condition", "seed", *(name.replace("_", " ") for name in SCORES)]
+    header = ["condition", "seed", *(name.replace("_", " ") for name in SHOWN_SCORES)]
     shown = ("conditionings", "seeds", "num_maps", "judge_steps", "judge_records")
     options = [(f"--{name}", getattr(arguments, name)) for name in shown]
     words = ["python", "benchmarks/measure_conditioning.py", Path(arguments.recipe).name]

@@ -81,12 +81,12 @@ def filter_records(
     }
     if not check_manifest(folder, fingerprint):
         losses = class_losses(model, processor, real_records, labels, task, config.batch_size)
-        told = {labels.id2label[i]: None if np.isnan(loss) else float(loss) for i, loss in enumerate(losses)}
-        begun = {"shards": names, "fingerprint": fingerprint, "class_losses": told}
+        by_label = {labels.id2label[i]: None if np.isnan(loss) else float(loss) for i, loss in enumerate(losses)}
+        begun = {"shards": names, "fingerprint": fingerprint, "class_losses": by_label}
         write_json(folder / MANIFEST, begun)
     labels.save(folder)
-    told = json.loads((folder / MANIFEST).read_text())["class_losses"]
-    limits = [told[labels.id2label[i]] for i in range(labels.num_labels)]
+    by_label = json.loads((folder / MANIFEST).read_text())["class_losses"]
+    limits = [by_label[labels.id2label[i]] for i in range(labels.num_labels)]
     limits = config.tolerance * np.array([np.nan if limit is None else limit for limit in limits])
     done = finished_shards(folder)
     for name in tqdm([name for name in names if name not in done], "Filtering", unit="shard"):
@@ -126,8 +126,8 @@ def _filter_shard(source, folder, name, model, processor, limits, labels, config
             row["scores"] |= {"alignment": alignment}
             reason = _drop(segmentation_map, alignment, config, labels.ignore_index)
             if reason is not None:
-                told = ("image_id", "source_id", "variant", "seed", "caption", "scores")
-                dropped.append({key: row[key] for key in told} | {"reason": reason})
+                logged = ("image_id", "source_id", "variant", "seed", "caption", "scores")
+                dropped.append({key: row[key] for key in logged} | {"reason": reason})
                 continue
             row["segmentation_map"] = encode_map(segmentation_map, labels.num_labels, row["image_id"])
             if segments is not None:

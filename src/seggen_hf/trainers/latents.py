@@ -96,16 +96,16 @@ class LatentCache:
 
     def _check_room(self, estimated_bytes: int, max_gb: float, share: float) -> None:
         gigabytes = estimated_bytes / 1e9
-        told = f"Caching {self.num_records} records takes about {gigabytes:.1f} GB in {self.folder.parent}"
+        need = f"Caching {self.num_records} records takes about {gigabytes:.1f} GB in {self.folder.parent}"
         if gigabytes > max_gb:
             raise ValueError(
-                f"{told}; --cache_max_gb allows {max_gb:g}. Raise it, lower --cache_variants, or encode in every step "
+                f"{need}; --cache_max_gb allows {max_gb:g}. Raise it, lower --cache_variants, or encode in every step "
                 "with --no_cache_latents."
             )
         existing = next(p for p in (self.folder, *self.folder.parents) if p.is_dir())
         free = shutil.disk_usage(existing).free
         if estimated_bytes * share > free:
-            raise ValueError(f"{told}; the disk has {free / 1e9:.1f} GB left. Lower --cache_variants or free space.")
+            raise ValueError(f"{need}; the disk has {free / 1e9:.1f} GB left. Lower --cache_variants or free space.")
 
     def _begin(self) -> None:
         """Make the folder; remove what no run can use: caches of other facts, parts that killed runs left."""

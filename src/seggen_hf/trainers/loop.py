@@ -46,7 +46,7 @@ PROCESS_TIMEOUT = timedelta(days=1)
 _AGREEMENT_STEPS = 10
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """What is trained. The loop never asks which task it runs.
 
     A task with a method `epoch_order(rng)` has its own permutation of `num_records`; others are shuffled. One with a
@@ -109,7 +109,7 @@ def _write_history(folder: Path, history: list[dict]) -> None:
     write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
 
-def describe_training(task: Task, config: TrainingConfig, processes: int) -> dict:
+def describe_training(task: TrainingTask, config: TrainingConfig, processes: int) -> dict:
     """All that decides what a step computes: a checkpoint made with anything else is another training's."""
     # The place of the synthetic data is no setting; the task tells what is in it.
     places = {"synthetic_dataset", "synthetic_config_name", "synthetic_revision"}
@@ -117,7 +117,7 @@ def describe_training(task: Task, config: TrainingConfig, processes: int) -> dic
     return settings | task.facts() | {"processes": processes}
 
 
-def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = None) -> Run:
+def train(task: TrainingTask, config: TrainingConfig, accelerator: Accelerator | None = None) -> Run:
     """Train `task` for `config.max_train_steps` optimizer steps and save it to `config.output_dir`.
 
     Called by every rank: preparing, reducing and waiting are collective. Files are written by the main process. The
@@ -142,7 +142,7 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
 class _Training:
     """What a training holds while it runs. Unless it says otherwise, a method is called by every rank."""
 
-    def __init__(self, task: Task, config: TrainingConfig, accelerator: Accelerator):
+    def __init__(self, task: TrainingTask, config: TrainingConfig, accelerator: Accelerator):
         self.task, self.config, self.accelerator = task, config, accelerator
         self.folder = Path(config.output_dir)
         check_optimizer(config)
@@ -257,8 +257,8 @@ class _Training:
                     self._checkpoint()
                 if number:
                     self.writer.wait()
-                    told = f"stopped at step {state.step} of {self.folder}; the same command goes on there."
-                    raise Stopped(number, told)
+                    message = f"stopped at step {state.step} of {self.folder}; the same command goes on there."
+                    raise Stopped(number, message)
                 if self._validation_is_due():
                     self._validate()
                 if self.step.window.steps == 0:

@@ -17,7 +17,7 @@ class OptimizerStep:
     """A task's weights with their optimizer, and their average if the settings ask for one. Every rank has one.
 
     Args:
-        task (`trainers.loop.Task`): on its device already.
+        task (`trainers.loop.TrainingTask`): on its device already.
         place: what an error calls the training.
 
     Attributes:

@@ -173,8 +173,8 @@ class StreamedRecords:
         rows = table.to_pylist()
         pictures = [name for name in self.columns if isinstance(self.features[name], Image)]
         for index, row in enumerate(rows, int(self._starts[group])):
-            told = f"record {row.get('image_id') or index}"
-            self.roots.check_pictures((row[name] for name in pictures), self.addresses[shard], told)
+            record = f"record {row.get('image_id') or index}"
+            self.roots.check_pictures((row[name] for name in pictures), self.addresses[shard], record)
         self._cache[group], self._sizes[group] = rows, table.nbytes
         while len(self._cache) > 1 and sum(self._sizes.values()) > CACHE_BYTES:
             oldest, _ = self._cache.popitem(last=False)
