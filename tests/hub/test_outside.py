@@ -30,7 +30,7 @@ SETS = """
 READ = """
     import sys
     from seggen_hf.data.schema import read_map
-    from seggen_hf.data.sources import load_records
+    from seggen_hf.data.sources.load import load_records
     from seggen_hf.data.sources.streamed import stream_records
 
     private = sys.argv[1]
