@@ -221,10 +221,11 @@ def differing_labels(theirs, ours, limit: int = 5) -> str:
     """`id: their name / our name` of the first labels that differ, and both void ids if they do; empty if all agree.
 
     Args:
-        theirs, ours: `LabelSet`, `ColormapCodec`, or what else has `id2label`: a segmenter's configuration, which does
-            not say what void is.
+        theirs, ours: `LabelSet`, `ColormapCodec`, or what else has `id2label`, or is one; a segmenter's configuration
+            does not say what void is.
     """
-    first, second = ({int(i): name for i, name in labels.id2label.items()} for labels in (theirs, ours))
+    found = [labels if isinstance(labels, Mapping) else labels.id2label for labels in (theirs, ours)]
+    first, second = ({int(i): name for i, name in names.items()} for names in found)
     ids = [i for i in sorted(first.keys() | second.keys()) if first.get(i) != second.get(i)]
     lines = [f"{i}: {first.get(i, 'none')} / {second.get(i, 'none')}" for i in ids[:limit]]
     voids = [getattr(labels, "ignore_index", None) for labels in (theirs, ours)]
