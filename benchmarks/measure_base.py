@@ -45,13 +45,13 @@ from seggen_hf.data.scenes.records import (
 from seggen_hf.files import write_json
 from seggen_hf.metrics import MeanIoU, PanopticQuality
 from seggen_hf.miniature.architecture import resolve_base
-from seggen_hf.pictures.cards import spread
+from seggen_hf.pictures.grid import save_grid
 from seggen_hf.pipelines.seggen_colormap import connected_regions
 from seggen_hf.runs.runner import run_stages
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.inference import normalize, predict_queries, semantic_map
 from seggen_hf.segmenter.postprocessing import panoptic_segments
-from seggen_hf.trainers.generator import save_grid
+from seggen_hf.spacing import spread
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.miniature_config import to_pixels
 from seggen_hf.trainers.objective import DenoisingObjective
@@ -288,7 +288,8 @@ def measure(arguments: argparse.Namespace) -> tuple[dict, list[list[np.ndarray]]
         painted = pictures_of(draw(mask2img, captions, made, **painting))
         figures["masksyn"] = shown(judge.look(painted), painted)
         rows += [images, [codec.encode(m) for m in maps], [codec.encode(m) for m in made], painted]
-    return _rounded(figures), [[row[i] for i in spread(len(scenes), SHOWN)] for row in rows]
+    places = spread(len(scenes), SHOWN)
+    return _rounded(figures), [[row[i] for i in places] for row in rows]
 
 
 def _rounded(value):

@@ -35,13 +35,14 @@ from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.transforms import cover_crop
 from seggen_hf.files import write_text
 from seggen_hf.pipelines import Mask2ImgPipeline
-from seggen_hf.pipelines.seggen_pipeline import CONDITIONINGS
+from seggen_hf.pipelines.seggen_choices import CONDITIONINGS
 from seggen_hf.provenance import library_versions, public_command
 from seggen_hf.runs.records import load_train_records
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
 from seggen_hf.segmenter.inference import without_windows
 from seggen_hf.segments import label_map, measure_segments
+from seggen_hf.spacing import spread
 from seggen_hf.trainers.generator import build_panoptic_codec
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.mask2img import Mask2ImgTask
@@ -55,13 +56,13 @@ segments; `bits` has that channel and, in the colors' place, the binary digits o
 Scores, %, are those of a judge that learned from other real images, on the images that were drawn for held-out maps,
 against these maps.
 """
-SCORES = ("PQ_things", "SQ_things", "RQ_things", "PQ_stuff", "AP", "mIoU")
+SHOWN_SCORES = ("PQ_things", "SQ_things", "RQ_things", "PQ_stuff", "AP", "mIoU")
 
 
 def judged_records(records: Dataset, size: tuple[int, int], count: int) -> Dataset:
     """`count` records spread over `records`, as the generators' training sees them: they cover `size`, cropped."""
     labels, rows = labels_of(records), []
-    for index in np.unique(np.linspace(0, len(records) - 1, count).astype(int)).tolist():
+    for index in spread(len(records), count):
         row = records[index]
         image, panoptic_map, _ = cover_crop(read_image(row["image"]), read_panoptic(row["panoptic_map"]), size)
         segments = measure_segments(panoptic_map, row["segments_info"])
@@ -121,7 +122,7 @@ def draw(folder: Path, recipe: Recipe, records: Dataset, seed: int) -> Dataset:
 
 
 def percent(scores: dict) -> list[str]:
-    return [f"{100 * (scores[name] or 0.0):.1f}" for name in SCORES]
+    return [f"{100 * (scores[name] or 0.0):.1f}" for name in SHOWN_SCORES]
 
 
 def main() -> None:
@@ -169,7 +170,7 @@ def main() -> None:
                 print(rows[-1], flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    header = ["condition", "seed", *(name.replace("_", " ") for name in SCORES)]
+    header = ["condition", "seed", *(name.replace("_", " ") for name in SHOWN_SCORES)]
     shown = ("conditionings", "seeds", "num_maps", "judge_steps", "judge_records")
     options = [(f"--{name}", getattr(arguments, name)) for name in shown]
     words = ["python", "benchmarks/measure_conditioning.py", Path(arguments.recipe).name]

@@ -59,11 +59,11 @@ def describe(entry: Measured, profiler, device: torch.device) -> str:
     counts = {event.key: event.count for event in events}
     waits = {name: counts[name] / STEPS for name in WAITS if name in counts}
     kernels = counts.get("cudaLaunchKernel", 0) or sum(n for name, n in counts.items() if name.startswith("aten::"))
-    told = ", ".join(f"{number:g} {name}" for name, number in waits.items()) or "none"
+    waited = ", ".join(f"{number:g} {name}" for name, number in waits.items()) or "none"
     key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
     name = "kernels" if device.type == "cuda" else "operations"
     lines = [f"{entry.name}: {entry.samples_per_second:.3g} samples a second with the profiler on"]
-    lines += [f"{kernels / STEPS:,.0f} {name} a step; waits a step: {told}"]
+    lines += [f"{kernels / STEPS:,.0f} {name} a step; waits a step: {waited}"]
     return "\n".join([*lines, events.table(sort_by=key, row_limit=SHOWN, max_name_column_width=50)])
 
 

@@ -9,7 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
-from seggen_hf.config import load_recipe
+from seggen_hf.config import SCENES, load_recipe
 from seggen_hf.files import write_text
 from seggen_hf.runs.report import list_costs, list_scores
 from seggen_hf.runs.results import percent, read_results
@@ -77,7 +77,7 @@ def show_samples(run: Path, docs: Path) -> str:
     Nor of other data than the built-in scenes: its pictures are not ours to publish.
     """
     preview = run / "synthetic" / "preview.png"
-    if not preview.is_file() or load_recipe(run / "recipe.yaml").data.dataset_name != "scenes":
+    if not preview.is_file() or load_recipe(run / "recipe.yaml").data.dataset_name != SCENES:
         return ""
     docs.mkdir(exist_ok=True)
     name = f"{read_results(run)['recipe']}.png"

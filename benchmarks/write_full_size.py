@@ -90,8 +90,8 @@ def measured_table(path: Path) -> str:
             continue
         rate, hours = f"{entry['samples_per_second']:.3g}", f"{entry['hours']:,.1f}"
         rows.append([entry["name"], f"{entry['peak'] / GIB:.1f}", f"{entry['planned'] / GIB:.1f}", rate, hours])
-    told = f"`seggen plan {found['recipe']} --measure` on {found['machine']}:"
-    return f"{told}\n\n{table(['stage', 'peak, GiB', 'planned', 'samples a second', 'hours in all'], rows)}"
+    heading = f"`seggen plan {found['recipe']} --measure` on {found['machine']}:"
+    return f"{heading}\n\n{table(['stage', 'peak, GiB', 'planned', 'samples a second', 'hours in all'], rows)}"
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .seggen_colormap import ColormapCodec, _join_small_regions, _read_labels, connected_regions, generate_palette
+from .seggen_choices import CODINGS
+from .seggen_colormap import ColormapCodec, _join_small_regions, _read_labels, connected_regions
+from .seggen_palette import generate_palette
 
-CODINGS = ("shades", "edges")
 REACH = 2  # pixels: instances of one class no further apart than this get different shades
 SETTLED_AREA = 4  # times the least area of a region: in larger ones no pixel is taken for noise
 SETTLED_SHARE, SETTLED_DISTANCE = 0.9, 120  # of the least distance of two colors, and at most: what noise may do

@@ -5,10 +5,9 @@ import inspect
 import numpy as np
 import torch
 
+from .seggen_choices import CONDITIONINGS
 from .seggen_colormap import ColormapCodec
 from .seggen_panoptic import PanopticCodec
-
-CONDITIONINGS = ("rgb", "rgb_edges", "bits")
 
 
 def resize_nearest(segmentation_map, height: int, width: int):

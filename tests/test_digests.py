@@ -6,7 +6,12 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image
 
-from seggen_hf.digests import even_places, records_digest, weights_digest
+from seggen_hf.digests import digest_of, even_places, json_digest, records_digest, weights_digest
+
+
+def test_the_digests_of_values_are_those_that_folders_hold():
+    assert digest_of({"seed": 1, "records": "ab"}) == "fb277092f0e5d45f"
+    assert json_digest([{"b": 1, "a": None}, {}]) == "1be570fe1e2de6c7"
 
 
 def test_one_changed_weight_changes_the_digest_of_a_small_module():

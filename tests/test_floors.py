@@ -23,6 +23,8 @@ FLOORS = {
     "pipelines": 0,
     "model_cards": 0,
     "recipes": 0,
+    "retry": 0,
+    "spacing": 0,
     "digests": 0,
     "files": 0,
     "markdown": 0,
@@ -143,9 +145,11 @@ def test_the_root_imports_nothing_and_only_the_top_imports_it():
 @pytest.mark.parametrize(
     ("name", "allowed"),
     [
-        ("seggen_colormap", {"numpy", "torch"}),
-        ("seggen_panoptic", {"numpy", ".seggen_colormap"}),
-        ("seggen_pipeline", {"numpy", "torch", ".seggen_colormap", ".seggen_panoptic"}),
+        ("seggen_choices", set()),
+        ("seggen_palette", {"numpy"}),
+        ("seggen_colormap", {"numpy", "torch", ".seggen_palette"}),
+        ("seggen_panoptic", {"numpy", ".seggen_choices", ".seggen_colormap", ".seggen_palette"}),
+        ("seggen_pipeline", {"numpy", "torch", ".seggen_choices", ".seggen_colormap", ".seggen_panoptic"}),
         ("pipeline_text2mask", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_pipeline"}),
         ("pipeline_mask2img", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_pipeline"}),
     ],

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from seggen_hf import LabelSet
-from seggen_hf.labels import Category
+from seggen_hf.labels import Category, differing_labels
 
 
 def entry(id, name, **more):
@@ -120,3 +120,11 @@ def test_records_carry_their_labels(scene_records):
 def test_camvid_is_read(camvid_dir):
     labels = LabelSet.from_file(camvid_dir)
     assert labels.num_labels == 11 and labels.ignore_index == 255 and labels.id2label[0] == "sky"
+
+
+def test_the_first_labels_that_differ_are_named():
+    ours = LabelSet.from_id2label({0: "sky", 1: "road"})
+    assert differing_labels({"0": "sky", "1": "road"}, ours) == "" and ours.fits(ours)
+    assert differing_labels({0: "sky", 1: "sea", 2: "boat"}, ours, limit=1) == "1: sea / road and 1 more"
+    other_void = LabelSet.from_id2label({0: "sky", 1: "road"}, ignore_index=7)
+    assert differing_labels(other_void, ours) == "ignore_index: 7 / 255" and not ours.fits(other_void)

@@ -19,7 +19,7 @@ def test_the_python_snippets_run_in_their_order(tiny_run, tmp_path, monkeypatch,
     (tmp_path / "runs" / "quickstart").symlink_to(tiny_run)
     monkeypatch.chdir(tmp_path)
     names = {}
-    # tests/hub runs one against a server, tests/test_panoptic_run.py the other on a run.
+    # tests/hub runs one against a server, tests/runs/test_panoptic_run.py the other on a run.
     text = re.sub(r"\n## (The Hub|Panoptic and instance segmentation)\n.*?(?=\n## )", "", README, flags=re.DOTALL)
     for snippet in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
         exec(compile(snippet, "README.md", "exec"), names)

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import Recipe, SegmenterConfig
+from .config import SCENES, Recipe, SegmenterConfig
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def check_arms(recipe: Recipe) -> None:
             raise ValueError("Arm 'filtered' needs the segmenter of arm 'real', which filters. Name both.")
         if name == "renderer" and recipe.data.tiles > 1:
             raise ValueError("Arm 'renderer' draws whole scenes, and data.tiles cuts them. Drop one of the two.")
-        if name == "renderer" and recipe.data.dataset_name != "scenes":
+        if name == "renderer" and recipe.data.dataset_name != SCENES:
             raise ValueError(
                 f"Arm 'renderer' draws the built-in scenes anew; data.dataset_name is {recipe.data.dataset_name!r}. "
                 "Drop the arm: nobody can render other data."

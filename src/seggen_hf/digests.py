@@ -1,18 +1,41 @@
-"""Digests that tell weights and records apart without reading all of them: quick, and the same on every machine."""
+"""Digests that tell settings, weights and records apart: quick, and the same on every machine.
+
+There are two of JSON values, since folders hold both: what is there already would be taken for another's.
+"""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate.utils.modeling import get_state_dict_offloaded_model
 from datasets import Dataset, Image
 
+_FORMAT = 1  # of what trainings keep beside their facts; raised when the layout of a cache's chunk changes
+
+
+def json_digest(value, **options) -> str:
+    """Sixteen hex digits that change with `value`; `options` are those of `json.dumps`. Of stages and syntheses."""
+    text = json.dumps(value, sort_keys=True, **options)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_of(facts: dict) -> str:
+    """Sixteen hex digits that change with any value in `facts` (JSON values). Of trainings and their caches."""
+    text = json.dumps(facts | {"format": _FORMAT}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def vocabulary_digest(tokenizers: Iterable) -> str:
+    """Digest of the tokens that tokenizers know, and of their numbers."""
+    vocabulary = [sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers]
+    return hashlib.blake2b(json.dumps(vocabulary).encode(), digest_size=16).hexdigest()
+
 
 def even_places(length: int, count: int) -> torch.Tensor:
     """Up to `count` evenly spread positions of 0 .. `length` - 1, the first and the last among them, int64 `(n,)`.
 
-    In whole numbers: float32 (`torch.linspace`) has no place for the positions of a tensor beyond 2^24 elements.
+    In whole numbers, unlike `spacing.spread`: a tensor has more elements than floats count exactly.
     """
     count = min(count, length)
     return torch.arange(count) * (length - 1) // max(count - 1, 1)

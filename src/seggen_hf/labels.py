@@ -195,7 +195,7 @@ class LabelSet:
 
     def fits(self, other: "LabelSet") -> bool:
         """Whether maps of both sets can be used together: the same names under the same ids, the same void."""
-        return self.id2label == other.id2label and self.ignore_index == other.ignore_index
+        return not differing_labels(self, other)
 
     def to_dict(self) -> dict:
         """What labels.json holds: plain lists, numbers and strings."""
@@ -215,6 +215,23 @@ class LabelSet:
         folder = Path(folder)
         for name, content in (("labels.json", self.to_dict()), ("id2label.json", self.id2label)):
             write_json(folder / name, content, ensure_ascii=False)
+
+
+def differing_labels(theirs, ours, limit: int = 5) -> str:
+    """`id: their name / our name` of the first labels that differ, and both void ids if they do; empty if all agree.
+
+    Args:
+        theirs, ours: `LabelSet`, `ColormapCodec`, or what else has `id2label`, or is one; a segmenter's configuration
+            does not say what void is.
+    """
+    found = [labels if isinstance(labels, Mapping) else labels.id2label for labels in (theirs, ours)]
+    first, second = ({int(i): name for i, name in names.items()} for names in found)
+    ids = [i for i in sorted(first.keys() | second.keys()) if first.get(i) != second.get(i)]
+    lines = [f"{i}: {first.get(i, 'none')} / {second.get(i, 'none')}" for i in ids[:limit]]
+    voids = [getattr(labels, "ignore_index", None) for labels in (theirs, ours)]
+    if None not in voids and voids[0] != voids[1]:
+        lines.append(f"ignore_index: {voids[0]} / {voids[1]}")
+    return ", ".join(lines) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
 
 
 def _check_unique(categories: Iterable[Category]) -> None:

@@ -12,8 +12,8 @@ GOES_ON = "stopped; the same command goes on where it was."
 class Stopped(KeyboardInterrupt):
     """A signal has ended the work; the message says where it goes on."""
 
-    def __init__(self, number: int, told: str = GOES_ON):
-        super().__init__(told)
+    def __init__(self, number: int, message: str = GOES_ON):
+        super().__init__(message)
         self.number = number
 
 

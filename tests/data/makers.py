@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from seggen_hf.data.schema import read_map
+
 CATEGORIES = [
     {"id": 0, "name": "sky", "isthing": 0, "color": [70, 130, 180]},
     {"id": 1, "name": "road", "isthing": 0, "color": [128, 64, 128]},
@@ -108,3 +110,16 @@ def make_ade20k(root: Path, count: int = 3) -> Path:
             raw = block_map(index, labels=(1, 4, 150), void=0)
             Image.fromarray(raw).save(root / "annotations" / part / f"{stem}.png")
     return root
+
+
+def maps_of(records):
+    return [read_map(segmentation_map) for segmentation_map in records["segmentation_map"]]
+
+
+def assert_blocks(records, count: int):
+    """The records hold `block_map`, as PNG L, beside images of the same size."""
+    assert len(records) == count
+    for index, record in enumerate(records):
+        assert record["segmentation_map"].mode == "L" and record["segmentation_map"].format == "PNG"
+        assert np.array_equal(read_map(record["segmentation_map"]), block_map(index))
+        assert record["image"].mode == "RGB" and record["image"].size == (WIDTH, HEIGHT)

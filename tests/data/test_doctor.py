@@ -26,13 +26,6 @@ from seggen_hf.data.schema import encode_image, encode_map, labels_of, read_imag
 from seggen_hf.data.sources.load import load_records
 
 
-@pytest.fixture(autouse=True)
-def cache_dir(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-    return folder
-
-
 def state_of(root):
     return {path: hashlib.sha1(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
 

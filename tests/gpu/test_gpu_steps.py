@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from trainings import GENERATORS, SEGMENTERS, TRAININGS, first_loss
 
-from seggen_hf.trainers import loop
+from seggen_hf.trainers.checkpoints import read_state
 from seggen_hf.trainers.loop import train
+from seggen_hf.trainers.step import OptimizerStep
 
 pytestmark = pytest.mark.gpu
 
@@ -52,7 +53,7 @@ def test_steps_in_half_precision_are_near_float32(
     state = next(Path(config.output_dir, "checkpoints").glob("step-*"))
     after = load_file(state / "model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
-    scale = loop.read_state(state, {}).loss_scale
+    scale = read_state(state, {}).loss_scale
     assert scale is None or LARGEST_SCALE / 8 < scale["scale"] <= LARGEST_SCALE  # at least one step was taken
     assert sum(not torch.equal(after[n], p) for n, p in before.items()) > len(before) / 2
 
@@ -77,22 +78,22 @@ class Steps:
 
     def __init__(self, monkeypatch, device: torch.device, mode: str):
         self.waits: list[list[str]] = []
-        step = loop._Training._step
+        take = OptimizerStep.take
 
-        def watched(training):
-            if device.type != "cuda" or training.state.step == 0:  # tables and moments are made in the first
-                return step(training)
+        def watched(step, number, next_batch):
+            if device.type != "cuda" or number == 0:  # tables and moments are made in the first
+                return take(step, number, next_batch)
             torch.cuda.set_sync_debug_mode(mode)
             try:
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter("always")
-                    step(training)
+                    take(step, number, next_batch)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
             told = [f"{w.filename}:{w.lineno}" for w in said if "synchronizing" in str(w.message)]
             self.waits.append(told)
 
-        monkeypatch.setattr(loop._Training, "_step", watched)
+        monkeypatch.setattr(OptimizerStep, "take", watched)
 
 
 WATCHED = [(name, "bf16", False) for name in TRAININGS]

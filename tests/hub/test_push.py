@@ -18,9 +18,10 @@ from seggen_hf.hub.client import Artifact
 from seggen_hf.hub.publish import Staged, stage
 from seggen_hf.hub.push_plan import plan_push
 from seggen_hf.labels import LabelSet
-from seggen_hf.pictures.cards import draw_samples, spread
+from seggen_hf.pictures.cards import NUM_SAMPLES, draw_samples
 from seggen_hf.pipelines import ColormapCodec
 from seggen_hf.runs.privacy import why_private
+from seggen_hf.spacing import spread
 from seggen_hf.synthesis import load_synthetic
 
 SEGGEN = ["-m", "seggen_hf.cli"]
@@ -276,7 +277,7 @@ def test_cards_of_private_data_show_nothing_of_it(run_copy, tmp_path, monkeypatc
 
     codec = ColormapCodec(LabelSet.from_records(made))
     seen = [row for row in made if public or row["kind"] == "masksyn"]
-    rows = [seen[i] for i in spread(len(seen))] if seen else []
+    rows = [seen[i] for i in spread(len(seen), NUM_SAMPLES)] if seen else []
     for name in ("mask2img", "synthetic"):
         assert (folders[name] / "samples.png").is_file() == bool(rows)
         if rows:

@@ -10,7 +10,8 @@ from seggen_hf.data.scenes.records import scene_labels, scene_records
 from seggen_hf.data.schema import read_image
 from seggen_hf.labels import LabelSet
 from seggen_hf.metrics import PanopticQuality
-from seggen_hf.pipelines.seggen_panoptic import CODINGS, PanopticCodec, outline
+from seggen_hf.pipelines.seggen_choices import CODINGS
+from seggen_hf.pipelines.seggen_panoptic import PanopticCodec, outline
 
 LABELS = LabelSet.from_dict(
     {"categories": [{"id": i, "name": n, "isthing": i > 1} for i, n in enumerate(("sky", "grass", "car", "cow"))]}

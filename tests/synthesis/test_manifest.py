@@ -3,7 +3,7 @@
 import pytest
 
 from seggen_hf.config import SynthesisConfig
-from seggen_hf.synthesis.manifest import Plan, derive_seed, draw_caption
+from seggen_hf.synthesis.manifest import SynthesisPlan, derive_seed, draw_caption
 
 IDS = [f"record-{i}" for i in range(7)]
 CAPTIONS = [f"scene {i}, at noon" for i in range(7)]
@@ -12,7 +12,7 @@ STYLES = ["at noon", "at night", "in fog"]
 
 def make_plan(kinds=("imgsyn", "masksyn"), **settings):
     settings = dict(imgsyn_variants=3, masksyn_variants=2, shard_size=4, seed=5) | settings
-    return Plan(IDS, CAPTIONS, SynthesisConfig(**settings), kinds)
+    return SynthesisPlan(IDS, CAPTIONS, SynthesisConfig(**settings), kinds)
 
 
 def all_samples(plan):
@@ -93,7 +93,7 @@ def test_settings_of_a_kind_that_is_not_made_are_not_in_the_fingerprint():
 )
 def test_records_that_cannot_be_told_apart_are_refused(ids, captions, kinds, message):
     with pytest.raises(ValueError, match=message):
-        Plan(ids, captions, SynthesisConfig(), kinds)
+        SynthesisPlan(ids, captions, SynthesisConfig(), kinds)
 
 
 def test_a_plan_without_samples_is_refused():

@@ -39,8 +39,8 @@ def test_a_dropped_caption_is_what_guidance_puts_in_its_place(cached):
 
 def test_cached_latents_equal_those_encoded_in_the_step(cached):
     for variant in range(3):
-        view = cached._cached_view(2, variant)
-        fresh = cached.encode_pixels(torch.from_numpy(view["pixels"][None]))[0]
+        view = cached.views.variant(2, variant)
+        fresh = cached.encoders.encode_pixels(torch.from_numpy(view["pixels"][None]))[0]
         assert torch.allclose(torch.from_numpy(cached.cache.read("latents", 2, variant)), fresh, atol=1e-5)
         stored = unpack_map(cached.cache.read_bytes("map", 2, variant), np.uint8, (32, 32))
         assert np.array_equal(stored, view["segmentation_map"])
@@ -49,8 +49,8 @@ def test_cached_latents_equal_those_encoded_in_the_step(cached):
 
 def test_views_keep_image_and_map_together_and_every_second_is_mirrored(miniature_dir, scene_records, tmp_path):
     task, _ = build("mask2img", miniature_dir, tmp_path, scene_records, height=64, width=64)
-    assert task.num_variants == 2  # nothing but the mirror can differ
-    plain, mirrored = task._cached_view(1, 0), task._cached_view(1, 1)
+    assert task.views.num_variants == 2  # nothing but the mirror can differ
+    plain, mirrored = task.views.variant(1, 0), task.views.variant(1, 1)
     original = read_map(scene_records[1]["segmentation_map"])
     assert np.array_equal(plain["segmentation_map"], original)
     assert np.array_equal(plain["pixels"], np.asarray(scene_records[1]["image"]))
@@ -63,7 +63,7 @@ def test_time_ids_tell_original_size_crop_and_target(miniature_dir, scene_record
     task, _ = build(
         "mask2img", miniature_dir, tmp_path, scene_records, max_crop_zoom=3.0, size_conditioning=conditioning
     )
-    ids = np.stack([task.view(0, False, np.random.default_rng(seed))["time_ids"] for seed in range(20)])
+    ids = np.stack([task.views.view(0, False, np.random.default_rng(seed))["time_ids"] for seed in range(20)])
     assert (ids[:, :2] == expected).all() and (ids[:, 4:] == 32).all()
     assert (ids[:, 2:4] == 0).all() if conditioning == "target" else len(np.unique(ids[:, 2])) > 5
     assert ids[:, 2:4].max() <= 2 * 32  # in pixels of the scaled image

@@ -79,7 +79,7 @@ def test_the_artefact_is_a_pipeline_that_draws_from_maps(miniature_dir, scene_re
     with Image.open(tmp_path / "run" / "validation" / "step-00000004.png") as grid:
         assert grid.size == (2 * 32 + 2, 3 * 32 + 2 * 2)  # maps, drawn images, real images
     pipeline = Mask2ImgPipeline.from_pretrained(tmp_path / "run")
-    prompt = {"segmentation_map": task.resized_map(0), "num_inference_steps": 2, "output_type": "np"}
+    prompt = {"segmentation_map": task.views.resized_map(0), "num_inference_steps": 2, "output_type": "np"}
     loaded = pipeline("a house", generator=torch.Generator().manual_seed(0), **prompt).images
     trained = task.to_pipeline()("a house", generator=torch.Generator().manual_seed(0), **prompt).images
     assert loaded.shape == (1, 32, 32, 3) and np.array_equal(loaded, trained)

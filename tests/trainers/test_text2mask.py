@@ -248,8 +248,8 @@ def test_the_pipeline_knows_the_size_of_its_training(kind, miniature_dir, scene_
 def test_a_validation_map_is_cropped_as_in_training(miniature_dir, scene_records, tmp_path):
     task, _ = build("mask2img", miniature_dir, tmp_path, scene_records, height=32, width=64)
     whole = read_map(scene_records[0]["segmentation_map"])
-    assert np.array_equal(task.resized_map(0), whole[16:48])
-    assert np.array_equal(task._resized_image(0), np.asarray(scene_records[0]["image"])[16:48])
+    assert np.array_equal(task.views.resized_map(0), whole[16:48])
+    assert np.array_equal(task.views.resized_image(0), np.asarray(scene_records[0]["image"])[16:48])
 
 
 def test_validity_counts_the_labels_that_the_caption_names():

@@ -1,7 +1,7 @@
 """Settings: one dataclass a section, how they are read and checked, recipes and presets. No torch in it."""
 
 from .command_line import parse_config, parse_or_exit
-from .data import TASKS, CaptionConfig, DataConfig
+from .data import SCENES, CaptionConfig, DataConfig
 from .evaluation import EvaluationConfig
 from .recipe import (
     DEFAULTS,
@@ -39,9 +39,9 @@ __all__ = [
     "OPTIMIZERS",
     "PREDICTION_TYPES",
     "SCALE_REFERENCES",
+    "SCENES",
     "SECTIONS",
     "SYNTHETIC_MODES",
-    "TASKS",
     "VAE_PRECISIONS",
     "CaptionConfig",
     "DataConfig",

@@ -29,6 +29,9 @@ def parse_config(*classes, argv: Sequence[str] | None = None) -> tuple:
         def error(self, message):
             raise ValueError(message[:1].upper() + message[1:] + ".")
 
+        def add_argument(self, *names, how_only: bool = False, **options):  # fields say more than argparse takes
+            return super().add_argument(*names, **options)
+
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = Parser(
         classes,

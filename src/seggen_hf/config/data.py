@@ -3,16 +3,20 @@
 from dataclasses import dataclass, field
 
 from ..names import check_name
+from ..pipelines.seggen_choices import CODINGS
+from ..tasks import TASKS
 from .values import about, check, check_unique
 
-TASKS = ("semantic", "instance", "panoptic")
+SCENES = "scenes"  # the data set that this package draws itself
 
 
 @dataclass(kw_only=True)
 class DataConfig:
     """Where the real data is and which part of it each stage sees."""
 
-    dataset_name: str = field(default="scenes", metadata=about("Folder, Hub id, or `scenes` for the built-in scenes."))
+    dataset_name: str = field(
+        default=SCENES, metadata=about(f"Folder, Hub id, or `{SCENES}` for the built-in scenes.")
+    )
     task: str = field(default="semantic", metadata=about("semantic, instance or panoptic."))
     train_split: str = field(default="train", metadata=about("Split with the labelled training records."))
     test_splits: list[str] = field(
@@ -59,9 +63,8 @@ class DataConfig:
     width: int = field(default=64, metadata=about("Width in pixels at which the generators work."))
 
     def __post_init__(self):
-        check(self.task in TASKS, "task", self.task, f"one of {TASKS}")
-        codings = ("shades", "edges")
-        check(self.panoptic_coding in codings, "panoptic_coding", self.panoptic_coding, f"one of {codings}")
+        check(self.task in TASKS, "task", self.task, f"one of {tuple(TASKS)}")
+        check(self.panoptic_coding in CODINGS, "panoptic_coding", self.panoptic_coding, f"one of {CODINGS}")
         check(self.num_shades >= 2, "num_shades", self.num_shades, "at least 2")
         check(self.tiles >= 1, "tiles", self.tiles, "1 (images whole) or more")
         check(self.tiles == 1 or not self.streaming, "tiles", self.tiles, "1 with --streaming")

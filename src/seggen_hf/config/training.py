@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ..pipelines.seggen_choices import CONDITIONINGS
 from .synthesis import MIXED_PRECISION
 from .values import about, check
 
@@ -197,8 +198,7 @@ class Mask2ImgConfig(GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        conditionings = ("rgb", "rgb_edges", "bits")
-        check(self.conditioning in conditionings, "conditioning", self.conditioning, f"one of {conditionings}")
+        check(self.conditioning in CONDITIONINGS, "conditioning", self.conditioning, f"one of {CONDITIONINGS}")
         rule = "0, or without --train_base: a LoRA leaves the base as it is"
         check(not self.lora_rank or not self.train_base, "lora_rank", self.lora_rank, rule)
 

@@ -53,8 +53,8 @@ def convert(value, wanted, name: str):
         return str(value)
     if name == "mixed_precision" and value is False:
         return "no"
-    told = {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes)"}[wanted]
-    raise ValueError(f"{name} is {value!r}; it must be {told}.")
+    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes)"}[wanted]
+    raise ValueError(f"{name} is {value!r}; it must be {expected}.")
 
 
 def build(cls, values: dict, where: str):

@@ -18,7 +18,7 @@ from ..labels import LabelSet
 # More labels than an 8-bit map holds beside its ignore_index 255.
 MAX_LABELS_8BIT = 255
 IGNORE_INDEX_8BIT, IGNORE_INDEX_16BIT = 255, 65535
-SCORES = ("decode_confidence", "ignored_share", "alignment")
+RECORD_SCORES = ("decode_confidence", "ignored_share", "alignment")
 SEGMENT = {
     "id": Value("int64"),
     "category_id": Value("int32"),
@@ -35,14 +35,13 @@ def ignore_index_for(num_labels: int) -> int:
 
 
 def record_features(
-    synthetic: bool = False, panoptic: bool = False, num_labels: int | None = None, scores: tuple[str, ...] = SCORES
+    synthetic: bool = False, panoptic: bool = False, scores: tuple[str, ...] = RECORD_SCORES
 ) -> Features:
     """The columns of a record, the same for real and synthetic data, on disk and on the Hub.
 
     Args:
         synthetic (`bool`): add kind, source_id, variant, seed and the struct `scores` (float32, null if not known).
         panoptic (`bool`): add panoptic_map (RGB, id = R + 256 G + 65536 B, 0 = void) and segments_info.
-        num_labels (`int`): accepted for symmetry with `encode_map`; the features do not depend on it.
         scores (`tuple` of `str`): names of the fields of `scores`.
     """
     features = {"image": Image(mode="RGB"), "segmentation_map": Image()}

@@ -12,7 +12,7 @@ from ..data.schema import encode_image, encode_map, encode_panoptic
 from ..files import replacing
 from ..folders import DECISIONS, claim_folder
 from ..labels import LabelSet
-from ..synthesis.shards import DECISION, KEEP, REJECT, SCORES, data_path, reviewed_features
+from ..synthesis.shards import DECISION, KEEP, REJECT, SAMPLE_SCORES, data_path, reviewed_features
 from .drawing import Drawing
 
 
@@ -61,7 +61,7 @@ class Decisions:
             sample_id: of `new_id`.
             decision: `keep` or `reject`.
             drawing: the map, with segments if this is a data set of such.
-            scores: those that are known of `SCORES`; the others are null.
+            scores: those that are known of `SAMPLE_SCORES`; the others are null.
             repainted (`bool`): whether a person changed the map, which caption and seed do not make again then.
         """
         if decision not in (KEEP, REJECT):
@@ -75,7 +75,7 @@ class Decisions:
             "source_id": None,  # the caption is no real record's
             "variant": 0,
             "seed": seed,
-            "scores": {name: scores.get(name) for name in SCORES},
+            "scores": {name: scores.get(name) for name in SAMPLE_SCORES},
             DECISION: decision,
             "repainted": repainted,
         }

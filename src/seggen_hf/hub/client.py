@@ -24,10 +24,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
+from .. import retry
 from ..folders import SIGN
 
 PASSING = frozenset({408, 409, 412, 425, 429, 500, 502, 503, 504})
-ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 10, 1.0, 30.0  # seconds; about three minutes in all
+ERRORS = (HfHubHTTPError, httpx.TransportError, ConnectionError, TimeoutError)
+ATTEMPTS, FIRST_WAIT = 10, 1.0  # seconds; about three minutes in all
 LINKS = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 
 logger = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ def connect(namespace: str, first_wait: float = FIRST_WAIT) -> HfApi:
     except LocalTokenNotFoundError as error:
         raise HubError("There is no token for the Hub. Log in with `hf auth login`, or set HF_TOKEN.") from error
     except HfHubHTTPError as error:
-        if _status(error) == 401:
+        if retry.status_of(error) == 401:
             raise HubError(
                 "The Hub refuses the token as invalid. Log in anew with `hf auth login`, or mend HF_TOKEN."
             ) from error
@@ -182,16 +184,12 @@ def push(
 
 def repeat(call: Callable, what: str, first_wait: float = FIRST_WAIT):
     """The result of `call`, repeated on what passes by itself; the last failure is raised as it is."""
-    wait = first_wait
-    for left in reversed(range(ATTEMPTS)):
-        try:
-            return call()
-        except (HfHubHTTPError, httpx.TransportError, ConnectionError, TimeoutError) as error:
-            if left == 0 or not _passes(error):
-                raise
-            logger.warning("Could not %s (%s); %d more attempts.", what, _reason(error), left)
-            time.sleep(max(wait, _asked_wait(error)))
-            wait = min(2 * wait, LONGEST_WAIT)
+
+    def tell(error: Exception, wait: float, left: int) -> None:
+        logger.warning("Could not %s (%s); %d more attempts.", what, _reason(error), left)
+
+    waits = [min(first_wait * 2**number, retry.LONGEST_WAIT) for number in range(ATTEMPTS - 1)]
+    return retry.repeat(call, waits, ERRORS, _passes, tell)
 
 
 def _prepare(api: HfApi, artifact: Artifact, revision: str | None, wait: float) -> bool:
@@ -265,20 +263,8 @@ def _hashes(content: Path | bytes) -> tuple[tuple[str, str], int]:
     return (large.hexdigest(), git.hexdigest()), size
 
 
-def _status(error: Exception) -> int | None:
-    response = getattr(error, "response", None)
-    return getattr(response, "status_code", None)
-
-
 def _passes(error: Exception) -> bool:
-    return not isinstance(error, HfHubHTTPError) or _status(error) in PASSING
-
-
-def _asked_wait(error: Exception) -> float:
-    """Seconds that the server asks to wait, at most as many as a repetition waits by itself."""
-    response = getattr(error, "response", None)
-    value = response.headers.get("Retry-After", "") if response is not None else ""
-    return min(float(value), LONGEST_WAIT) if value.isdigit() else 0.0
+    return not isinstance(error, HfHubHTTPError) or retry.status_of(error) in PASSING
 
 
 def _reason(error: Exception) -> str:

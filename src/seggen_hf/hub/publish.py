@@ -16,10 +16,11 @@ from ..data.captions import PREFIX, simple_name
 from ..demo.models import models_of_run
 from ..files import write_json
 from ..names import is_hub_id
-from ..pictures.cards import draw_legend, draw_samples, spread
+from ..pictures.cards import NUM_SAMPLES, draw_legend, draw_samples
 from ..runs.cards import RunCards, metric_card, write_card
 from ..runs.privacy import why_private
 from ..runs.stage_marker import read_marker
+from ..spacing import spread
 from ..synthesis import load_synthetic
 from ..synthesis.shards import dataset_configs
 from .client import Artifact, Pushed, push
@@ -223,7 +224,7 @@ def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
     only_generated = staged.why_private is not None or kind in ("text2mask", "lora")
     kinds = [] if records is None else records["kind"][:]
     chosen = [i for i, k in enumerate(kinds) if k == "masksyn" or not only_generated]
-    rows = [records[chosen[i]] for i in spread(len(chosen))] if chosen else []
+    rows = [records[chosen[i]] for i in spread(len(chosen), NUM_SAMPLES)] if chosen else []
     if kind in ("controlnet", "controlnet-lora"):  # the snippet of its card shows it
         shown = rows[-1]["segmentation_map"] if rows else staged.drawn_map()
         save_color_map(shown, codec, folder / "color_map.png")

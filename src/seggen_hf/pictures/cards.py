@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.schema import read_image
 from ..files import save_image
 from ..markdown import one_line
 from ..pipelines import ColormapCodec
+from .grid import lay_out
 from .report import thumbnail
 from .segments import paint_record
 
 GAP, COLUMNS = 4, 6
+NUM_SAMPLES = 6  # that a card shows
 LONGEST = 60  # characters of a name
 
 
@@ -35,16 +36,6 @@ def draw_legend(codec: ColormapCodec, path: Path) -> Path:
 
 def draw_samples(rows: Sequence[dict], codec: ColormapCodec, path: Path) -> Path:
     """Two lines: the maps of `rows`, painted, above the images that were generated for them."""
-    pairs = [(thumbnail(paint_record(row, codec), smooth=False), thumbnail(read_image(row["image"]))) for row in rows]
-    width = max(image.width for pair in pairs for image in pair)
-    height = max(image.height for pair in pairs for image in pair)
-    canvas = Image.new("RGB", (len(pairs) * (width + GAP) - GAP, 2 * height + GAP), "white")
-    for column, pair in enumerate(pairs):
-        for line, image in enumerate(pair):
-            canvas.paste(image, (column * (width + GAP), line * (height + GAP)))
-    return save_image(canvas, path, optimize=True)
-
-
-def spread(count: int, shown: int = COLUMNS) -> list[int]:
-    """Up to `shown` of `count` indices at even spacing: pictures are not chosen by their looks."""
-    return np.unique(np.linspace(0, count - 1, min(shown, count)).astype(int)).tolist()
+    maps = [thumbnail(paint_record(row, codec), smooth=False) for row in rows]
+    images = [thumbnail(read_image(row["image"])) for row in rows]
+    return save_image(lay_out([maps, images], GAP), path, optimize=True)

@@ -103,6 +103,6 @@ def line_chart(
         parts.append(f'<polyline points="{corners}" fill="none" stroke="{color}" stroke-width="1.5"/>')
         down = height + 30 + 16 * number
         parts.append(f'<path d="M{left},{down - 4}h18" stroke="{color}" stroke-width="3"/>')
-        told = f"{escape(name)} (last {points[-1][1]:.3g})"
-        parts.append(f'<text x="{left + 24}" y="{down}" fill="#222222">{told}</text>')
+        entry = f"{escape(name)} (last {points[-1][1]:.3g})"
+        parts.append(f'<text x="{left + 24}" y="{down}" fill="#222222">{entry}</text>')
     return "".join(parts) + "</svg>"

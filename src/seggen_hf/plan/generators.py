@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ..config import GeneratorConfig, Mask2ImgConfig, Text2MaskConfig
-from ..trainers.generator import ENCODE_CAPTIONS, ENCODE_PIXELS, VALIDATION_BATCH, cast_weights
+from ..trainers.encoding import ENCODE_CAPTIONS, images_at_once
+from ..trainers.generator import VALIDATION_BATCH, cast_weights
 from ..trainers.lora import add_lora, cast_frozen
 from ..trainers.mask2img import denoise, set_trained
 from .base_modules import MetaBase, build_controlnet, count, weight_bytes
@@ -134,7 +135,7 @@ def _phases(config: GeneratorConfig, base: MetaBase, modules: list, predict: Cal
     """Bytes at the worst moment of what comes before the steps, and between them."""
     phases = {}
     if config.cache_latents:
-        images = max(1, ENCODE_PIXELS // (config.height * config.width))
+        images = images_at_once(config.height, config.width)
         phases["encodes the data"] = max(
             cost_of_inference(base.encoders, lambda: base.encode_images(images)).peak,
             cost_of_inference(base.encoders, lambda: base.encode_captions(ENCODE_CAPTIONS)).peak,

@@ -25,7 +25,7 @@ from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.layers import enable_checkpointing
 from ..synthesis.engine import ShardMaker
 from ..synthesis.generators import decoding, place, quiet
-from ..synthesis.manifest import Plan
+from ..synthesis.manifest import SynthesisPlan
 from ..synthesis.shards import write_shard
 from ..trainers.generator import build_panoptic_codec
 from ..trainers.loop import train
@@ -156,8 +156,8 @@ def measure_run(recipe: Recipe, labels: LabelSet, plan: RunPlan, say: Callable[[
             entry = receiver.recv()
         except EOFError:
             process.join()
-            told = f"its process ended by itself ({_ending(process.exitcode)})"
-            entry = Measured(stage.name, stage.peak, failure=told)
+            failure = f"its process ended by itself ({_ending(process.exitcode)})"
+            entry = Measured(stage.name, stage.peak, failure=failure)
         process.join()
         if entry.samples_per_second:
             entry.hours = times * stage.samples / (plan.processes * entry.samples_per_second) / 3600
@@ -215,8 +215,8 @@ def _check_patience(stage: StagePlan, device: torch.device) -> None:
     """Raise `ValueError` for a stage of another machine's size: minutes of a card are days of a CPU."""
     seconds = (WARM_UP + STEPS) * stage.step_flops / SLOWEST_CPU
     if device.type == "cpu" and seconds > LIMIT:
-        told = f"a few steps of it would take some {seconds / 60:,.0f} minutes on a CPU"
-        raise ValueError(f"{told}; measure it on a machine with a GPU")
+        cost = f"a few steps of it would take some {seconds / 60:,.0f} minutes on a CPU"
+        raise ValueError(f"{cost}; measure it on a machine with a GPU")
 
 
 @dataclass
@@ -324,7 +324,9 @@ def _measure_synthesis(trial: Trial) -> None:
         changes |= {"imgsyn_variants": 1, "masksyn_variants": 1}
         # Random weights draw no map that would be kept.
         changes |= {"max_color_distance": 1e3, "max_ignored_share": 1.0, "min_region_area": 0}
-        plan = Plan(records["image_id"][:], records["caption"][:], dataclasses.replace(config, **changes), (kind,))
+        plan = SynthesisPlan(
+            records["image_id"][:], records["caption"][:], dataclasses.replace(config, **changes), (kind,)
+        )
         maker = ShardMaker(records, plan, trial.labels, generators, data.height, data.width)
         synchronize(trial.device)
         begun = time.perf_counter()

@@ -17,6 +17,7 @@ from huggingface_hub.repocard_data import DatasetCardData, EvalResult
 from safetensors import safe_open
 
 from ..arms import ARMS, list_folders, parse_segmenter_name
+from ..config import SCENES
 from ..data.schema import labels_of
 from ..files import write_text
 from ..markdown import cell, code_span, literal
@@ -80,7 +81,7 @@ class RunCards:
         self.shared = {
             "run": self.recipe.name,
             "dataset": public_value(data.dataset_name),
-            "is_builtin": data.dataset_name == "scenes",
+            "is_builtin": data.dataset_name == SCENES,
             "source_id": self.source_id,
             "source_revision": data.dataset_revision,
             "labels": self.codec.to_dict()["categories"],  # with the colors, where labels have none

@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from ..arms import ARMS, SYNTHESIZED, parse_segmenter_name
-from ..config import Recipe, TrainingConfig
+from ..config import SCENES, Recipe, TrainingConfig
 from ..data.captions import write_captions
 from ..data.scenes.render import render_records
 from ..data.schema import labels_of
@@ -67,7 +67,7 @@ def _make_captions(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     write_captions(records, recipe.caption, stage.folder)
     # Told now: later, and elsewhere, nobody can see whether the name was that of a folder or of the Hub.
     name = recipe.data.dataset_name
-    source = "scenes" if name == "scenes" else "folder" if Path(name).exists() else "Hub"
+    source = SCENES if name == SCENES else "folder" if Path(name).exists() else "Hub"
     return {"records": len(records), "labels": labels_of(records).num_labels, "source": source}
 
 

@@ -13,13 +13,13 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from ..arms import ARMS, SYNTHESIZED, check_arms, list_folders
-from ..config import Recipe, load_recipe
+from ..config import SCENES, Recipe, load_recipe
 from ..config.presets import MEMORY
 from ..data.doctor import digest_image
 from ..data.schema import labels_of, read_map
 from ..data.sources.map_decoder import read_label_file
 from ..files import write_json
-from ..labels import LabelSet
+from ..labels import LabelSet, differing_labels
 from ..miniature.architecture import resolve_base
 from ..pipelines import ColormapCodec
 from ..plan.gpus import Gpu
@@ -53,8 +53,7 @@ def check_run(recipe: Recipe, out: str | os.PathLike) -> dict:
     for split in data.test_splits:
         test_records = load_test_records(recipe, split)
         theirs = labels_of(test_records)
-        if theirs.id2label != labels.id2label:
-            differing = sorted(set(theirs.id2label.items()) ^ set(labels.id2label.items()))[:4]
+        if differing := differing_labels(theirs, labels):
             raise ValueError(
                 f"{data.dataset_name}: the labels of {data.train_split!r} and {split!r} differ, in {differing}. Give "
                 "both splits the same labels with data.labels."
@@ -122,7 +121,7 @@ def _look_through(
     looked_at = {split: data_digest(recipe, r) for split, r in {recipe.data.train_split: records, **tests}.items()}
     looked_at = {"looked_at": looked_at, "labels": labels.to_dict()}
     known = json.loads(checked.read_text()) if checked.is_file() else {}
-    if recipe.data.dataset_name != "scenes" and known.get("of") == looked_at:
+    if recipe.data.dataset_name != SCENES and known.get("of") == looked_at:
         return known["absent"]
     whole = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tiles=1))  # as test images are
     trained = _digests(load_train_records(whole))

@@ -4,7 +4,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 
-from ..config import Recipe
+from ..config import SCENES, Recipe
 from ..names import is_hub_id
 from ..provenance import public_value
 
@@ -22,7 +22,7 @@ def why_private(recipe: Recipe, source: str | None) -> str | None:
         source: what the name of the data was when it was read: `scenes`, `folder` or `Hub`.
     """
     name = recipe.data.dataset_name
-    if name != "scenes" or source not in ("scenes", None):
+    if name != SCENES or source not in (SCENES, None):
         if source == "folder" or not is_hub_id(name):
             return f"data.dataset_name is a folder, {public_value(name)}"
         if reason := _why_hidden(name, "dataset"):

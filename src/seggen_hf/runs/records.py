@@ -6,12 +6,11 @@ from pathlib import Path
 
 import datasets
 
-from ..config import Recipe
+from ..config import SCENES, Recipe
 from ..data.schema import labels_of
 from ..data.sources.load import load_split
-from ..digests import records_digest
+from ..digests import digest_of, records_digest
 from ..files import write_json
-from ..trainers.latents import digest_of
 
 
 def load_train_records(recipe: Recipe) -> datasets.Dataset:
@@ -30,8 +29,8 @@ def data_digest(recipe: Recipe, records: datasets.Dataset) -> str:
     Copies of a data set have the same digest whatever their times of change. Those (`_fingerprint`) only tell whether
     the digest of an earlier call still holds: a data set is not read anew each time.
     """
-    if recipe.data.dataset_name == "scenes":
-        return "scenes"
+    if recipe.data.dataset_name == SCENES:
+        return SCENES
     known = Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf" / f"{records._fingerprint}.digest.json"
     if not known.is_file():
         columns = ("image_id", "image", "segmentation_map", "panoptic_map", "segments_info", "caption")

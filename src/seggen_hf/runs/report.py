@@ -22,6 +22,7 @@ from ..pictures.report import SIDE, PictureFolder, hex_color, line_chart
 from ..pictures.segments import paint_record
 from ..pipelines import ColormapCodec
 from ..provenance import join_versions, public_value
+from ..spacing import spread
 from ..synthesis import load_synthetic
 from ..tasks import TASKS, task_of
 from .folder import PREDICTIONS, RunFolder
@@ -108,7 +109,7 @@ def show_samples(run: RunFolder, captions, codec: ColormapCodec, pictures: Pictu
     ):
         of_kind = [index for index, found in enumerate(kinds) if found == kind]
         samples = []
-        for place in np.unique(np.linspace(0, len(of_kind) - 1, min(2 * NUM_SHOWN, len(of_kind))).astype(int)):
+        for place in spread(len(of_kind), 2 * NUM_SHOWN):
             record = made[of_kind[place]]
             shown = []
             if kind == "imgsyn" and record["source_id"] in place_of:

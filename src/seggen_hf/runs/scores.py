@@ -17,8 +17,9 @@ from ..arms import ARMS
 from ..config import SECTIONS, EvaluationConfig, Recipe
 from ..config.values import list_differing
 from ..data.schema import encode_image, encode_map, labels_of, read_image, read_map
+from ..digests import json_digest
 from ..files import write_json
-from ..labels import LabelSet
+from ..labels import LabelSet, differing_labels
 from ..pictures.segments import paint_record, paint_segments
 from ..pipelines import ColormapCodec
 from ..provenance import join_versions, library_versions, public_value
@@ -26,6 +27,7 @@ from ..segmenter.build import build_segmenter
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import predict_panoptic, predict_semantic
 from ..segmenter.postprocessing import MAX_INSTANCES
+from ..spacing import spread
 from ..tasks import TASKS
 from .folder import PREDICTIONS, SCORES, RunFolder
 from .results import list_seeds, list_unfinished, percent, scores_by_arm
@@ -58,12 +60,12 @@ def recipe_hash(recipe: Recipe) -> str:
     sections = {"name": recipe.name} | {name: list_differing(getattr(recipe, name)) for name in SECTIONS}
     if not sections["filter"]:  # came later than the hash
         del sections["filter"]
-    return sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(sections)
 
 
 def shown_indices(num_records: int) -> list[int]:
     """Up to NUM_SHOWN record indices at even spacing: pictures are not chosen by their scores."""
-    return np.unique(np.linspace(0, num_records - 1, min(NUM_SHOWN, num_records)).astype(int)).tolist()
+    return spread(num_records, NUM_SHOWN)
 
 
 def keep_test_pictures(records: Dataset, folder: Path, task: str = "semantic") -> None:
@@ -129,10 +131,8 @@ def score_folder(folder: Path, records: Dataset, settings: EvaluationConfig, tas
     """Scores of the segmenter in `folder` on any records with its labels; nothing is written."""
     labels = labels_of(records)
     names = json.loads((folder / "config.json").read_text()).get("id2label", {})
-    theirs = {int(i): name for i, name in names.items()}
-    if theirs != labels.id2label:
-        differing = sorted(set(theirs.items()) ^ set(labels.id2label.items()))[:4]
-        raise ValueError(f"{folder} was trained with other labels than the records have, such as {differing}.")
+    if differences := differing_labels(names, labels):
+        raise ValueError(f"{folder} was trained with other labels than the records have, such as {differences}.")
     return _score(*_open_segmenter(folder, labels), records, labels, settings, task)
 
 

@@ -9,12 +9,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import psutil
 
 from ..config import DEFAULTS
+from ..digests import json_digest
 from ..files import write_json
 from ..folders import STAGE_MARKERS
 from ..provenance import library_versions
@@ -37,8 +37,7 @@ def fingerprint(settings: dict, inputs: dict[str, str]) -> str:
     """
     missing = object()
     settings = {name: value for name, value in settings.items() if value != DEFAULTS.get(name, missing)}
-    text = json.dumps([settings, inputs], sort_keys=True)
-    return sha256(text.encode()).hexdigest()[:16]
+    return json_digest([settings, inputs])
 
 
 def read_marker(folder: Path, name: str = DONE) -> dict | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..arms import ARMS, SYNTHESIZED, Arm, arm_config, parse_segmenter_name, segmenter_name
-from ..config import HOW_ONLY, Recipe, SegmenterConfig
+from ..config import HOW_ONLY, SCENES, Recipe, SegmenterConfig
 from .folder import RunFolder
 from .stage_marker import DONE, fingerprint
 
@@ -160,4 +160,4 @@ def _size_settings(recipe: Recipe) -> dict:
 def _source_settings(recipe: Recipe) -> dict:
     """Of what reads the real data itself."""
     settings = _settings("data", {name: getattr(recipe.data, name) for name in _SOURCE})
-    return settings | (_size_settings(recipe) if recipe.data.dataset_name == "scenes" else {})
+    return settings | (_size_settings(recipe) if recipe.data.dataset_name == SCENES else {})

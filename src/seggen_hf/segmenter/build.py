@@ -12,7 +12,7 @@ from transformers import (
 )
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
-from ..labels import LabelSet
+from ..labels import LabelSet, differing_labels
 from .sizes import SEGMENTER_NAMES, named_config
 
 
@@ -78,17 +78,9 @@ def load_segmenter(name_or_path: str | Path, labels: LabelSet):
     config, has_weights = find_config(name_or_path, None)
     if not has_weights:
         raise ValueError(f"{name_or_path} has no weights; name a trained segmenter.")
-    if differences := differing_labels(config.id2label, labels):
+    if differences := differing_labels(config, labels):
         raise ValueError(f"The segmenter {name_or_path} and the records have other labels: {differences}.")
     return build_segmenter(name_or_path, labels)
-
-
-def differing_labels(id2label: dict[int, str], labels: LabelSet, limit: int = 5) -> str:
-    """`id: name of the segmenter / name of the records` of the first labels that differ; empty if none does."""
-    theirs = {int(i): name for i, name in id2label.items()}
-    ids = [i for i in sorted(theirs.keys() | labels.id2label.keys()) if theirs.get(i) != labels.id2label.get(i)]
-    told = [f"{i}: {theirs.get(i, 'none')} / {labels.id2label.get(i, 'none')}" for i in ids[:limit]]
-    return ", ".join(told) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
 
 
 def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:

@@ -6,10 +6,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
-from ..labels import LabelSet
+from ..labels import LabelSet, differing_labels
 from ..metrics import MaskAP, MeanIoU, PanopticQuality, instances_of
 from ..tasks import TASKS
-from .build import differing_labels
 from .inference import describe_inference, predict_queries, semantic_map
 from .postprocessing import (
     MAX_INSTANCES,
@@ -58,7 +57,7 @@ def evaluate_segmenter(
         raise ValueError(f"--task is {task!r}; it must be one of {', '.join(TASKS)}.")
     labels = labels or labels_of(records)
     check_columns("records", records, task)
-    if differences := differing_labels(model.config.id2label, labels):
+    if differences := differing_labels(model.config, labels):
         raise ValueError(
             f"The segmenter and the records have other labels: {differences}. Score it on the labels that it was "
             "trained with."

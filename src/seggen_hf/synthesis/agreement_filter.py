@@ -16,8 +16,7 @@ from ..data.schema import check_columns, encode_map, encode_panoptic, labels_of
 from ..digests import records_digest, weights_digest
 from ..files import write_json
 from ..folders import FILTERED, claim_folder
-from ..labels import LabelSet
-from ..segmenter.build import differing_labels
+from ..labels import LabelSet, differing_labels
 from ..segmenter.inference import without_windows
 from .alignment import align_rows, class_losses
 from .manifest import MANIFEST, Shard, check_manifest
@@ -64,10 +63,10 @@ def filter_records(
     source, folder, config = Path(source), Path(output_dir), config or FilterConfig()
     names = _source_shards(source)
     labels, processor = LabelSet.from_file(source), without_windows(processor)
-    if differences := differing_labels(model.config.id2label, labels):
+    if differences := differing_labels(model.config, labels):
         raise ValueError(f"The segmenter and {source} have other labels: {differences}.")
-    if not labels.fits(labels_of(real_records)):
-        raise ValueError(f"The real records have other labels than {source}.")
+    if differences := differing_labels(labels_of(real_records), labels):
+        raise ValueError(f"The real records have other labels than {source}: {differences}.")
     check_columns("real records", real_records, task)
     check_columns("synthetic records", load_synthetic(source), task)
     claim_folder(folder, FILTERED)
@@ -82,12 +81,12 @@ def filter_records(
     }
     if not check_manifest(folder, fingerprint):
         losses = class_losses(model, processor, real_records, labels, task, config.batch_size)
-        told = {labels.id2label[i]: None if np.isnan(loss) else float(loss) for i, loss in enumerate(losses)}
-        begun = {"shards": names, "fingerprint": fingerprint, "class_losses": told}
+        by_label = {labels.id2label[i]: None if np.isnan(loss) else float(loss) for i, loss in enumerate(losses)}
+        begun = {"shards": names, "fingerprint": fingerprint, "class_losses": by_label}
         write_json(folder / MANIFEST, begun)
     labels.save(folder)
-    told = json.loads((folder / MANIFEST).read_text())["class_losses"]
-    limits = [told[labels.id2label[i]] for i in range(labels.num_labels)]
+    by_label = json.loads((folder / MANIFEST).read_text())["class_losses"]
+    limits = [by_label[labels.id2label[i]] for i in range(labels.num_labels)]
     limits = config.tolerance * np.array([np.nan if limit is None else limit for limit in limits])
     done = finished_shards(folder)
     for name in tqdm([name for name in names if name not in done], "Filtering", unit="shard"):
@@ -127,8 +126,8 @@ def _filter_shard(source, folder, name, model, processor, limits, labels, config
             row["scores"] |= {"alignment": alignment}
             reason = _drop(segmentation_map, alignment, config, labels.ignore_index)
             if reason is not None:
-                told = ("image_id", "source_id", "variant", "seed", "caption", "scores")
-                dropped.append({key: row[key] for key in told} | {"reason": reason})
+                logged = ("image_id", "source_id", "variant", "seed", "caption", "scores")
+                dropped.append({key: row[key] for key in logged} | {"reason": reason})
                 continue
             row["segmentation_map"] = encode_map(segmentation_map, labels.num_labels, row["image_id"])
             if segments is not None:

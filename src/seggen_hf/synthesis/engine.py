@@ -28,11 +28,12 @@ from ..labels import LabelSet
 from ..pictures.contact_sheet import write_preview
 from ..provenance import public_value
 from ..segments import label_map, measure_segments
+from ..spacing import spread
 from .generators import PromptCache, check_labels, decoding, generator_digest, place, quiet
-from .manifest import KINDS, Plan, Sample, Shard, check_manifest, write_manifest
+from .manifest import KINDS, PlannedSample, Shard, SynthesisPlan, check_manifest, write_manifest
 from .progress import Progress
 from .quality import REASONS, decode_scores, drop_generated_map, drop_human_map, drop_image, map_scores
-from .shards import SCORES, finished_shards, load_synthetic, summarize, write_shard
+from .shards import SAMPLE_SCORES, finished_shards, load_synthetic, summarize, write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def synthesize(
     folder = Path(output_dir)
     provenance = {name: public_value(value) for name, value in (provenance or {}).items()}
     labels = labels or LabelSet.from_records(records)
-    plan = Plan(records["image_id"][:], records["caption"][:], config, kinds)
+    plan = SynthesisPlan(records["image_id"][:], records["caption"][:], config, kinds)
     generators = {"mask2img": mask2img}
     if "masksyn" in plan.kinds:
         if text2mask is None:
@@ -133,7 +134,7 @@ def synthesize(
     return dataset
 
 
-def _make_shards(folder: Path, plan: Plan, maker: "ShardMaker", accelerator: Accelerator) -> None:
+def _make_shards(folder: Path, plan: SynthesisPlan, maker: "ShardMaker", accelerator: Accelerator) -> None:
     """Make the shards of this process that are not there yet, then wait until the others have made theirs.
 
     A shard is written while the next one is drawn; no more than one waits.
@@ -206,8 +207,7 @@ def _check_summary(folder: Path, is_main: bool) -> None:
 def _pick(dataset: Dataset, kind: str, number: int = PREVIEWED) -> list[dict]:
     """Rows spread over a kind's samples."""
     rows = np.flatnonzero(np.asarray(dataset.data.column("kind").to_pylist()) == kind)
-    chosen = rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int)] if len(rows) else []
-    return [dataset[int(index)] for index in chosen]
+    return [dataset[int(rows[place])] for place in spread(len(rows), number)]
 
 
 # Making a shard
@@ -217,7 +217,7 @@ def _pick(dataset: Dataset, kind: str, number: int = PREVIEWED) -> list[dict]:
 class Draft:
     """A sample on its way: its noise source, its map and scores, and the reason if it is dropped."""
 
-    sample: Sample
+    sample: PlannedSample
     generator: torch.Generator
     segmentation_map: np.ndarray | None = None
     segments: tuple[np.ndarray, list[dict]] | None = None  # panoptic_map and segments_info, where it has them
@@ -246,7 +246,9 @@ class ShardMaker:
     """Turns the samples of a shard into rows, in batches. In its `with` block, threads read the maps of the next batch
     and encode the images of those before while the generators draw."""
 
-    def __init__(self, records: Dataset, plan: Plan, labels: LabelSet, generators: dict, height: int, width: int):
+    def __init__(
+        self, records: Dataset, plan: SynthesisPlan, labels: LabelSet, generators: dict, height: int, width: int
+    ):
         self.panoptic = generators["mask2img"].panoptic_codec is not None
         columns = ["panoptic_map", "segments_info"] if self.panoptic else ["segmentation_map"]
         self.records, self.maps = records, records.select_columns(columns)
@@ -291,7 +293,7 @@ class ShardMaker:
             paint(pending)
         return DrawnShard(finished, time.monotonic() - started)
 
-    def _begin(self, samples: list[Sample]) -> list[Draft]:
+    def _begin(self, samples: list[PlannedSample]) -> list[Draft]:
         """The samples with their noise, and their maps if people made those.
 
         Noise is drawn on the CPU, so that a sample is the same on every device and in every batch. One generator
@@ -301,7 +303,7 @@ class ShardMaker:
         self._read_maps([draft for draft in drafts if draft.sample.kind == "imgsyn"])
         return drafts
 
-    def _source_map(self, sample: Sample) -> tuple[np.ndarray, list[dict] | None]:
+    def _source_map(self, sample: PlannedSample) -> tuple[np.ndarray, list[dict] | None]:
         """Ids of the record's map, and what its segments are if they are ids of segments."""
         record = self.maps[sample.record]
         if self.panoptic:
@@ -351,7 +353,7 @@ class ShardMaker:
                 draft.scores, config.max_ignored_share, lambda draft=draft: self._source_scores(draft.sample)
             )
 
-    def _source_scores(self, sample: Sample) -> dict[str, float]:
+    def _source_scores(self, sample: PlannedSample) -> dict[str, float]:
         source, segments = self._source_map(sample)
         labels = source if segments is None else label_map(source, segments, self.labels.ignore_index)
         return map_scores(labels, self.labels.ignore_index)
@@ -394,7 +396,7 @@ class ShardMaker:
             "source_id": sample.source_id,
             "variant": sample.variant,
             "seed": sample.seed,
-            "scores": {name: draft.scores.get(name) for name in SCORES},
+            "scores": {name: draft.scores.get(name) for name in SAMPLE_SCORES},
         }
 
 

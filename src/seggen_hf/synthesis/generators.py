@@ -11,7 +11,7 @@ import torch
 
 from ..config import SynthesisConfig
 from ..digests import weights_digest
-from ..labels import LabelSet
+from ..labels import LabelSet, differing_labels
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +30,11 @@ def open_pipeline(pipeline_class, name_or_path: str, config: SynthesisConfig):
 
 def check_labels(name: str, codec, labels: LabelSet) -> None:
     """Raise `ValueError` if the generator `name` was trained with other labels than the records have."""
-    if codec.id2label != labels.id2label or codec.ignore_index != labels.ignore_index:
-        theirs, ours = set(codec.id2label.items()), set(labels.id2label.items())
-        told = f"{sorted(ours - theirs)[:3]} instead of {sorted(theirs - ours)[:3]}" if ours != theirs else ""
+    if differences := differing_labels(codec, labels):
         raise ValueError(
             f"{name} was trained with {codec.num_labels} labels and ignore_index {codec.ignore_index}; the records "
-            f"have {labels.num_labels} and {labels.ignore_index} {told}. Use records with the labels of its training."
+            f"have {labels.num_labels} and {labels.ignore_index}, with other ones: {differences}. "
+            f"Use records with the labels of its training."
         )
 
 

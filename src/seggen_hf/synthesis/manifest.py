@@ -30,7 +30,7 @@ _OF_KIND = {  # what decides samples of that kind only
 
 
 @dataclass(frozen=True)
-class Sample:
+class PlannedSample:
     """One sample to make: `kind`, the row `record` and id of its source, the seed of its noise, and its captions.
 
     `caption` may have a drawn style and is the image's; `map_caption` is the record's own, for Text2Mask: it was
@@ -68,7 +68,7 @@ class Shard:
         return self.stop - self.start
 
 
-class Plan:
+class SynthesisPlan:
     """Every sample of a synthesis, computed when asked for: a million of them take no memory.
 
     The variants of a record follow one another, so that its caption is encoded once.
@@ -115,7 +115,7 @@ class Plan:
     def __len__(self) -> int:
         return sum(self.num_samples(kind) for kind in self.variants)
 
-    def sample(self, kind: str, index: int) -> Sample:
+    def sample(self, kind: str, index: int) -> PlannedSample:
         """Sample number `index` of a kind."""
         record, variant = divmod(index, self.variants[kind])
         source_id = self.source_ids[record]
@@ -123,9 +123,9 @@ class Plan:
         caption = draw_caption(
             self.captions[record], self.config.caption_styles, self.config.caption_style_share, seed
         )
-        return Sample(kind, record, source_id, variant, seed, caption, self.captions[record])
+        return PlannedSample(kind, record, source_id, variant, seed, caption, self.captions[record])
 
-    def samples(self, shard: Shard) -> list[Sample]:
+    def samples(self, shard: Shard) -> list[PlannedSample]:
         return [self.sample(shard.kind, index) for index in range(shard.start, shard.stop)]
 
     def shards_of(self, rank: int, world_size: int) -> list[Shard]:
@@ -214,15 +214,15 @@ def check_manifest(folder: Path, fingerprint: dict) -> bool:
     names = sorted(begun.keys() | fingerprint.keys())
     changed = [name for name in names if begun.get(name) != fingerprint.get(name)]
     if changed:
-        told = ", ".join(f"{name} was {begun.get(name)!r} and is now {fingerprint.get(name)!r}" for name in changed)
+        changes = ", ".join(f"{name} was {begun.get(name)!r} and is now {fingerprint.get(name)!r}" for name in changed)
         raise ValueError(
-            f"{folder} was begun with other settings and cannot be continued: {told}. Restore them, name another "
+            f"{folder} was begun with other settings and cannot be continued: {changes}. Restore them, name another "
             f"--output_dir, or remove the folder to start again."
         )
     return True
 
 
-def write_manifest(folder: Path, plan: Plan, fingerprint: dict, provenance: dict) -> None:
+def write_manifest(folder: Path, plan: SynthesisPlan, fingerprint: dict, provenance: dict) -> None:
     write_json(
         folder / MANIFEST,
         {

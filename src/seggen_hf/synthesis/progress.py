@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .manifest import Plan, Shard
+from .manifest import Shard, SynthesisPlan
 from .shards import finished_shards
 
 POLL_SECONDS = 1.0
@@ -14,7 +14,7 @@ POLL_SECONDS = 1.0
 class Progress:
     """A bar over all samples of the plan; what other processes make is counted by their finished shards."""
 
-    def __init__(self, folder: Path, plan: Plan, mine: list[Shard], disable: bool):
+    def __init__(self, folder: Path, plan: SynthesisPlan, mine: list[Shard], disable: bool):
         self.folder = folder
         self.waiting = {shard.name: shard for shard in plan.shards}
         self.mine = {shard.name for shard in mine}

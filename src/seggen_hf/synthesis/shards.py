@@ -21,17 +21,17 @@ from ..data.schema import attach_labels, record_features
 from ..data.sources.roots import Roots
 from ..data.sources.streamed import StreamedRecords, join_streams, stream_records
 from ..files import replacing, write_json
-from ..labels import LabelSet
-from .manifest import KINDS, MANIFEST, Plan, Shard
+from ..labels import LabelSet, differing_labels
+from .manifest import KINDS, MANIFEST, Shard, SynthesisPlan
 
 PREFIX = "train-"
 ROWS_PER_GROUP = 100  # read into memory at once; what `datasets` writes for images
-SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels")
-FILTERED_SCORES = (*SCORES, "alignment")
+SAMPLE_SCORES = ("decode_confidence", "mean_distance", "ignored_share", "num_labels")
+FILTERED_SCORES = (*SAMPLE_SCORES, "alignment")
 DECISION, KEEP, REJECT = "decision", "keep", "reject"  # a column of samples that a person looked at
 
 
-def shard_features(panoptic: bool = False, scores: Sequence[str] = SCORES) -> Features:
+def shard_features(panoptic: bool = False, scores: Sequence[str] = SAMPLE_SCORES) -> Features:
     """Columns of a shard: those of a record, synthetic ones included. Scores that were not measured are null."""
     return record_features(synthetic=True, panoptic=panoptic, scores=scores)
 
@@ -56,7 +56,7 @@ def write_shard(
     dropped: list[dict],
     seconds: float,
     panoptic: bool = False,
-    scores: Sequence[str] = SCORES,
+    scores: Sequence[str] = SAMPLE_SCORES,
 ) -> None:
     """Write the log, then the rows: a shard whose Parquet file has its name is whole, and so is its log."""
     for path in (data_path(folder, shard.name), log_path(folder, shard.name)):
@@ -118,8 +118,10 @@ def load_synthetic(
     ]
     labels = [LabelSet.from_records(part) for part in parts]
     for path, other in zip(paths, labels, strict=True):
-        if not labels[0].fits(other):
-            raise ValueError(f"{paths[0]} and {path} have different labels; they cannot be used together.")
+        if differences := differing_labels(labels[0], other):
+            raise ValueError(
+                f"{paths[0]} and {path} have different labels; they cannot be used together: {differences}."
+            )
     return parts[0] if len(parts) == 1 else attach_labels(concatenate_datasets(parts), labels[0])
 
 
@@ -227,7 +229,7 @@ def dataset_configs(round_name: str, kinds: Sequence[str]) -> list[dict]:
     return [whole] + [config(f"{round_name}-{kind}", f"{kind}-*.parquet") for kind in kinds]
 
 
-def summarize(folder: Path, plan: Plan) -> dict:
+def summarize(folder: Path, plan: SynthesisPlan) -> dict:
     """Counts over all shards, whoever made them: samples planned, kept, and dropped by reason; seconds of all
     processes together, and the rate of one process."""
     kinds = {kind: {"num_samples": 0, "num_kept": 0, "dropped": {}, "seconds": 0.0} for kind in plan.kinds}

@@ -215,9 +215,9 @@ def read_state(path: Path, fingerprint: dict) -> TrainingState:
         name: (before[name], value) for name, value in now.items() if name not in may_differ and before[name] != value
     }
     if changed:
-        told = ", ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())
+        changes = ", ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())
         raise ValueError(
-            f"{path} cannot be continued: {told}. Restore the setting, name another --output_dir, or pass "
+            f"{path} cannot be continued: {changes}. Restore the setting, name another --output_dir, or pass "
             "--resume false to start again."
         )
     return state

@@ -6,8 +6,6 @@ chunk is written under a temporary name and renamed; a killed run goes on with t
 the number of processes. Chunks do not depend on the number of processes.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -21,18 +19,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
+from ..digests import digest_of
 from ..files import write_json
 
 logger = logging.getLogger(__name__)
 
 _MIN_CHUNK, _MAX_CHUNKS = 64, 256  # records in a chunk at least; chunks (open memory maps) at most
-_FORMAT = 1  # raised when the layout of a chunk changes
-
-
-def digest_of(facts: dict) -> str:
-    """Sixteen hex digits that change with any value in `facts` (JSON values)."""
-    text = json.dumps(facts | {"format": _FORMAT}, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def compress_map(segmentation_map: np.ndarray) -> bytes:
@@ -104,16 +96,16 @@ class LatentCache:
 
     def _check_room(self, estimated_bytes: int, max_gb: float, share: float) -> None:
         gigabytes = estimated_bytes / 1e9
-        told = f"Caching {self.num_records} records takes about {gigabytes:.1f} GB in {self.folder.parent}"
+        need = f"Caching {self.num_records} records takes about {gigabytes:.1f} GB in {self.folder.parent}"
         if gigabytes > max_gb:
             raise ValueError(
-                f"{told}; --cache_max_gb allows {max_gb:g}. Raise it, lower --cache_variants, or encode in every step "
+                f"{need}; --cache_max_gb allows {max_gb:g}. Raise it, lower --cache_variants, or encode in every step "
                 "with --no_cache_latents."
             )
         existing = next(p for p in (self.folder, *self.folder.parents) if p.is_dir())
         free = shutil.disk_usage(existing).free
         if estimated_bytes * share > free:
-            raise ValueError(f"{told}; the disk has {free / 1e9:.1f} GB left. Lower --cache_variants or free space.")
+            raise ValueError(f"{need}; the disk has {free / 1e9:.1f} GB left. Lower --cache_variants or free space.")
 
     def _begin(self) -> None:
         """Make the folder; remove what no run can use: caches of other facts, parts that killed runs left."""

@@ -23,7 +23,6 @@ from ..config import HOW_ONLY, TrainingConfig, save_config
 from ..files import write_text
 from ..folders import TRAINING, claim_folder
 from ..stopping import Stopped, StopRequest, stop_requests
-from .average import WeightAverage
 from .checkpoint_writer import CheckpointWriter
 from .checkpoints import (
     TrainingState,
@@ -35,9 +34,9 @@ from .checkpoints import (
     read_state,
     set_aside,
 )
-from .optimizer import build_optimizer, check_optimizer, lr_factor
-from .stream import build_loader, draw_batches, to_device
-from .window import LogWindow
+from .optimizer import check_optimizer
+from .step import OptimizerStep
+from .stream import build_loader, draw_batches
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ PROCESS_TIMEOUT = timedelta(days=1)
 _AGREEMENT_STEPS = 10
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """What is trained. The loop never asks which task it runs.
 
     A task with a method `epoch_order(rng)` has its own permutation of `num_records`; others are shuffled. One with a
@@ -110,7 +109,7 @@ def _write_history(folder: Path, history: list[dict]) -> None:
     write_text(folder / "history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
 
-def describe_training(task: Task, config: TrainingConfig, processes: int) -> dict:
+def describe_training(task: TrainingTask, config: TrainingConfig, processes: int) -> dict:
     """All that decides what a step computes: a checkpoint made with anything else is another training's."""
     # The place of the synthetic data is no setting; the task tells what is in it.
     places = {"synthetic_dataset", "synthetic_config_name", "synthetic_revision"}
@@ -118,7 +117,7 @@ def describe_training(task: Task, config: TrainingConfig, processes: int) -> dic
     return settings | task.facts() | {"processes": processes}
 
 
-def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = None) -> Run:
+def train(task: TrainingTask, config: TrainingConfig, accelerator: Accelerator | None = None) -> Run:
     """Train `task` for `config.max_train_steps` optimizer steps and save it to `config.output_dir`.
 
     Called by every rank: preparing, reducing and waiting are collective. Files are written by the main process. The
@@ -143,7 +142,7 @@ def train(task: Task, config: TrainingConfig, accelerator: Accelerator | None = 
 class _Training:
     """What a training holds while it runs. Unless it says otherwise, a method is called by every rank."""
 
-    def __init__(self, task: Task, config: TrainingConfig, accelerator: Accelerator):
+    def __init__(self, task: TrainingTask, config: TrainingConfig, accelerator: Accelerator):
         self.task, self.config, self.accelerator = task, config, accelerator
         self.folder = Path(config.output_dir)
         check_optimizer(config)
@@ -153,17 +152,10 @@ class _Training:
         precisions = {"fp16": torch.float16, "bf16": torch.bfloat16}
         task.to(accelerator.device, precisions.get(accelerator.mixed_precision, torch.float32))
 
-        optimizer = build_optimizer(task.parameter_groups(), config)
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.module, self.optimizer = accelerator.prepare(task.trainable, optimizer)
-        self.bare = accelerator.unwrap_model(self.module)
-        self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
-        self.average = None
-        if config.ema_decay > 0:
-            self.average = WeightAverage(self.parameters, config.ema_decay, config.ema_update_steps)
+        self.step = step = OptimizerStep(task, config, accelerator, str(self.folder))
         self.state = TrainingState()
         if begun_at:
-            self.state = load_checkpoint(begun_at, self.bare, self.optimizer, self.average, self.fingerprint)
+            self.state = load_checkpoint(begun_at, step.bare, step.optimizer, step.average, self.fingerprint)
             if self.state.loss_scale and accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(self.state.loss_scale)
             logger.info("Continuing at step %d of %s", self.state.step, self.folder)
@@ -171,9 +163,6 @@ class _Training:
         self.writer = CheckpointWriter(self.folder / "checkpoints", config.checkpoints_total_limit)
         self.samples_per_step = (
             config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-        )
-        self.window = LogWindow(
-            accelerator, config.gradient_accumulation_steps, str(self.folder), accelerator.scaler is not None
         )
 
     def _find_begun(self) -> Path | None:
@@ -206,9 +195,9 @@ class _Training:
             with stop_requests() as request:
                 self._take_steps(request)
                 self.writer.wait()
-                with self._averaged():
+                with self.step.averaged():
                     if self.accelerator.is_main_process:
-                        self.bare.eval()
+                        self.step.bare.eval()
                         self.task.save(self.folder)
                         _write_history(self.folder, state.history)
                 self.accelerator.wait_for_everyone()
@@ -223,9 +212,9 @@ class _Training:
         left = config.max_train_steps - self.state.step
         coming = -(-left // config.checkpointing_steps) if config.checkpointing_steps else min(left, 1)
         held = min(max(2, config.checkpoints_total_limit), found + coming)
-        trained = sum(p.numel() for p in self.parameters)
-        buffers = sum(b.numel() for b in self.bare.buffers())
-        size = checkpoint_bytes(trained, buffers, self.average is not None, config.optimizer)
+        trained = sum(p.numel() for p in self.step.parameters)
+        buffers = sum(b.numel() for b in self.step.bare.buffers())
+        size = checkpoint_bytes(trained, buffers, self.step.average is not None, config.optimizer)
         check_room(self.folder, max(0, held - found) * size)
 
     def _take_steps(self, request: StopRequest) -> None:
@@ -246,7 +235,7 @@ class _Training:
         else:
             pinned = accelerator.device.type == "cuda"
             batches = build_loader(self.task, self.task.collate, *place, pin_memory=pinned)
-        self.bare.train()
+        self.step.bare.train()
         begun, seconds_before = time.monotonic(), state.seconds
         self.window_start = time.monotonic()
         self.batches = iter(batches)
@@ -255,7 +244,8 @@ class _Training:
             stack.callback(delattr, self, "batches")
             while state.step < config.max_train_steps:
                 self.writer.check()
-                self._step()
+                self.step.take(state.step, lambda: next(self.batches))
+                state.step += 1
                 state.seconds = seconds_before + time.monotonic() - begun
                 bar.update()
                 last = state.step == config.max_train_steps
@@ -267,52 +257,21 @@ class _Training:
                     self._checkpoint()
                 if number:
                     self.writer.wait()
-                    told = f"stopped at step {state.step} of {self.folder}; the same command goes on there."
-                    raise Stopped(number, told)
+                    message = f"stopped at step {state.step} of {self.folder}; the same command goes on there."
+                    raise Stopped(number, message)
                 if self._validation_is_due():
                     self._validate()
-                if self.window.steps == 0:
+                if self.step.window.steps == 0:
                     self.window_start = time.monotonic()  # validation and checkpoints are no part of the rate
 
     def _log(self, bar: tqdm) -> None:
-        state, samples = self.state, self.window.steps * self.samples_per_step
-        line = self.window.line()
+        state, samples = self.state, self.step.window.steps * self.samples_per_step
+        line = self.step.window.line()
         rate = samples / (time.monotonic() - self.window_start)
-        line |= {"lr": self.optimizer.param_groups[0]["lr"], "samples_per_second": rate}
+        line |= {"lr": self.step.learning_rate, "samples_per_second": rate}
         bar.set_postfix(loss=f"{line['loss']:.4f}", rate=f"{rate:.0f}/s")
         self.accelerator.log(line, step=state.step)
         state.history.append({"step": state.step} | line)
-
-    def _step(self) -> None:
-        """An optimizer step; nothing in it waits for the device."""
-        config, state, accelerator = self.config, self.state, self.accelerator
-        # Dropout and the like draw from the global generator: tied to the step, so that resuming repeats it.
-        torch.manual_seed((config.seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index)
-        factor = lr_factor(config, state.step)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        accumulation = config.gradient_accumulation_steps
-        for micro in range(accumulation):
-            batch = to_device(next(self.batches), accelerator.device)
-            synced = micro == accumulation - 1
-            with contextlib.nullcontext() if synced else accelerator.no_sync(self.module):
-                try:
-                    with accelerator.autocast():
-                        loss, parts = self.task.loss(self.module, batch)
-                except Exception:
-                    self.window.settle(collective=False)  # an earlier step that went wrong is the cause to name
-                    raise
-                accelerator.backward(loss / accumulation)
-            self.window.add_loss(state.step, loss, parts)
-        norm = None
-        if config.max_grad_norm > 0:
-            norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
-        self.window.end_step(norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        if self.average is not None:
-            self.average.update(state.step)
 
     def _agreed_signal(self, request: StopRequest) -> int:
         """The signal that ends the training after this step, on every rank; 0 if it goes on."""
@@ -327,15 +286,12 @@ class _Training:
         return signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
 
     def _checkpoint(self) -> None:
-        self.window.settle()  # no checkpoint holds weights that have become NaN
+        self.step.window.settle()  # no checkpoint holds weights that have become NaN
         scaler = self.accelerator.scaler
         self.state.loss_scale = scaler.state_dict() if scaler is not None else None
         if self.accelerator.is_main_process:
-            self.writer.begin(self.bare, self.optimizer, self.average, self.state)
+            self.writer.begin(self.step.bare, self.step.optimizer, self.step.average, self.state)
             _write_history(self.folder, self.state.history)
-
-    def _averaged(self):
-        return self.average.applied() if self.average is not None else contextlib.nullcontext()
 
     def _validation_is_due(self) -> bool:
         config, state = self.config, self.state
@@ -344,14 +300,14 @@ class _Training:
 
     def _validate(self) -> None:
         state = self.state
-        self.bare.eval()
-        with self._averaged(), torch.no_grad():
+        self.step.bare.eval()
+        with self.step.averaged(), torch.no_grad():
             if self.accelerator.is_main_process:
                 numbers = self.task.validate(state.step, self.folder / "validation")
                 if numbers:
                     state.history.append({"step": state.step} | {f"validation/{k}": v for k, v in numbers.items()})
                     self.accelerator.log({f"validation/{k}": v for k, v in numbers.items()}, step=state.step)
-        self.bare.train()
+        self.step.bare.train()
         state.validated = state.step
         if self.accelerator.is_main_process:
             self.writer.update(state)

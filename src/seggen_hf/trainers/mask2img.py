@@ -9,15 +9,14 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditionModel
 
 from ..config import Mask2ImgConfig
-from ..data.schema import read_image
-from ..data.transforms import cover_crop
 from ..files import replace_folder
 from ..labels import LabelSet
 from ..metrics import MeanIoU
+from ..pictures.grid import save_grid
 from ..pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
 from ..segmenter.build import load_segmenter
 from ..segmenter.inference import predict_semantic, without_windows
-from .generator import VALIDATION_BATCH, GeneratorTask, cast_weights, load_unet, save_grid, save_pipeline
+from .generator import VALIDATION_BATCH, GeneratorTask, cast_weights, load_unet, save_pipeline
 from .lora import add_lora, cast_frozen, fuse_lora
 
 _EMBEDDING_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
@@ -225,7 +224,7 @@ class Mask2ImgTask(GeneratorTask):
             return {}
         pipeline = self.to_pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        maps = [self.resized_map(i) for i in indices]
+        maps = [self.views.resized_map(i) for i in indices]
         painted = [self.codec.encode(m) for m in maps]
         drawn = []
         with self.sampling([self.captions[i] for i in indices]) as prompts:
@@ -242,14 +241,10 @@ class Mask2ImgTask(GeneratorTask):
                     output_type="np",
                 ).images
                 drawn += list(np.rint(images * 255).astype(np.uint8))
-        real = [self._resized_image(i) for i in indices]
+        real = [self.views.resized_image(i) for i in indices]
         save_grid([painted, drawn, real], folder / f"step-{step:08d}.png")
         (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
         return self._alignment(drawn, maps, "alignment") | self._alignment(real, maps, "real")
-
-    def _resized_image(self, index: int) -> np.ndarray:
-        image = read_image(self._records[index]["image"])
-        return cover_crop(image, np.zeros(image.shape[:2], np.uint8), self.size)[0]
 
     def _alignment(self, images: list[np.ndarray], maps: list[np.ndarray], name: str) -> dict[str, float]:
         if self.segmenter is None:

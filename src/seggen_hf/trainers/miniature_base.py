@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from ..data.scenes.records import STYLES, draw_scene
 from ..miniature.architecture import build_miniature
 from ..miniature.patch_code import PatchCode
-from .generator import save_grid
+from ..pictures.grid import save_grid
 from .miniature_config import BaseConfig, base_words, draw_generator, to_pixels
 from .objective import DenoisingObjective
 from .prior_pictures import PRIOR_SEED, PriorPictures

@@ -10,7 +10,8 @@ from ..data.scenes.records import STYLES, draw_scene
 from ..miniature.architecture import build_miniature
 from ..miniature.drawings import draw_shapes
 from ..miniature.patch_code import PatchCode, fit_patch_code, write_patch_encoder
-from .generator import save_grid
+from ..pictures.grid import save_grid
+from ..spacing import spread
 from .miniature_config import BaseConfig, base_words, draw_generator, to_pixels, to_uint8
 from .prior_pictures import PRIOR_SEED, PriorPictures
 
@@ -32,7 +33,7 @@ class DecoderTask:
         self.vae: AutoencoderKL = components["vae"]
         # Drawings in any colors and scenes, both as often as the prior sees them.
         seen = self.images[pictures.num_palettes :]
-        fitted = np.linspace(0, len(seen) - 1, CODE_PICTURES).astype(int)
+        fitted = spread(len(seen), CODE_PICTURES)
         self.code: PatchCode = fit_patch_code((seen[i].numpy() for i in fitted), self.vae.config.latent_channels)
         write_patch_encoder(self.vae, self.code)
         for name, parameter in self.vae.decoder.named_parameters():

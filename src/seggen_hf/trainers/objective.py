@@ -45,6 +45,7 @@ class DenoisingObjective:
         self.prediction_type, self.snr_gamma = prediction_type, snr_gamma
         self.num_timesteps: int = self.schedule.config.num_train_timesteps
         alphas = self.schedule.alphas_cumprod.double()
+        # Not by diffusers' compute_snr: single precision, and a copy of the schedule to the device in every step.
         self._snr = (alphas / (1 - alphas)).float()
         self._zero_terminal = bool(alphas[-1] <= 1e-9)
 

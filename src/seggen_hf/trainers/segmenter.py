@@ -12,9 +12,10 @@ from ..data.mixture import DecodedRecords, RecordMixture
 from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
-from ..digests import records_digest
+from ..digests import digest_of, records_digest
 from ..files import save_image, write_folder
-from ..labels import LabelSet
+from ..labels import LabelSet, differing_labels
+from ..pictures.grid import lay_out
 from ..pictures.segments import paint_segments
 from ..pipelines import ColormapCodec
 from ..segmenter.build import build_segmenter
@@ -29,8 +30,8 @@ from ..segmenter.loss import (
     segmentation_loss,
     semantic_targets,
 )
+from ..spacing import spread
 from ..tasks import TASKS
-from .latents import digest_of
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 NO_DECAY_PARAMETERS = ("relative_position_bias_table", "absolute_pos_embed")
@@ -116,11 +117,10 @@ class SegmenterTask:
         for name, found in (("records", records), ("synthetic records", synthetic_records)):
             check_columns(name, found, task)
         if synthetic_records is not None and len(synthetic_records):
-            found = labels_of(synthetic_records)
-            if not labels.fits(found):
+            if differences := differing_labels(labels_of(synthetic_records), labels):
                 raise ValueError(
-                    f"--synthetic_dataset {config.synthetic_dataset} has the labels {list(found.label2id)[:8]}, the "
-                    f"real records {list(labels.label2id)[:8]}; synthesize from the same data set."
+                    f"--synthetic_dataset {config.synthetic_dataset} has other labels than the real records: "
+                    f"{differences}; synthesize from the same data set."
                 )
         self.trainable, self.processor, self.config, self.labels = model, processor, config, labels
         self.task, self.fill = task, labels.ignore_index if task == "semantic" else 0
@@ -269,7 +269,7 @@ def _describe_records(records) -> str:
     if isinstance(records, StreamedRecords):
         return f"{len(records)} ({digest_of({'streamed': records.facts})})"
     names = [name for name in ("image_id", "seed") if name in records.column_names]
-    shown = records.select(np.unique(np.linspace(0, len(records) - 1, 64).astype(int)))
+    shown = records.select(spread(len(records), 64))
     maps = [name for name in ("segmentation_map", "panoptic_map") if name in records.column_names]
     pictures = records_digest(shown, ("image", *maps))
     return f"{len(records)} ({digest_of({'ids': [records[name][:] for name in names], 'pictures': pictures})})"
@@ -287,19 +287,15 @@ def prediction_grid(model, processor, records, labels: LabelSet, task: str = "se
         truths = [paint_segments(*pair, codec) for pair in segments]
         found = predict_panoptic(model, processor, images, labels.things)
         predicted = [paint_segments(*pair, codec) for pair in found]
-    rows = []
-    for image, truth, prediction in zip(images, truths, predicted, strict=True):
-        cells = [Image.fromarray(cell) for cell in (image, truth, prediction)]
-        width = max(192, min(384, image.shape[1]))
-        size = (width, round(width * image.shape[0] / image.shape[1]))
-        row = Image.new("RGB", (3 * width + 8, size[1]), "white")
-        for column, cell in enumerate(cells):
-            resample = Image.Resampling.NEAREST if column else Image.Resampling.BICUBIC
-            row.paste(cell.resize(size, resample), (column * (width + 4), 0))
-        rows.append(row)
-    grid = Image.new("RGB", (max(row.width for row in rows), sum(row.height + 4 for row in rows)), "white")
-    top = 0
-    for row in rows:
-        grid.paste(row, (0, top))
-        top += row.height + 4
-    return grid
+    return lay_out([_fit(row) for row in zip(images, truths, predicted, strict=True)], gap=4)
+
+
+def _fit(row: tuple[np.ndarray, ...]) -> list[Image.Image]:
+    """Image, and maps of its size, at a width that people can look at."""
+    image, *maps = (Image.fromarray(picture) for picture in row)
+    width = max(192, min(384, image.width))
+    size = (width, round(width * image.height / image.width))
+    return [
+        image.resize(size, Image.Resampling.BICUBIC),
+        *(picture.resize(size, Image.Resampling.NEAREST) for picture in maps),
+    ]

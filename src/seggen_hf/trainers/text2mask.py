@@ -11,8 +11,9 @@ from peft.utils import get_peft_model_state_dict
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from ..files import replace_folder
+from ..pictures.grid import save_grid
 from ..pipelines import Text2MaskPipeline
-from .generator import VALIDATION_BATCH, GeneratorTask, load_unet, save_grid, save_pipeline
+from .generator import VALIDATION_BATCH, GeneratorTask, load_unet, save_pipeline
 from .lora import add_lora, cast_frozen, fuse_lora
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
@@ -105,7 +106,7 @@ class Text2MaskTask(GeneratorTask):
                 else:
                     read += [self.codec.encode(m) for m in output.segmentation_maps]
                 distances += list(output.distances)
-        real = [self.codec.encode(self.resized_map(i)) for i in indices]
+        real = [self.codec.encode(self.views.resized_map(i)) for i in indices]
         save_grid([real, drawn, read], folder / f"step-{step:08d}.png")
         (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
         facts = [

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .plan import Plan, Stuff
+from .plan import ScenePlan, Stuff
 from .styles import Color, Style, mix, shade
 
 SUPERSAMPLING = 3  # odd, so that a pixel's label is the one exactly at its centre
@@ -28,7 +28,7 @@ WINDOW_LIGHT: Color = (255, 214, 110)
 class Canvas:
     """A picture and its segment map, drawn together on a grid `SUPERSAMPLING` times finer than asked for."""
 
-    def __init__(self, plan: Plan, style: Style, height: int, width: int):
+    def __init__(self, plan: ScenePlan, style: Style, height: int, width: int):
         self.plan, self.style = plan, style
         self.height, self.width = height * SUPERSAMPLING, width * SUPERSAMPLING
         self.unit = min(self.height, self.width)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .plan import GRID, Plan, Planner, Point, below, height_at, snap, u, wave
+from .plan import GRID, Planner, Point, ScenePlan, below, height_at, snap, u, wave
 
 
 def afloat(p: Planner, shore: list[Point]) -> Callable[[], Point]:
@@ -21,7 +21,7 @@ def afloat(p: Planner, shore: list[Point]) -> Callable[[], Point]:
     return place
 
 
-def street(rng: np.random.Generator) -> Plan:
+def street(rng: np.random.Generator) -> ScenePlan:
     """A road from side to side, houses and trees behind it, people and lamps before it."""
     p = Planner(rng, "street", snap(u(rng, 0.3, 0.45)))
     h = p.plan.horizon
@@ -38,7 +38,7 @@ def street(rng: np.random.Generator) -> Plan:
     return p.plan
 
 
-def beach(rng: np.random.Generator) -> Plan:
+def beach(rng: np.random.Generator) -> ScenePlan:
     """The sea, boats on it, and a strip of sand with people and balls."""
     p = Planner(rng, "beach", snap(u(rng, 0.26, 0.4)))
     h = p.plan.horizon
@@ -57,7 +57,7 @@ def beach(rng: np.random.Generator) -> Plan:
     return p.plan
 
 
-def lake(rng: np.random.Generator) -> Plan:
+def lake(rng: np.random.Generator) -> ScenePlan:
     """Mountains, water with boats, and a bank with trees, lamps and people."""
     p = Planner(rng, "lake", snap(u(rng, 0.3, 0.45)))
     h = p.plan.horizon
@@ -77,7 +77,7 @@ def lake(rng: np.random.Generator) -> Plan:
     return p.plan
 
 
-def field_layout(rng: np.random.Generator) -> Plan:
+def field_layout(rng: np.random.Generator) -> ScenePlan:
     """A meadow with cows, trees, houses and balls."""
     p = Planner(rng, "field", snap(u(rng, 0.3, 0.45)))
     h = p.plan.horizon
@@ -100,7 +100,7 @@ def field_layout(rng: np.random.Generator) -> Plan:
 LAYOUTS = {"street": street, "beach": beach, "lake": lake, "field": field_layout}
 
 
-def make_plan(rng: np.random.Generator) -> Plan:
+def make_plan(rng: np.random.Generator) -> ScenePlan:
     """A scene's content, things sorted from far to near. Everything random in it comes from `rng`."""
     layout = list(LAYOUTS)[int(rng.integers(0, len(LAYOUTS)))]
     plan = LAYOUTS[layout](rng)

@@ -79,7 +79,7 @@ class Thing:
 
 
 @dataclass
-class Plan:
+class ScenePlan:
     """A scene before light: regions from back to front, things from far to near."""
 
     layout: str
@@ -100,7 +100,7 @@ class Planner:
     def __init__(self, rng: np.random.Generator, layout: str, horizon: float):
         self.rng = rng
         clouds = [(snap(u(rng, 0, 1)), snap(u(rng, 0.04, 0.2)), 0.16) for _ in range(3)]
-        self.plan = Plan(layout, horizon, snap(u(rng, 0.12, 0.88)), clouds)
+        self.plan = ScenePlan(layout, horizon, snap(u(rng, 0.12, 0.88)), clouds)
         self.tones = {name: u(rng, 0, 1) for name in ("grass", "water", "sand", "road", "mountain", "building")}
 
     def chance(self, probability: float) -> bool:

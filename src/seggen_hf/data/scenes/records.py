@@ -18,7 +18,7 @@ from ...labels import Category, LabelSet
 from ..schema import attach_labels, encode_image, encode_map, encode_panoptic, record_features
 from .canvas import Canvas
 from .layouts import LAYOUTS, make_plan
-from .plan import THING_COLORS, Plan
+from .plan import THING_COLORS, ScenePlan
 from .styles import SEEN_STYLES, STYLE_TABLE, STYLES, UNSEEN_STYLES
 from .things import draw_thing
 
@@ -174,7 +174,7 @@ def _segments_info(segments: np.ndarray, label_of_segment: np.ndarray) -> list[d
     return infos
 
 
-def _content(plan: Plan, infos: list[dict], colors: dict[int, str], num_pixels: int) -> str:
+def _content(plan: ScenePlan, infos: list[dict], colors: dict[int, str], num_pixels: int) -> str:
     """The layout, then the visible things by kind and colour with their number, the largest together first."""
     place = f"a {plan.layout}"
     if any(info["category_id"] == _LABEL2ID["mountain"] and info["area"] > 0.01 * num_pixels for info in infos):

@@ -10,7 +10,7 @@ import datasets
 from datasets import Dataset, Features, Image
 from PIL import ImageOps
 
-from ...config import DataConfig
+from ...config import SCENES, DataConfig
 from ...files import write_json
 from ...labels import LabelSet
 from ..scenes.records import SCENE_SPLITS, scene_records
@@ -37,7 +37,6 @@ from .hub import HUB_ID, dataset_splits, is_saved, parquet_files, read_dataset, 
 from .map_decoder import LabelFile, label_file_of, read_label_file
 from .roots import Roots
 
-SCENES = "scenes"
 FORMAT = 3  # raised when conversion changes, so that older caches are left alone
 
 
@@ -62,7 +61,7 @@ def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset
         labels=data.labels,
         max_records=max_records,
         **reading_of(data),
-        size=(data.height, data.width) if data.dataset_name == "scenes" else None,
+        size=(data.height, data.width) if data.dataset_name == SCENES else None,
     )
     return tile_records(records, data.tiles)
 

@@ -72,22 +72,22 @@ class Roots:
         if outside:
             first = min(outside)
             has_ids = "image_id" in rows.column_names
-            told = f"record {rows.select_columns('image_id')[first]['image_id']}" if has_ids else f"row {first}"
-            raise ValueError(self._tell(where, told, outside[first], len(outside)))
+            record = f"record {rows.select_columns('image_id')[first]['image_id']}" if has_ids else f"row {first}"
+            raise ValueError(self._tell(where, record, outside[first], len(outside)))
 
-    def check_pictures(self, pictures: Iterable, where: str, told: str) -> None:
-        """The same of the undecoded pictures (`{"bytes", "path"}`) of one record, which `told` names. Text is a path:
-        a shard may have other columns than the first one."""
+    def check_pictures(self, pictures: Iterable, where: str, record: str) -> None:
+        """The same of the undecoded pictures (`{"bytes", "path"}`) of one record, called `record`. Text is a path: a
+        shard may have other columns than the first one."""
         for picture in pictures:
             path = picture["path"] if isinstance(picture, dict) and picture["bytes"] is None else picture
             if isinstance(path, str) and path and not self.hold(path):
-                raise ValueError(self._tell(where, told, path, 1))
+                raise ValueError(self._tell(where, record, path, 1))
 
-    def _tell(self, where: str, told: str, path: str, number: int) -> str:
+    def _tell(self, where: str, record: str, path: str, number: int) -> str:
         real = os.path.realpath(path) if "://" not in path and "\0" not in path else path
         led = f" (that is {real})" if real != path else ""
         count = f"; {number} records do" if number > 1 else ""
-        return f"{where}: {told} names {path!r}{led}, a file outside the data set{count}. {self._remedy()}"
+        return f"{where}: {record} names {path!r}{led}, a file outside the data set{count}. {self._remedy()}"
 
     def _remedy(self) -> str:
         return f"Nothing there is read. If it is meant, name its folder with {SETTING}."

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +22,12 @@ from datasets import Dataset, DatasetInfo, Features, Image, load_dataset_builder
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
-from ...config import DataConfig
-from ...labels import LabelSet
+from ...config import SCENES, DataConfig
+from ...labels import LabelSet, differing_labels
+from ...retry import repeat, status_of
 from ..schema import labels_of, open_image, with_labels
 from .hub import columns_of, labels_for
-from .load import SCENES, load_split, reading_of
+from .load import load_split, reading_of
 from .map_decoder import LabelFile, MapDecoder, read_label_file
 from .roots import Roots
 
@@ -173,8 +173,8 @@ class StreamedRecords:
         rows = table.to_pylist()
         pictures = [name for name in self.columns if isinstance(self.features[name], Image)]
         for index, row in enumerate(rows, int(self._starts[group])):
-            told = f"record {row.get('image_id') or index}"
-            self.roots.check_pictures((row[name] for name in pictures), self.addresses[shard], told)
+            record = f"record {row.get('image_id') or index}"
+            self.roots.check_pictures((row[name] for name in pictures), self.addresses[shard], record)
         self._cache[group], self._sizes[group] = rows, table.nbytes
         while len(self._cache) > 1 and sum(self._sizes.values()) > CACHE_BYTES:
             oldest, _ = self._cache.popitem(last=False)
@@ -224,16 +224,21 @@ def _read_footer(address: str) -> pq.FileMetaData:
 
 
 def _retry(call, before_again=lambda: None):
-    for wait in (*WAITS, None):
-        try:
-            return call()
-        except CONNECTION_ERRORS as error:
-            status = getattr(getattr(error, "response", None), "status_code", 500)
-            if wait is None or (status < 500 and status not in (408, 429)):
-                raise OSError(f"The Hub does not give a part of the data: {error}") from error
-            logger.warning("Reading from the Hub failed (%s); again in %d s.", type(error).__name__, wait)
-            time.sleep(wait)
-            before_again()
+    """The result of `call`, repeated while the Hub is away. Raises: `OSError` if it stays away, or refuses."""
+
+    def tell(error: Exception, wait: float, left: int) -> None:
+        logger.warning("Reading from the Hub failed (%s); again in %d s.", type(error).__name__, wait)
+        before_again()
+
+    try:
+        return repeat(call, WAITS, CONNECTION_ERRORS, _passes, tell)
+    except CONNECTION_ERRORS as error:
+        raise OSError(f"The Hub does not give a part of the data: {error}") from error
+
+
+def _passes(error: Exception) -> bool:
+    status = status_of(error) or 500
+    return status >= 500 or status in (408, 429)
 
 
 def read_split(data: DataConfig, split: str, max_records: int | None) -> Dataset | StreamedRecords:
@@ -253,8 +258,10 @@ def join_streams(parts: list[StreamedRecords], names: list[str]) -> StreamedReco
     first = parts[0]
     labels = labels_of(first)
     for name, part in zip(names, parts, strict=True):
-        if not labels.fits(labels_of(part)):
-            raise ValueError(f"{names[0]} and {name} have different labels; they cannot be used together.")
+        if differences := differing_labels(labels, labels_of(part)):
+            raise ValueError(
+                f"{names[0]} and {name} have different labels; they cannot be used together: {differences}."
+            )
         if part.columns != first.columns:
             raise ValueError(f"{names[0]} and {name} have different columns; they cannot be streamed together.")
     joined = copy.copy(first)

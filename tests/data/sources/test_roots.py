@@ -25,11 +25,6 @@ from seggen_hf.data.sources.streamed import stream_records
 from seggen_hf.synthesis.shards import shard_features
 
 
-@pytest.fixture(autouse=True)
-def cache_dir(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture
 def private(tmp_path) -> Path:
     """A folder of the user that no data set knows of: a picture, a map, a panoptic PNG and a label file."""

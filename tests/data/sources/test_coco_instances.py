@@ -16,11 +16,6 @@ CATEGORIES = [{"id": 3, "name": "cell"}, {"id": 7, "name": "debris"}]
 SIZE = (20, 30)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
 def box(x, y, w, h):
     """A rectangle's polygon and its mask."""
     mask = np.zeros(SIZE, bool)

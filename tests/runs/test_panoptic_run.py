@@ -172,7 +172,7 @@ def test_the_readmes_snippet_runs(run, monkeypatch, tmp_path):
     _, folder = run
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "nuclei").symlink_to(folder)
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (section,) = re.findall(r"\n## Panoptic and instance segmentation\n.*?(?=\n## )", readme, flags=re.DOTALL)
     (snippet,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,66 @@
+"""Every source is found by its name or layout, converted once, and refused in one line."""
+
+import subprocess
+import sys
+
+import pytest
+from makers import CATEGORIES, assert_blocks, make_coco, make_folder, photo
+from PIL import Image
+
+from seggen_hf.data.schema import labels_of, read_map
+from seggen_hf.data.sources.load import load_records
+
+
+def test_scenes_are_a_source_like_any_other():
+    records = load_records("scenes", "val", max_records=3, size=(32, 48))
+    assert len(records) == 3 and read_map(records[0]["segmentation_map"]).shape == (32, 48)
+    assert labels_of(records).num_labels > 6 and records[0]["caption"]
+    with pytest.raises(ValueError, match="unseen"):
+        load_records("scenes", "dusk")
+
+
+def test_unknown_layouts_splits_and_paths_are_refused(tmp_path):
+    root = make_folder(tmp_path / "data", count=1, splits=("train", "val"))
+    with pytest.raises(ValueError, match="no split 'test'; it has train, val"):
+        load_records(root, "test")
+    with pytest.raises(ValueError, match="does not exist"):
+        load_records(tmp_path / "nothing")
+    (tmp_path / "odd" / "pictures").mkdir(parents=True)
+    with pytest.raises(ValueError, match="It holds: pictures/"):
+        load_records(tmp_path / "odd")
+    (root / "classes.json").unlink()
+    with pytest.raises(ValueError, match="classes.json, labels.json, id2label.json"):
+        load_records(root)
+    assert_blocks(load_records(root, labels={"categories": CATEGORIES}), 1)
+
+
+def test_conversion_is_made_once_and_again_when_a_file_changes(tmp_path, cache_dir):
+    root = make_coco(tmp_path / "data", "val")
+    first = load_records(root, "val")
+    (made,) = cache_dir.glob("*.arrow")
+    stamp = made.stat().st_mtime_ns
+    second = load_records(root, "val")
+    assert made.stat().st_mtime_ns == stamp and first._fingerprint == second._fingerprint
+    Image.fromarray(photo(50)).save(root / "images/val/000000000000.jpg")
+    third = load_records(root, "val")
+    assert third._fingerprint != first._fingerprint and len(list(cache_dir.glob("*.arrow"))) == 2
+
+
+def test_a_file_that_breaks_after_the_check_is_found_again(tmp_path):
+    root = make_folder(tmp_path / "data", count=3)
+    load_records(root)
+    (root / "train/masks/0001.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="0001.png: the file is empty"):
+        load_records(root)
+
+
+def test_fingerprints_are_the_same_in_every_process(tmp_path):
+    root = make_folder(tmp_path / "data", count=3)
+    code = f"from seggen_hf.data.sources.load import load_records; print(load_records({str(root)!r})._fingerprint)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip().splitlines()[-1] == load_records(root)._fingerprint
+
+
+def test_a_name_that_is_neither_folder_nor_reachable_is_one_clear_error():
+    with pytest.raises(ValueError, match="camvid-typo is no folder here, and as a Hub id it cannot be read"):
+        load_records("camvid-typo")
