@@ -2,11 +2,12 @@
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
-CODE := setup.py src metrics pipelines model_cards training benchmarks tests
+CODE := setup.py src metrics pipelines model_cards training benchmarks tests docs
 RUN := $(VENV)/bin/.installed
 TEST := $(VENV)/bin/.installed-test
+DOCS := $(VENV)/bin/.installed-docs
 
-.PHONY: quickstart test test-gpu style quality install
+.PHONY: quickstart test test-fast test-gpu style quality docs install
 
 quickstart: $(RUN)  ## the whole loop on the built-in scenes, on a CPU
 	@echo "== Running the whole loop on the built-in scenes: captions, masks, images, segmenters, report."
@@ -15,6 +16,10 @@ quickstart: $(RUN)  ## the whole loop on the built-in scenes, on a CPU
 test: $(TEST)
 	@echo "== Running the tests in two processes; they need no network and no GPU."
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+test-fast: $(TEST)
+	@echo "== Running the tests that take seconds each, in two processes."
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-gpu: $(TEST)
 	@echo "== Running the tests that need a CUDA device, in one process; without one each is skipped and says so."
@@ -29,6 +34,10 @@ quality: $(TEST)
 	@echo "== Checking style; \`make style\` mends most of what this finds."
 	$(VENV)/bin/ruff check $(CODE)
 	$(VENV)/bin/ruff format --check $(CODE)
+
+docs: $(DOCS)
+	@echo "== Building the site into site/; every warning is an error."
+	$(VENV)/bin/zensical build --clean --strict --config-file mkdocs.yml
 
 install: $(TEST)
 	@echo "== Installed for development. Activate with: source $(VENV)/bin/activate"
@@ -48,4 +57,9 @@ $(RUN): setup.py constraints.txt | $(VENV)/bin/python
 $(TEST): setup.py constraints.txt | $(VENV)/bin/python
 	@echo "== Installing seggen_hf, what it needs and the test tools into $(VENV) (a few minutes the first time)."
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $(RUN) $@
+
+$(DOCS): setup.py constraints.txt | $(VENV)/bin/python
+	@echo "== Installing seggen_hf, what it needs and what builds its site into $(VENV)."
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $(RUN) $@

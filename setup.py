@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+REPOSITORY = "https://github.com/seggen/seggen_hf"
+
 # Lower bounds are versions that the tests ran with; constraints.txt has the exact ones.
 install_requires = [
     "accelerate>=1.15",
@@ -29,6 +31,7 @@ trackers = ["tensorboard>=2.21"]
 metrics = ["evaluate>=0.4.6"]
 # The Hub's own choice for Spaces. It holds Pillow under 13.
 demo = ["gradio>=6.31.0"]
+docs = ["mkdocstrings[python]>=1.0", "zensical>=0.0.73"]
 
 extras_require = {
     "test": [
@@ -44,6 +47,7 @@ extras_require = {
         *demo,
     ],
     "demo": demo,
+    "docs": docs,
     "8bit": ["bitsandbytes>=0.50"],  # optimizer: adamw_8bit
     "trackers": trackers,
     "metrics": metrics,  # for evaluate.load of metrics/; training and scoring use seggen_hf.metrics alone
@@ -58,6 +62,30 @@ setup(
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    url=REPOSITORY,
+    project_urls={
+        "Documentation": f"{REPOSITORY}/tree/main/docs",
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+        "Paper": "https://arxiv.org/abs/2311.03355",
+    },
+    keywords="segmentation synthetic-data diffusion mask2former sdxl controlnet",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        # Several stages at a time, and signals that end them, are POSIX.
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     install_requires=install_requires,
     extras_require=extras_require,

@@ -1,7 +1,7 @@
-"""Write the measured figures of finished runs into README.md: python benchmarks/update_readme.py RUN [RUN ...]
+"""Write the measured figures of finished runs into docs/results.md: python benchmarks/update_readme.py RUN [RUN ...]
 
-The figures come from each run's results.json and stage markers; nothing is typed. What the README says of runs of
-other recipes stays.
+The figures come from each run's results.json and stage markers; nothing is typed. What the page says of runs of other
+recipes stays. README.md shows one of them, copied from there.
 """
 
 import argparse
@@ -15,7 +15,8 @@ from seggen_hf.runs.report import list_costs, list_scores
 from seggen_hf.runs.results import percent, read_results
 from seggen_hf.tasks import task_of
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README_SHOWS = "quickstart"  # what everybody can run
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SECTION = re.compile(r"^(?=\*\*.+?\*\*: )", re.MULTILINE)
 
@@ -79,28 +80,40 @@ def show_samples(run: Path, docs: Path) -> str:
     preview = run / "synthetic" / "preview.png"
     if not preview.is_file() or load_recipe(run / "recipe.yaml").data.dataset_name != SCENES:
         return ""
-    docs.mkdir(exist_ok=True)
     name = f"{read_results(run)['recipe']}.png"
     shutil.copyfile(preview, docs / name)
-    return f"\n\n![Samples of the run: caption, map, generated image]({docs.name}/{name})"
+    return f"\n\n![Samples of the run: caption, map, generated image]({name})"
 
 
-def write_results(readme: Path, runs: list[Path]) -> None:
-    """Replace what `readme` says of the runs' recipes, between its two markers, or add it at the end.
+def write_results(root: Path, runs: list[Path]) -> None:
+    """Replace what docs/results.md under `root` says of the runs' recipes, between its two markers, or add it at the
+    end; then copy what it says of the quickstart between those of README.md.
 
-    Raises: `ValueError` if the markers are not there.
+    Raises: `ValueError` if the markers are not there, or a run has no results.
     """
-    text = readme.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    before, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{readme} lacks the lines {BEGIN} and {END}.")
-    sections = {name: text.strip() for text in SECTION.split(before) if (name := _recipe_of(text))}
+    page, readme = root / "docs" / "results.md", root / "README.md"
+    sections = {name: text for text in _split(page)[1] if (name := _recipe_of(text))}
+    _split(readme)  # refuses it before anything is written
     for run in runs:
         described = describe_run(run)
-        sections[_recipe_of(described)] = described + show_samples(run, readme.parent / "docs")
-    body = "\n\n".join(sections.values())
-    write_text(readme, f"{head}{BEGIN}\n{body}\n{END}{tail}")
+        sections[_recipe_of(described)] = described + show_samples(run, page.parent)
+    _replace(page, "\n\n".join(sections.values()))
+    if README_SHOWS in sections:
+        _replace(readme, sections[README_SHOWS].replace("](", f"]({page.parent.name}/"))
+
+
+def _split(file: Path) -> tuple[str, list[str], str]:
+    """What stands before the markers, the sections between them, and what comes after."""
+    head, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    body, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{file} lacks the lines {BEGIN} and {END}.")
+    return head, [text.strip() for text in SECTION.split(body) if text.strip()], tail
+
+
+def _replace(file: Path, body: str) -> None:
+    head, _, tail = _split(file)
+    write_text(file, f"{head}{BEGIN}\n{body}\n{END}{tail}")
 
 
 def _recipe_of(section: str) -> str | None:
@@ -111,10 +124,10 @@ def _recipe_of(section: str) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders with results.json")
-    parser.add_argument("--readme", type=Path, default=README)
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and docs/results.md")
     arguments = parser.parse_args()
     try:
-        write_results(arguments.readme, arguments.runs)
+        write_results(arguments.root, arguments.runs)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -40,16 +40,36 @@ def test_every_file_of_the_readme_exists():
         assert name in builtin_recipes()
 
 
+def copy_pages(folder: Path) -> tuple[Path, Path]:
+    (folder / "docs").mkdir()
+    return tuple(Path(shutil.copy(ROOT / name, folder / name)) for name in ("README.md", "docs/results.md"))
+
+
 def test_measured_figures_come_from_a_run(tiny_run, tmp_path, load_script):
     script = load_script(ROOT / "benchmarks" / "update_readme.py")
-    readme = shutil.copy(ROOT / "README.md", tmp_path / "README.md")
-    script.write_results(Path(readme), [tiny_run])
-    script.write_results(Path(readme), [tiny_run])  # again: replaced, not repeated
-    text = Path(readme).read_text()
+    readme, page = copy_pages(tmp_path)
+    before = page.read_text()
+    script.write_results(tmp_path, [tiny_run])
+    script.write_results(tmp_path, [tiny_run])  # again: replaced, not repeated
+    text = page.read_text()
     assert text.count("**tiny**: scenes, 1 seed") == 1 and "| synthetic: with ImgSyn and MaskSyn |" in text
-    assert "(docs/tiny.png)" in text and (tmp_path / "docs" / "tiny.png").is_file()
-    assert text.partition("## Files")[2] == README.partition("## Files")[2]
-    sections = script.SECTION.split(README.partition(script.BEGIN)[2].partition(script.END)[0])
+    assert "](tiny.png)" in text and (tmp_path / "docs" / "tiny.png").is_file()
+    assert text.partition(script.END)[2] == before.partition(script.END)[2]
+    sections = script.SECTION.split(before.partition(script.BEGIN)[2].partition(script.END)[0])
     assert len(sections) > 3 and all(section.strip() in text for section in sections)  # other runs stay
+    assert readme.read_text() == README  # it shows the quickstart alone, and what is told of that stays
     with pytest.raises(ValueError, match="no results.json"):
-        script.write_results(Path(readme), [tmp_path])
+        script.write_results(tmp_path, [tmp_path])
+
+
+def test_the_readme_copies_its_figures_from_the_results(tiny_run, tmp_path, load_script, monkeypatch):
+    script = load_script(ROOT / "benchmarks" / "update_readme.py")
+    monkeypatch.setattr(script, "README_SHOWS", "tiny")
+    readme, _ = copy_pages(tmp_path)
+    script.write_results(tmp_path, [tiny_run])
+    text = readme.read_text()
+    assert text.count("**tiny**") == 1 and "**quickstart**" not in text and "](docs/tiny.png)" in text
+    assert text.partition(script.END)[2] == README.partition(script.END)[2]
+    readme.write_text(README.replace(script.BEGIN, ""))
+    with pytest.raises(ValueError, match="README.md lacks the lines"):
+        script.write_results(tmp_path, [tiny_run])
