@@ -6,7 +6,8 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image
 
-from seggen_hf.digests import digest_of, even_places, json_digest, records_digest, weights_digest
+from seggen_hf.content_digests import even_places, records_digest, weights_digest
+from seggen_hf.digests import digest_of, json_digest
 
 
 def test_the_digests_of_values_are_those_that_folders_hold():

@@ -25,6 +25,7 @@ FLOORS = {
     "recipes": 0,
     "retry": 0,
     "spacing": 0,
+    "content_digests": 0,
     "digests": 0,
     "files": 0,
     "markdown": 0,

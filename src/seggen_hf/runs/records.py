@@ -7,9 +7,10 @@ from pathlib import Path
 import datasets
 
 from ..config import SCENES, Recipe
+from ..content_digests import records_digest
 from ..data.schema import labels_of
 from ..data.sources.load import load_split
-from ..digests import digest_of, records_digest
+from ..digests import digest_of
 from ..files import write_json
 
 

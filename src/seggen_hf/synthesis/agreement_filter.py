@@ -12,8 +12,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..config import FilterConfig
+from ..content_digests import records_digest, weights_digest
 from ..data.schema import check_columns, encode_map, encode_panoptic, labels_of
-from ..digests import records_digest, weights_digest
 from ..files import write_json
 from ..folders import FILTERED, claim_folder
 from ..labels import LabelSet, differing_labels

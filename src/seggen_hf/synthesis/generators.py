@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from ..config import SynthesisConfig
-from ..digests import weights_digest
+from ..content_digests import weights_digest
 from ..labels import LabelSet, differing_labels
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from datasets import Dataset
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 
 from ..config import DataConfig, GeneratorConfig
-from ..digests import digest_of, weights_digest
+from ..content_digests import weights_digest
+from ..digests import digest_of
 from ..files import write_folder
 from ..miniature.architecture import resolve_base
 from ..pipelines import ColormapCodec, PanopticCodec

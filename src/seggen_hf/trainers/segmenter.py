@@ -8,11 +8,12 @@ from PIL import Image
 from torch import nn
 
 from ..config import SegmenterConfig, save_config
+from ..content_digests import records_digest
 from ..data.mixture import DecodedRecords, RecordMixture
 from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
-from ..digests import digest_of, records_digest
+from ..digests import digest_of
 from ..files import save_image, write_folder
 from ..labels import LabelSet, differing_labels
 from ..pictures.grid import lay_out

@@ -6,11 +6,12 @@ import numpy as np
 from datasets import Dataset, Image
 
 from ..config import GeneratorConfig
+from ..content_digests import records_digest
 from ..data.mixture import shuffle_windows
 from ..data.schema import check_columns, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import cover_crop, cover_crop_map, flip_pair, random_zoom_crop
-from ..digests import digest_of, records_digest
+from ..digests import digest_of
 from ..pipelines import ColormapCodec, PanopticCodec
 from ..spacing import spread
 
