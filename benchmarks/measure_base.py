@@ -278,7 +278,7 @@ def measure(arguments: argparse.Namespace) -> tuple[dict, list[list[np.ndarray]]
         outputs = draw(
             text2mask, captions, height=64, width=64, num_inference_steps=settings.text2mask_steps,
             guidance_scale=settings.text2mask_guidance, max_color_distance=settings.max_color_distance,
-            min_region_area=settings.min_region_area,
+            min_region_area=settings.min_region_area, fill_distance=settings.fill_distance,
         )  # fmt: skip
         made = [made_map for output in outputs for made_map in output.segmentation_maps]
         figures["text2mask"] = {

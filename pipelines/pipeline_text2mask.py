@@ -84,6 +84,7 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
         width: int | None = None,
         max_color_distance: float | None = 40.0,
         min_region_area: int = 0,
+        fill_distance: int = 0,
         output_type: str = "pil",
         return_dict: bool = True,
         **kwargs,
@@ -97,6 +98,8 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
                 `ignore_index`; 0-255 RGB units; `None` always takes the nearest.
             min_region_area (`int`): smaller regions join their surroundings; 0 keeps all (of a panoptic pipeline all
                 from 2 pixels at 64 x 64, and in proportion to the sides above).
+            fill_distance (`int`): pixels that `max_color_distance` ignores take the label of the nearest other pixel
+                within this many pixels; 0 leaves them ignored. A panoptic pipeline settles borders itself.
             output_type (`str`): `"pil"`, `"np"`, `"pt"`, or `"latent"`, which is not decoded.
             kwargs: every other argument of `StableDiffusionXLPipeline.__call__`: num_inference_steps, guidance_scale,
                 guidance_rescale, generator, num_images_per_prompt, latents, callback_on_step_end, ...
@@ -105,7 +108,7 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
         Raises: `ValueError` for a pipeline without codec; `TypeError` for an argument that SDXL's pipeline lacks.
         """
         # 1. Refuse what cannot be decoded before a denoising step is paid for.
-        self.check_decoding(max_color_distance, min_region_area, output_type)
+        self.check_decoding(max_color_distance, min_region_area, fill_distance, output_type)
         self.check_call_arguments(StableDiffusionXLPipeline, kwargs)
 
         # 2. The stock SDXL loop: it already knows guidance, offload, LoRA and callbacks.
@@ -136,7 +139,7 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
                 for part in ([r.segmentation_map for r in read], [r.distance for r in read])
             )
         else:
-            maps, distances = self.codec.decode(rgb, max_color_distance, min_region_area)  # (B, H, W) each
+            maps, distances = self.codec.decode(rgb, max_color_distance, min_region_area, fill_distance)  # (B, H, W)
         maps[broken], distances[broken] = self.codec.ignore_index, torch.inf
 
         # 4. The form that was asked for.
@@ -148,7 +151,7 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
         output = Text2MaskOutput(rgb, maps, distances, panoptic_maps, segments_infos)
         return output if return_dict else output.to_tuple()
 
-    def check_decoding(self, max_color_distance, min_region_area, output_type) -> None:
+    def check_decoding(self, max_color_distance, min_region_area, fill_distance, output_type) -> None:
         """Refuse a call whose result could not be read. `check_inputs` is the name of the stock loop's own check."""
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"output_type is {output_type!r}; it must be pil, np, pt or latent.")
@@ -158,3 +161,5 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
             raise ValueError(f"max_color_distance is {max_color_distance}; it must be 0 or more, or None.")
         if min_region_area < 0:
             raise ValueError(f"min_region_area is {min_region_area}; it must be 0 (keep all regions) or more.")
+        if fill_distance < 0:
+            raise ValueError(f"fill_distance is {fill_distance}; it must be 0 (fill nothing) or more pixels.")

@@ -131,7 +131,9 @@ class ColormapCodec:
         table[: self.num_labels] = self.palette
         return table[segmentation_map]
 
-    def decode(self, color_maps, max_distance: float | None = None, min_region_area: int = 0) -> DecodedMaps:
+    def decode(
+        self, color_maps, max_distance: float | None = None, min_region_area: int = 0, fill_distance: int = 0
+    ) -> DecodedMaps:
         """Map each pixel to the label with the nearest color; void and edge color become `ignore_index`.
 
         Args:
@@ -140,6 +142,9 @@ class ColormapCodec:
             max_distance (`float`, optional): pixels further from every color become `ignore_index`; 0-255 RGB units.
             min_region_area (`int`): connected regions (4-neighbours) of fewer pixels, ignored ones too, join the
                 nearest larger region (JoDiffusion merges those under 20 pixels).
+            fill_distance (`int`): pixels further than `max_distance` from every color take the label of the nearest
+                other pixel that is at most this many pixels away: soft borders of a small or young model, whose
+                mixtures of two colors are near to neither. 0 leaves them ignored.
         Returns: `DecodedMaps`, numpy for numpy and PIL, tensors on the same device for tensors.
         Raises: `ValueError` if the rank is another or floats leave [0, 1].
         """
@@ -154,7 +159,7 @@ class ColormapCodec:
                     f"A tensor of color maps is (3, H, W) or (B, 3, H, W), not {tuple(color_maps.shape)}."
                 )
             rgb = color_maps.float() if color_maps.is_floating_point() else color_maps
-            decoded = self.decode(rgb.movedim(-3, -1).cpu().numpy(), max_distance, min_region_area)
+            decoded = self.decode(rgb.movedim(-3, -1).cpu().numpy(), max_distance, min_region_area, fill_distance)
             return DecodedMaps(*(torch.from_numpy(part).to(color_maps.device) for part in decoded))
 
         rgb = _to_uint8(np.asarray(color_maps))
@@ -164,7 +169,12 @@ class ColormapCodec:
             chunk = slice(part, part + CHUNK)
             self._decode_pixels(rgb.reshape(-1, 3)[chunk], labels.reshape(-1)[chunk], distance.reshape(-1)[chunk])
         if max_distance is not None:
-            labels[distance > max_distance] = self.ignore_index
+            far = distance > max_distance
+            labels[far] = self.ignore_index
+            if fill_distance > 0:
+                shape = (-1, *labels.shape[-2:])
+                for one, unread in zip(labels.reshape(shape), far.reshape(shape), strict=True):
+                    _fill(one, unread, fill_distance)
         if min_region_area > 1:
             for one in labels.reshape(-1, *labels.shape[-2:]):  # views: changed in place
                 _join_small_regions(one, min_region_area)
@@ -290,10 +300,15 @@ def connected_regions(values: np.ndarray) -> np.ndarray:
 
 def _join_small_regions(segmentation_map, min_region_area):
     """Give each pixel of a region under `min_region_area` the label of the nearest pixel of a larger one, in place."""
+    regions = connected_regions(segmentation_map)
+    _fill(segmentation_map, (np.bincount(regions.reshape(-1)) < min_region_area)[regions])
+
+
+def _fill(segmentation_map, holes, reach=np.inf):
+    """Give each of the pixels `holes` (bool) the label of the nearest other pixel within `reach` pixels, in place."""
     from scipy import ndimage
 
-    regions = connected_regions(segmentation_map)
-    small = (np.bincount(regions.reshape(-1)) < min_region_area)[regions]
-    if small.any() and not small.all():
-        nearest = ndimage.distance_transform_edt(small, return_distances=False, return_indices=True)
-        segmentation_map[...] = segmentation_map[tuple(nearest)]
+    if holes.any() and not holes.all():
+        distance, nearest = ndimage.distance_transform_edt(holes, return_indices=True)
+        filled = distance <= reach  # 0 outside the holes
+        segmentation_map[filled] = segmentation_map[tuple(axis[filled] for axis in nearest)]

@@ -132,6 +132,28 @@ def test_pixels_far_from_every_color_are_ignored():
     assert codec.decode(rgb).distance[0, 1] == pytest.approx(distance)
 
 
+def test_unreadable_pixels_take_the_nearest_label_within_reach():
+    """What was drawn void stays ignored; so does what is further away."""
+    codec = codec_of(11)
+    segmentation_map = np.zeros((12, 20), dtype=np.int64)
+    segmentation_map[:, 12:] = 4
+    segmentation_map[:3, :3] = codec.ignore_index
+    rgb = codec.encode(np.stack([segmentation_map, segmentation_map]))
+    border = ((np.array(codec.palette[0], dtype=int) + codec.palette[4]) // 2).astype(np.uint8)
+    rgb[0, :, 8:16] = border  # soft, 4 pixels to each side
+    near = min(np.linalg.norm(np.array(color, dtype=float) - border) for color in [*codec.palette, codec.void_color])
+    filled = codec.decode(rgb, max_distance=near - 1, fill_distance=3)
+    expected = segmentation_map.copy()
+    expected[:, 11:13] = codec.ignore_index
+    assert np.array_equal(filled.segmentation_map[0], expected)
+    assert np.array_equal(filled.segmentation_map[1], segmentation_map)
+    whole = codec.decode(torch.from_numpy(rgb).movedim(-1, 1), max_distance=near - 1, fill_distance=4)
+    assert np.array_equal(whole.segmentation_map[0].numpy(), segmentation_map)
+    unfilled = codec.decode(rgb, max_distance=near - 1).segmentation_map[0]
+    assert (unfilled[:, 8:16] == codec.ignore_index).all()
+    assert (filled.distance[0, :, 8:16] > near - 1).all()  # how clean the colors were is told as it was
+
+
 def test_void_and_edge_colors_decode_to_the_ignored_id():
     codec = codec_of(11)
     rgb = np.array([[codec.void_color, codec.edge_color]], dtype=np.uint8)

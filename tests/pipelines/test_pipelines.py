@@ -103,6 +103,9 @@ def test_distant_pixels_and_small_regions_are_cleaned(text2mask, codec):
     merged = draw(text2mask, PROMPTS[0], max_color_distance=None, min_region_area=5).segmentation_maps
     expected = codec.decode(out.color_maps, None, 5).segmentation_map
     assert torch.equal(merged, expected)
+    filled = draw(text2mask, PROMPTS[0], max_color_distance=30.0, fill_distance=2).segmentation_maps
+    assert torch.equal(filled, codec.decode(out.color_maps, 30.0, 0, 2).segmentation_map)
+    assert (filled != out.segmentation_maps).any() and (filled == out.segmentation_maps)[~far].all()
 
 
 def test_stock_arguments_pass_through(text2mask):
@@ -174,6 +177,7 @@ def test_text2mask_refuses_before_it_draws(text2mask, components):
         ({"output_type": "image"}, "pil, np, pt or latent"),
         ({"max_color_distance": -1}, "max_color_distance"),
         ({"min_region_area": -1}, "min_region_area"),
+        ({"fill_distance": -1}, "fill_distance"),
     ):
         with pytest.raises(ValueError, match=message):
             draw(text2mask, PROMPTS, **wrong)

@@ -59,6 +59,12 @@ class SynthesisConfig:
     min_region_area: int = field(
         default=20, metadata=about("Smaller regions join their surroundings (JoDiffusion: 20).")
     )
+    fill_distance: int = field(
+        default=0,
+        metadata=about(
+            "Pixels that max_color_distance ignores take the nearest other label within this many pixels; 0: none."
+        ),
+    )
     max_ignored_share: float = field(
         default=0.3,
         metadata=about("A generated map with a larger share of ignored pixels is dropped, with the reason."),
@@ -79,7 +85,7 @@ class SynthesisConfig:
         check(fits, "vae_precision", self.vae_precision, "float32 with --offload sequential")
         for name in ("batch_size", "shard_size", "text2mask_steps", "mask2img_steps", "max_color_distance"):
             check(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("masksyn_variants", "imgsyn_variants", "min_region_area", "seed"):
+        for name in ("masksyn_variants", "imgsyn_variants", "min_region_area", "fill_distance", "seed"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or positive")
         for name in ("caption_style_share", "max_ignored_share"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")

@@ -62,6 +62,7 @@ class DemoModels:
                 guidance_scale=config.text2mask_guidance,
                 max_color_distance=config.max_color_distance,
                 min_region_area=config.min_region_area,
+                fill_distance=config.fill_distance,
                 generator=torch.Generator().manual_seed(seed),
                 output_type="np",
                 callback_on_step_end=self._stop_early,

@@ -20,7 +20,7 @@ from .staging import empty_folder
 # What the page's generators need of a run's recipe; the rest of the section is about how many samples to make.
 SAMPLING = (
     "mixed_precision", "text2mask_steps", "text2mask_guidance", "mask2img_steps", "mask2img_guidance",
-    "conditioning_scale", "max_color_distance", "min_region_area",
+    "conditioning_scale", "max_color_distance", "min_region_area", "fill_distance",
 )  # fmt: skip
 APP = '''"""SegGen's demo: see README.md. What visitors keep and reject goes to decisions/."""
 

@@ -19,9 +19,9 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from ..config import SynthesisConfig, save_config
+from ..content_digests import records_digest
 from ..data.schema import check_columns, encode_image, encode_map, encode_panoptic, read_map, read_panoptic
 from ..data.transforms import cover_crop_map
-from ..digests import records_digest
 from ..files import write_json
 from ..folders import SYNTHESIS, check_folder, claim_folder
 from ..labels import LabelSet
@@ -337,6 +337,7 @@ class ShardMaker:
             generator=[draft.generator for draft in drafts],
             max_color_distance=config.max_color_distance,
             min_region_area=config.min_region_area,
+            fill_distance=config.fill_distance,
             output_type="np",
         )
         for row, draft in enumerate(drafts):

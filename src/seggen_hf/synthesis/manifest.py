@@ -19,12 +19,15 @@ KINDS = ("imgsyn", "masksyn")  # alphabetical, so that a plain listing of the sh
 MANIFEST = "manifest.json"
 # Where files lie, where weights wait, and how many samples are denoised or decoded at once changes no sample.
 _NOT_IN_FINGERPRINT = ("output_dir", "text2mask_model", "mask2img_model", "batch_size", "offload", "vae_slicing")
-_WITHOUT_TRACE = {"vae_precision": "float32"}  # left out where they have this value: manifests may be older than they
+_WITHOUT_TRACE = {
+    "vae_precision": "float32",
+    "fill_distance": 0,
+}  # left out where they have this value: manifests may be older than they
 _OF_KIND = {  # what decides samples of that kind only
     "imgsyn": ("imgsyn_variants",),
     "masksyn": (
         "masksyn_variants", "text2mask_steps", "text2mask_guidance", "max_color_distance", "min_region_area",
-        "max_ignored_share",
+        "fill_distance", "max_ignored_share",
     ),
 }  # fmt: skip
 
