@@ -42,6 +42,7 @@ extras_require = {
         "pytest-xdist>=3.8",
         "ruff>=0.17",
         "setuptools>=84.2",
+        "torchmetrics>=1.9",  # what our metrics are compared with
         *trackers,  # the tests write with one
         *metrics,
         *demo,
