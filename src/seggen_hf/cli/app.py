@@ -41,10 +41,10 @@ def command(function):
         except Exception as error:  # the one place where everything ends as a line
             if debug:
                 traceback.print_exc()
-            told = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
             if not isinstance(error, (ValueError, OSError, FloatingPointError)):
-                told = f"{type(error).__name__}: {told} (--debug shows where)"
-            _fail(told, 2 if isinstance(error, WrongArguments) else 1)
+                reason = f"{type(error).__name__}: {reason} (--debug shows where)"
+            _fail(reason, 2 if isinstance(error, WrongArguments) else 1)
 
     return run
 
@@ -54,8 +54,8 @@ def register(function) -> None:
     app.command(name=function.__name__.replace("_", "-"))(function)
 
 
-def _fail(told: str, status: int) -> None:
-    print(f"error: {told}", file=sys.stderr)
+def _fail(reason: str, status: int) -> None:
+    print(f"error: {reason}", file=sys.stderr)
     raise typer.Exit(status)
 
 

@@ -81,8 +81,8 @@ def start_run(recipe, settings, out, only=None, first=None, last=None, redo=None
     options = [("--out", out), *(() if called else (("--only", name) for name in only or ()))]
     options += [("--from", first), ("--until", last), *(("--redo", name) for name in redo or ())]
     words = ["seggen", *(called or ["run", shown_recipe(recipe)])]
-    told = public_command(*words, settings=list_overridden(loaded, settings or ()), options=options)
-    run_stages(loaded, folder, kinds, redo or (), command=told, say=say)
+    command = public_command(*words, settings=list_overridden(loaded, settings or ()), options=options)
+    run_stages(loaded, folder, kinds, redo or (), command=command, say=say)
     results = read_results(folder)
     if as_json:
         print(dumps({"run": str(folder), "results": results}))

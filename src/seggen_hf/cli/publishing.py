@@ -61,8 +61,8 @@ def push(
     api = None if dry_run else connect(namespace)  # before anything is staged: a wrong token costs nothing
     artifacts = stage(plan, private, public)
     for why in dict.fromkeys(artifact.why_private for artifact in artifacts if artifact.why_private):
-        told = ", ".join(artifact.repo_id for artifact in artifacts if artifact.why_private == why)
-        say(f"Private: {told}, since {why}; --public makes them public")
+        repositories = ", ".join(artifact.repo_id for artifact in artifacts if artifact.why_private == why)
+        say(f"Private: {repositories}, since {why}; --public makes them public")
     if dry_run:
         for artifact in artifacts:
             say(

@@ -70,8 +70,8 @@ def _score_on(source, splits, folders, recipe, batch_size, task, as_json, readin
             scores = score_folder(folder, records, settings, task)
             rows.append({"segmenter": str(folder), "dataset": source, "split": name} | scores)
             if not as_json:
-                told = f"{metric_name} {percent(scores[metric])} %"
-                print(f"{folder}  {source} ({name}, {scores['num_images']} images): {told}")
+                score = f"{metric_name} {percent(scores[metric])} %"
+                print(f"{folder}  {source} ({name}, {scores['num_images']} images): {score}")
     if as_json:
         print(dumps(rows))
     else:

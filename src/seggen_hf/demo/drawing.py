@@ -95,8 +95,8 @@ class Drawing:
                 name = f"{list(self.categories.values()).count(label)} × {name}"
             swatch = f'<span class="seggen-swatch" style="background:{color}"></span>'
             share = count / labels.size
-            told = f"{share:.0%}" if share >= 0.01 else "&lt;1%"
-            lines.append(f"<li>{swatch}{name} <small>{told}</small></li>")
+            percentage = f"{share:.0%}" if share >= 0.01 else "&lt;1%"
+            lines.append(f"<li>{swatch}{name} <small>{percentage}</small></li>")
         return f'<ul class="seggen-legend">{"".join(lines)}</ul>'
 
     def agreement(self, answer: "Drawing") -> str:

@@ -61,8 +61,8 @@ class OwnPagesOnly:
     async def __call__(self, scope, receive, send):
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        told = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
-        hosts, origins = ([value for key, value in told if key == name] for name in (b"host", b"origin"))
+        headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
+        hosts, origins = ([value for key, value in headers if key == name] for name in (b"host", b"origin"))
         if len(hosts) == 1 and self.names.fits(hosts[0], origins):
             return await self.app(scope, receive, send)
         if scope["type"] == "websocket":  # closed before it is accepted: the server answers 403

@@ -153,11 +153,11 @@ class Steps:
         steps = _whole("number of steps", steps, 1, MAX_STEPS)
         image = self.models.draw_image(sample.drawing, sample.caption, sample.seed, steps)
         sample = replace(sample, image=image, sample_id=self.decisions.new_id())
-        answer, told = self.models.answer(image), ""
+        answer, agreement = self.models.answer(image), ""
         if answer is not None:
-            told = f"<p>{sample.drawing.agreement(answer)}</p>{answer.legend()}"
+            agreement = f"<p>{sample.drawing.agreement(answer)}</p>{answer.legend()}"
             answer = magnify(answer.paint())
-        return sample, magnify(np.asarray(image.convert("RGB"))), answer, told, ""
+        return sample, magnify(np.asarray(image.convert("RGB"))), answer, agreement, ""
 
     def decide(self, decision: str):
         def save(sample: Sample):

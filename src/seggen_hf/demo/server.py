@@ -127,8 +127,8 @@ def check_address(host: str, port: int | None) -> None:
         try:
             probe.bind((host, port or 0))
         except OSError as error:
-            told = f"{port} is taken; give another --port" if error.errno == errno.EADDRINUSE else str(error)
-            raise OSError(f"{told}.") from error
+            reason = f"{port} is taken; give another --port" if error.errno == errno.EADDRINUSE else str(error)
+            raise OSError(f"{reason}.") from error
 
 
 def _await_signals() -> threading.Event:

@@ -97,8 +97,8 @@ class RunPlan:
         if self.fits(gpu):
             cards = f"{self.processes} x {name}" if self.processes > 1 else name
             return f"{cards}: fits, {needs}; about {_told_hours(self.hours(gpu))}"
-        told = "leaves less than a tenth free" if self.peak <= gpu.memory * GIB else "does not fit"
-        return f"{name}: {told}, {needs}" + (f"; --preset {preset} fits" if preset else "")
+        shortfall = "leaves less than a tenth free" if self.peak <= gpu.memory * GIB else "does not fit"
+        return f"{name}: {shortfall}, {needs}" + (f"; --preset {preset} fits" if preset else "")
 
     def _table(self, gpus: dict[str, Gpu]) -> list[str]:
         """A row a stage: samples a second and the hours of all its times on each card; of many cards hours alone."""

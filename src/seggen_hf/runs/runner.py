@@ -58,10 +58,10 @@ def check_stages(stages: list[Stage], kinds: Sequence[str], again: Sequence[Stag
     if changes:
         # What only reads a changed stage is not worth a word of its own.
         changes = [c for c in changes if not isinstance(c[1], InputsChanged)] or changes
-        told = " ".join(str(error) for _, error in changes)
+        reasons = " ".join(str(error) for _, error in changes)
         names = sorted({stage.kind for stage, _ in changes}, key=STAGES.index)
         flags = " ".join(f"--redo {name}" for name in names)
-        raise SettingsChanged(f"{told} Use another --out, or {flags} to make anew what depends on it.")
+        raise SettingsChanged(f"{reasons} Use another --out, or {flags} to make anew what depends on it.")
     for stage in stages:
         if id(stage) not in again and has_other_data(stage, data):
             raise SettingsChanged(

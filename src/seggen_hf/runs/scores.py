@@ -230,7 +230,7 @@ def evaluate_arms(
                 for segmenter in pending:
                     score_splits(segmenter, tests, sources, recipe, command)
             facts["segmenters"] = len(pending)
-    told = TASKS[recipe.data.task]
+    headline = TASKS[recipe.data.task]
     rows, markers, entries = [], [], []
     for segmenter in segmenters:
         markers.append(read_marker(segmenter.folder))
@@ -239,7 +239,7 @@ def evaluate_arms(
         entries += [scored[split] for split in tests]
         for split in tests:
             scores = known_scores(segmenter, split, sources[split])
-            score = f"{told.metric_name} {percent(scores[told.metric])}"
+            score = f"{headline.metric_name} {percent(scores[headline.metric])}"
             say(f"evaluate: {segmenter.arm}, seed {segmenter.seed}, {split}: {score}")
             place = {"folder": str(segmenter.folder.relative_to(run.path)), "steps": made["steps"]}
             place["synthetic_records"] = made["synthetic_records"]
@@ -252,7 +252,7 @@ def evaluate_arms(
         "arms": {name: ARMS[name].description for name in dict.fromkeys(segmenter.arm for segmenter in segmenters)},
         "seeds": list_seeds(rows),
         "not_trained": list_unfinished(recipe, run),
-        "verdict": write_verdict(scores_by_arm(rows), told.metric_name),
+        "verdict": write_verdict(scores_by_arm(rows), headline.metric_name),
         "scores": rows,
         "versions": join_versions(made["versions"] for made in (*markers, *entries)),
         "machine": describe_machine(),

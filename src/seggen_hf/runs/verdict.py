@@ -94,7 +94,7 @@ def _describe(metric_name: str, split: str, real: BySeed, synthetic: BySeed) -> 
     change = f"{moved} {metric_name} on {split} from {100 * before:.1f} to {100 * after:.1f}"
     if difference == 0:
         change = f"left {metric_name} on {split} at {100 * before:.1f}"
-    told = {
+    size = {
         "one seed": f"{difference:+.1f} points, {'one seed' if num_seeds else 'no seed'} in common",
         "within range": f"{difference:+.1f} points, within the {spread} between seeds: no effect shown",
         "beyond range": f"{difference:+.1f} points, larger than the {spread} range between seeds; "
@@ -103,8 +103,8 @@ def _describe(metric_name: str, split: str, real: BySeed, synthetic: BySeed) -> 
         "loss": f"{difference:+.1f} points, more than the {spread} between seeds: it hurt",
     }[judge(real, synthetic)]
     if num_seeds == 1 and len(real) == len(synthetic) == 1:
-        told = f"{difference:+.1f} points"
-    return f"{change} ({told})"
+        size = f"{difference:+.1f} points"
+    return f"{change} ({size})"
 
 
 def _join(parts: list[str]) -> str:

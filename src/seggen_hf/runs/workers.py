@@ -118,11 +118,11 @@ def main(parent: str, job: str, out: str, name: str, command: str) -> int:
         print(f"{name}: {str(stop) or GOES_ON}", file=answer)
         return exit_status(stop)
     except Exception as error:  # told by the process that waits for this one
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         if not isinstance(error, (ValueError, OSError, FloatingPointError)):
             traceback.print_exc()  # to stderr: the line alone would not say where
-            told = f"{type(error).__name__}: {told}"
-        print(f"{name}: {told}", file=answer)
+            reason = f"{type(error).__name__}: {reason}"
+        print(f"{name}: {reason}", file=answer)
         return 1
     finally:
         answer.flush()
