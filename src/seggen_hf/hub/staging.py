@@ -104,10 +104,8 @@ def stage_lora(source: Path, target: Path) -> Path:
     """
     name = "pytorch_lora_weights.safetensors"
     if not (source / "lora" / name).is_file():
-        further = " and mask2img.controlnet_model" if source.name == "mask2img" else ""
-        raise ValueError(
-            f"{source} has no LoRA that stands alone; with {source.name}.lora_rank{further} there is one."
-        )
+        needed = "lora_rank" + (" and mask2img.controlnet_model" if source.name == "mask2img" else "")
+        raise ValueError(f"{source} has no LoRA that stands alone; with {source.name}.{needed} there is one.")
     empty_folder(target)
     _link(source / "lora" / name, target / name)
     return target
