@@ -8,7 +8,8 @@ scenes that no training has seen, half of them in seen and half in unseen styles
 recipes are chosen; with `--tested`, those of the test splits:
 
 - Mask2Img: the judge's mIoU and PQ of things on images drawn for maps, as a share of its own on the rendered images;
-- the prior and Text2Mask: the share of things that captions name and the judge (or the map) shows, and void in maps;
+- the prior and Text2Mask: the share of things that captions name and the judge (or the map) shows, and void in maps
+  (of captions in the labelled records' styles: MaskSyn gives Text2Mask no others);
 - KID (arXiv:1801.01401) of the judge's features against rendered scenes, beside that of two rendered sets;
 - PSNR of the prior's x0 by noise level, beside that of its noisy input.
 
@@ -99,6 +100,12 @@ def share_shown(captions: list[str], shown: list[Counter]) -> float:
     named = [named_things(caption) for caption in captions]
     both = sum(sum((a & b).values()) for a, b in zip(named, shown, strict=True))
     return both / sum(sum(counter.values()) for counter in named)
+
+
+def as_labelled(captions: list[str]) -> list[str]:
+    """Captions in the styles of labelled records, as MaskSyn gives them to Text2Mask: a map has no weather."""
+    ends = [SEEN_STYLES[i % len(SEEN_STYLES)] for i in range(len(captions))]
+    return [f"{caption.rpartition(', ')[0]}, {end}" for caption, end in zip(captions, ends, strict=True)]
 
 
 def things_of_map(segmentation_map: np.ndarray) -> Counter:
@@ -276,7 +283,7 @@ def measure(arguments: argparse.Namespace) -> tuple[dict, list[list[np.ndarray]]
         shares = {f"{name}_share": scores[name] / own[name] if own[name] else None for name in scores}
         figures["mask2img"] = scores | shares | shown(seen, images)
         outputs = draw(
-            text2mask, captions, height=64, width=64, num_inference_steps=settings.text2mask_steps,
+            text2mask, as_labelled(captions), height=64, width=64, num_inference_steps=settings.text2mask_steps,
             guidance_scale=settings.text2mask_guidance, max_color_distance=settings.max_color_distance,
             min_region_area=settings.min_region_area, fill_distance=settings.fill_distance,
         )  # fmt: skip
