@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import seggen_hf  # noqa: F401  before torch: it says how torch's threads wait
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

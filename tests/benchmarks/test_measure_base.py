@@ -54,6 +54,7 @@ def test_kid_is_about_zero_for_one_distribution_and_grows_with_the_distance(scri
     np.testing.assert_allclose(script.kid(a, b), expected)
 
 
+@pytest.mark.slow
 def test_a_base_is_measured_and_shown(script, miniature_dir, tmp_path, capsys):
     script.main([
         "--base", str(miniature_dir), "--out", str(tmp_path), "--number", "4", "--judge_steps", "1",

@@ -156,6 +156,7 @@ def test_who_comes_when_the_queue_is_full_is_told(demo):
     assert answers.count(200) >= QUEUED and 503 in answers
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_told_in_one_line(demo, tiny_run, tmp_path):
     port = demo.url.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "seggen_hf.cli", "demo", str(tiny_run), "--port", port, "--out", str(tmp_path)]
@@ -163,6 +164,7 @@ def test_a_taken_port_is_told_in_one_line(demo, tiny_run, tmp_path):
     assert result.returncode == 1 and result.stderr.splitlines() == [f"error: {port} is taken; give another --port."]
 
 
+@pytest.mark.slow
 def test_the_models_are_named_before_anything_is_loaded(tiny_run, tmp_path):
     def call(*arguments):
         command = [sys.executable, "-m", "seggen_hf.cli", "demo", *map(str, arguments)]

@@ -59,6 +59,7 @@ def test_a_training_goes_on_at_the_measured_rate(tmp_path):
     pytest.fail(f"measured {measured}, trained {trained} samples a second")
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_is_told_and_the_rest_goes_on(tiny_recipe, monkeypatch):
     """In processes of their own: one of the segmenter cannot be built, and the others are measured."""
     recipe = load_recipe(tiny_recipe, ["segmenter.mixed_precision=fp16"])
