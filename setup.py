@@ -105,7 +105,8 @@ setup(
         "seggen_hf.recipes",
     ],
     package_data={
-        "seggen_hf": ["py.typed", "assets/**", "templates/**"],
+        "seggen_hf": ["py.typed", "*.pyi", "assets/**", "templates/**"],
+        "seggen_hf.pipelines": ["*.pyi"],
         "seggen_hf.model_cards": ["*.md", "*.html"],
         "seggen_hf.metric_modules": ["*/*.py", "*/*.md"],
         "seggen_hf.recipes": ["*.yaml"],
