@@ -38,6 +38,7 @@ extras_require = {
         "build>=1.6",
         "hypothesis>=6.170",
         "playwright>=1.65",  # the demo in a real browser
+        "pyright[nodejs]>=1.1.414",  # the types; with its own Node.js, which many machines lack
         "pytest>=9.2",
         "pytest-xdist>=3.8",
         "ruff>=0.17",
