@@ -31,9 +31,10 @@ style: $(TEST)
 	$(VENV)/bin/ruff format $(CODE)
 
 quality: $(TEST)
-	@echo "== Checking style; \`make style\` mends most of what this finds."
+	@echo "== Checking style, most of which \`make style\` mends, and then types, which takes minutes."
 	$(VENV)/bin/ruff check $(CODE)
 	$(VENV)/bin/ruff format --check $(CODE)
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 docs: $(DOCS)
 	@echo "== Building the site into site/; every warning is an error."

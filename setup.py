@@ -38,6 +38,7 @@ extras_require = {
         "build>=1.6",
         "hypothesis>=6.170",
         "playwright>=1.65",  # the demo in a real browser
+        "pyright[nodejs]>=1.1.414",  # the types; with its own Node.js, which many machines lack
         "pytest>=9.2",
         "pytest-xdist>=3.8",
         "ruff>=0.17",
@@ -106,7 +107,8 @@ setup(
         "seggen_hf.recipes",
     ],
     package_data={
-        "seggen_hf": ["py.typed", "assets/**", "templates/**"],
+        "seggen_hf": ["py.typed", "*.pyi", "assets/**", "templates/**"],
+        "seggen_hf.pipelines": ["*.pyi"],
         "seggen_hf.model_cards": ["*.md", "*.html"],
         "seggen_hf.metric_modules": ["*/*.py", "*/*.md"],
         "seggen_hf.recipes": ["*.yaml"],

@@ -18,7 +18,7 @@ _MODULE_OF = {
     "Text2MaskOutput": "pipeline_text2mask",
     "Text2MaskPipeline": "pipeline_text2mask",
 }
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]  # __init__.pyi lists them
 
 
 def __getattr__(name):

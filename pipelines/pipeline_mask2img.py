@@ -118,8 +118,8 @@ class Mask2ImgPipeline(ColormapPipelineMixin, StableDiffusionXLControlNetPipelin
                 f"The maps have sizes {sorted({m.shape for m in maps})}; give the height and width to draw."
             )
         factor = self.vae_scale_factor
-        height = height or maps[0].shape[0] // factor * factor
-        width = width or maps[0].shape[1] // factor * factor
+        height = height or int(maps[0].shape[0]) // factor * factor
+        width = width or int(maps[0].shape[1]) // factor * factor
         self.check_size(height, width)
 
         # 2. The condition, painted as in training.

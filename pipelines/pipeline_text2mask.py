@@ -1,6 +1,7 @@
 """Text2Mask: a caption becomes a color map, and the color map a segmentation map (SegGen, arXiv:2311.03355)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -130,6 +131,8 @@ class Text2MaskPipeline(ColormapPipelineMixin, StableDiffusionXLPipeline):
         broken = ~rgb.isfinite().all(dim=1)  # (B, H, W)
         rgb = rgb.nan_to_num(0.0)
         panoptic_maps = segments_infos = None
+        maps: Any
+        distances: Any
         if self.panoptic_codec:
             pixels = rgb.float().movedim(1, -1).cpu().numpy()
             read = [self.panoptic_codec.decode(p, max_color_distance, min_region_area or None) for p in pixels]

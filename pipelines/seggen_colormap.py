@@ -6,7 +6,7 @@ SegGen (arXiv:2311.03355) paints maps with one color a label and reads generated
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ CHUNK = 1 << 16  # pixels decoded at once: the temporaries stay in a CPU's cache
 class DecodedMaps(NamedTuple):
     """Label ids (int64) and each pixel's distance to its color (float32, 0-255 units), both (H, W) or (B, H, W)."""
 
-    segmentation_map: np.ndarray | torch.Tensor
-    distance: np.ndarray | torch.Tensor
+    segmentation_map: Any  # np.ndarray or torch.Tensor, as what was decoded
+    distance: Any
 
 
 class ColormapCodec:
@@ -98,7 +98,7 @@ class ColormapCodec:
     def from_dict(cls, d: Mapping) -> "ColormapCodec":
         return cls(d, palette="dataset", void_color=d["void_color"])
 
-    def encode(self, segmentation_map):
+    def encode(self, segmentation_map) -> Any:
         """Paint label ids.
 
         Args:
@@ -151,8 +151,10 @@ class ColormapCodec:
         if isinstance(color_maps, (list, tuple)):
             if len({np.shape(color_map) for color_map in color_maps}) != 1:
                 raise ValueError("A list of color maps must hold maps of one size; decode others one by one.")
-            stack = torch.stack if isinstance(color_maps[0], torch.Tensor) else np.stack
-            color_maps = stack([m if isinstance(m, torch.Tensor) else np.asarray(m) for m in color_maps])
+            if isinstance(color_maps[0], torch.Tensor):
+                color_maps = torch.stack(list(color_maps))
+            else:
+                color_maps = np.stack([np.asarray(m) for m in color_maps])
         if isinstance(color_maps, torch.Tensor):
             if color_maps.ndim not in (3, 4) or color_maps.shape[-3] != 3:
                 raise ValueError(
@@ -210,7 +212,7 @@ class ColormapCodec:
     def __eq__(self, other):
         return isinstance(other, ColormapCodec) and self.to_dict() == other.to_dict()
 
-    __hash__ = None
+    __hash__: None = None
 
     def __getstate__(self):
         return {**self.__dict__, "_table": None}  # 16 MB that a worker process makes in a moment
@@ -219,24 +221,25 @@ class ColormapCodec:
         return f"ColormapCodec({self.num_labels} labels, least distance {self.least_distance:.1f})"
 
 
-def _read_labels(labels):
+def _read_labels(labels) -> tuple[list[tuple[int, str, bool, Any]], int, Any]:
     """-> [(id, name, is_thing, color or None)] with ids 0..C-1, ignore_index, edge_color or None."""
     if not isinstance(labels, Mapping):
         labels = labels.to_dict()  # a LabelSet
+    settings: Mapping[str, Any] = labels
     if "categories" not in labels:
-        labels = {"categories": [{"id": id, "name": name} for id, name in labels.items()]}
+        settings = {"categories": [{"id": id, "name": name} for id, name in labels.items()]}
     categories = sorted(
-        (int(c["id"]), str(c["name"]), bool(c.get("isthing", False)), c.get("color")) for c in labels["categories"]
+        (int(c["id"]), str(c["name"]), bool(c.get("isthing", False)), c.get("color")) for c in settings["categories"]
     )
     ids = [id for id, _, _, _ in categories]
     if not ids or ids != list(range(len(ids))):
         raise ValueError(f"A codec needs label ids 0..C-1 without gaps, not {ids[:10]}; renumber them with LabelSet.")
     limit = 255 if len(ids) <= 255 else 65535
-    ignore_index = labels.get("ignore_index")
+    ignore_index = settings.get("ignore_index")
     ignore_index = limit if ignore_index is None else int(ignore_index)
     if not len(ids) <= ignore_index <= limit:
         raise ValueError(f"ignore_index is {ignore_index}; it must be no label, in {len(ids)}..{limit}.")
-    return categories, ignore_index, labels.get("edge_color")
+    return categories, ignore_index, settings.get("edge_color")
 
 
 def _nearest_color_table(colors):
@@ -295,7 +298,8 @@ def connected_regions(values: np.ndarray) -> np.ndarray:
     bridges[::2, ::2] = 1
     bridges[1::2, ::2] = values[1:] == values[:-1]
     bridges[::2, 1::2] = values[:, 1:] == values[:, :-1]
-    return ndimage.label(bridges)[0][::2, ::2] - 1
+    regions: Any = ndimage.label(bridges)  # (numbered, count), which scipy does not tell from a count alone
+    return regions[0][::2, ::2] - 1
 
 
 def _join_small_regions(segmentation_map, min_region_area):
@@ -309,6 +313,7 @@ def _fill(segmentation_map, holes, reach=np.inf):
     from scipy import ndimage
 
     if holes.any() and not holes.all():
-        distance, nearest = ndimage.distance_transform_edt(holes, return_indices=True)
+        found: Any = ndimage.distance_transform_edt(holes, return_indices=True)  # a pair
+        distance, nearest = found
         filled = distance <= reach  # 0 outside the holes
         segmentation_map[filled] = segmentation_map[tuple(axis[filled] for axis in nearest)]

@@ -7,7 +7,7 @@ that lie near each other, and touching instances of a class different ones: no p
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,7 +90,7 @@ class PanopticCodec:
     def __eq__(self, other):
         return isinstance(other, PanopticCodec) and self.to_dict() == other.to_dict()
 
-    __hash__ = None
+    __hash__: None = None
 
     def encode(self, panoptic_map: np.ndarray, segments_info: Sequence[Mapping]) -> np.ndarray:
         """Paint segments: uint8 (H, W, 3). Arguments and errors as in `index`."""
@@ -150,7 +150,8 @@ class PanopticCodec:
         if small.any() and not small.all():
             from scipy import ndimage  # here, so that the pipelines load where scipy is absent
 
-            nearest = tuple(ndimage.distance_transform_edt(small, return_distances=False, return_indices=True))
+            rows_and_columns: Any = ndimage.distance_transform_edt(small, return_distances=False, return_indices=True)
+            nearest = tuple(rows_and_columns)
             label, region = label[nearest], region[nearest]
         elif small.all():
             label = np.full(label.shape, void)

@@ -1,6 +1,7 @@
 """What the two pipelines share: the codecs in their config, conditions, and how their repositories load."""
 
 import inspect
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,11 @@ def _touches_another(ids: np.ndarray) -> np.ndarray:
 class ColormapPipelineMixin:
     """What both pipelines share: codecs that live in the config (`colormap`), and loading our own repositories."""
 
+    # Of the diffusers pipeline that this is mixed into.
+    config: Any
+    unet: Any
+    vae_scale_factor: int
+
     @property
     def codec(self) -> ColormapCodec:
         """The codec of label ids; of a panoptic pipeline the one that paints each label with its first color."""
@@ -137,7 +143,8 @@ class ColormapPipelineMixin:
 
         diffusers reads model_index.json here, and would else ask even this class to run the repository's code.
         """
-        config = super()._dict_from_json_file(json_file, **kwargs)
+        stock: Any = super()  # of the diffusers pipeline that this is mixed into
+        config = stock._dict_from_json_file(json_file, **kwargs)
         name = config.get("_class_name")
         if isinstance(name, list) and name[-1] == cls.__name__:
             config["_class_name"] = cls.__name__
@@ -148,4 +155,5 @@ class ColormapPipelineMixin:
         """As in diffusers, but keeps the components' dtype: its default casts those of `pipeline` to float32 too."""
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", pipeline.dtype)
-        return super().from_pipe(pipeline, **kwargs)
+        stock: Any = super()
+        return stock.from_pipe(pipeline, **kwargs)

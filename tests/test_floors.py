@@ -31,6 +31,7 @@ FLOORS = {
     "markdown": 0,
     "metrics": 0,
     "miniature": 0,
+    "modules": 0,
     "names": 0,
     "quiet": 0,
     "segments": 0,
@@ -180,3 +181,11 @@ def test_every_public_name_resolves():
         assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = seggen_hf.no_such_name
+
+
+@pytest.mark.parametrize("package", [seggen_hf, seggen_hf.pipelines], ids=lambda package: package.__name__)
+def test_editors_see_the_same_names_at_the_same_places(package):
+    stub = ast.parse(Path(package.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imported = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    places = {alias.asname: node.module.removeprefix("seggen_hf.") for node in imported for alias in node.names}
+    assert places == package._MODULE_OF

@@ -38,7 +38,7 @@ def run(data: DataConfig, caption: CaptionConfig, config: SynthesisConfig) -> No
         records = load_split(data, data.train_split, data.max_train_records)
     if caption.captioner == "template":  # a model captions once, with `seggen caption`, not once in every process
         records = add_captions(records, labels_of(records), caption)
-    models = {"mask2img": (Mask2ImgPipeline, config.mask2img_model)}
+    models: dict[str, tuple] = {"mask2img": (Mask2ImgPipeline, config.mask2img_model)}
     if config.masksyn_variants:
         models["text2mask"] = (Text2MaskPipeline, config.text2mask_model)
     synthesize(

@@ -57,7 +57,7 @@ def build_config(output: Path, stage: str, device: str, steps: int | None) -> Ba
     )
 
 
-def measure(vae: AutoencoderKL) -> dict[str, float]:
+def measure(vae) -> dict[str, float]:
     """What the autoencoder costs on validation scenes: PSNR of images in dB, mIoU and accuracy of color maps."""
     records = scene_records("val")
     squares = []
@@ -118,24 +118,24 @@ def main() -> None:
         )
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if arguments.stage in ("all", "decoder", "prior"):
+    if arguments.stage != "ship":
         pictures = PriorPictures(output / "cache", **PICTURES, num_scenes=NUM_SCENES[device])
         config = build_config(output, "decoder", device, arguments.decoder_steps)
         decoder = DecoderTask(config, pictures)
         if earlier is not None:
             decoder.start_from(earlier.vae)
-    if arguments.stage in ("all", "decoder"):
-        train(decoder, config)
-    if arguments.stage in ("all", "prior"):
-        # The encoder is fixed in closed form, so latents do not wait for the decoder; it only draws the samples.
-        vae, trained = decoder.vae, output / "decoder" / "vae"
-        if trained.is_dir():
-            vae = AutoencoderKL.from_pretrained(trained, use_safetensors=True)
-        config = build_config(output, "prior", device, arguments.prior_steps)
-        task = BaseTask(config, pictures, vae, decoder.code)
-        if earlier is not None and not list_checkpoints(output / "prior" / "checkpoints"):
-            task.start_from(earlier)
-        train(task, config)
+        if arguments.stage != "prior":
+            train(decoder, config)
+        if arguments.stage != "decoder":
+            # The encoder is fixed in closed form, so latents do not wait for the decoder; it only draws the samples.
+            vae, trained = decoder.vae, output / "decoder" / "vae"
+            if trained.is_dir():
+                vae = AutoencoderKL.from_pretrained(trained, use_safetensors=True)
+            config = build_config(output, "prior", device, arguments.prior_steps)
+            task = BaseTask(config, pictures, vae, decoder.code)
+            if earlier is not None and not list_checkpoints(output / "prior" / "checkpoints"):
+                task.start_from(earlier)
+            train(task, config)
     if arguments.stage in ("all", "ship"):
         ship(output)
 

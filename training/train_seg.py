@@ -13,6 +13,7 @@ Scoring sees --train_batch_size images at once in each process. `--dry_run` prin
 import dataclasses
 import os
 import sys
+from typing import Any
 
 from seggen_hf.config import SCENES, DataConfig, SegmenterConfig, parse_or_exit
 from seggen_hf.data.scenes.records import scene_labels
@@ -23,6 +24,7 @@ from seggen_hf.data.sources.streamed import read_split
 from seggen_hf.files import write_json
 from seggen_hf.folders import TRAINING, check_folder
 from seggen_hf.labels import LabelSet
+from seggen_hf.modules import move
 from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
@@ -58,7 +60,7 @@ def _read_labels(data: DataConfig) -> LabelSet:
     if data.dataset_name == SCENES:
         return scene_labels()
     columns = (data.image_column, data.mask_column)
-    more = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
+    more: dict[str, Any] = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
     more |= {"zero_is_void": data.zero_is_void, "media_roots": data.media_roots}
     return open_source(data.dataset_name, data.train_split, *columns, **more).labels
 
@@ -74,7 +76,7 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
         tests = {split: read_split(whole, split, data.max_test_records) for split in data.test_splits}
     synthetic_records = None
     if config.synthetic_dataset:
-        where = {"revision": config.synthetic_revision, "config_name": config.synthetic_config_name}
+        where: dict[str, Any] = {"revision": config.synthetic_revision, "config_name": config.synthetic_config_name}
         names = config.synthetic_dataset.split(",")
         is_streamed = data.streaming and not any(os.path.isdir(name.strip()) for name in names)
         synthetic_records = (stream_synthetic if is_streamed else load_synthetic)(config.synthetic_dataset, **where)
@@ -85,7 +87,7 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
 
     # The saved model, not the trained one: it holds the averaged weights if there are any.
     model, processor = load_segmenter(run.folder, labels_of(records))
-    model.to(accelerator.device)
+    move(model, accelerator.device)
     results = {}
     for split, rows in tests.items():
         results[split] = evaluate_segmenter(

@@ -24,7 +24,7 @@ _MODULE_OF = {
     "roundtrip_report": "trainers.roundtrip",
     "synthesize": "synthesis",
 }
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]  # __init__.pyi lists them
 
 
 def __getattr__(name):

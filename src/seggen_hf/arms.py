@@ -79,8 +79,8 @@ def check_arms(recipe: Recipe) -> None:
         )
 
 
-def segmenter_name(arm: str, seed: int) -> str:
-    """Of one training: the name of its stage, and the place of its folder in the run's."""
+def segmenter_name(arm: str | None, seed: int | str) -> str:
+    """Of one training: the name of its stage, and the place of its folder in the run's; "*" stands for any."""
     return f"segmenter-{arm}/seed-{seed}"
 
 

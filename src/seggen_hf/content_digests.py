@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 from accelerate.utils.modeling import get_state_dict_offloaded_model
@@ -49,7 +50,7 @@ def records_digest(records: Dataset, columns: Sequence[str]) -> str:
     for name in images:
         records = records.cast_column(name, Image(decode=False))
     hasher = hashlib.blake2b(digest_size=16)
-    for record in records:
+    for record in cast(Iterator[dict], iter(records)):  # `datasets` leaves open that these are rows
         for name in columns:
             value = record[name]
             content = _stamp(value) if name in images else json.dumps(value).encode()

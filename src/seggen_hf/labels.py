@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from .files import write_json
 
@@ -39,9 +40,9 @@ class LabelSet:
     """
 
     categories: tuple[Category, ...]
-    ignore_index: int | None = None
+    ignore_index: int = None  # pyright: ignore[reportAssignmentType]  # __post_init__ puts a number in its place
     edge_color: tuple[int, int, int] | None = None
-    source_ids: tuple[int, ...] | None = None
+    source_ids: tuple[int, ...] = None  # pyright: ignore[reportAssignmentType]  # and the ids
 
     def __post_init__(self):
         categories = tuple(sorted(self.categories, key=lambda category: category.id))
@@ -107,7 +108,7 @@ class LabelSet:
             if "id2label" in d:
                 return cls.from_id2label(d["id2label"], d.get("ignore_index"), remap=remap)
             return cls.from_id2label(d, remap=remap)
-        settings = d if isinstance(d, Mapping) else {"categories": d}
+        settings: Mapping[str, Any] = d if isinstance(d, Mapping) else {"categories": d}
         entries = settings["categories"]
         if not isinstance(entries, (list, tuple)):
             raise ValueError(f"Labels are a list of categories or {{id: name}}, not {entries!r}.")
@@ -118,7 +119,7 @@ class LabelSet:
             Category(int(entry["id"]), str(entry["name"]), bool(entry.get("isthing", False)), _rgb(entry.get("color")))
             for entry in entries
         ]
-        source_ids = None
+        source_ids: Any = None  # a list is made a tuple below
         if remap:
             _check_unique(categories)
             categories.sort(key=lambda category: category.id)
@@ -127,7 +128,8 @@ class LabelSet:
         elif any("source_id" in entry for entry in entries):
             by_id = sorted(entries, key=lambda entry: int(entry["id"]))
             source_ids = [entry.get("source_id", entry["id"]) for entry in by_id]
-        return cls(categories, settings.get("ignore_index"), _rgb(settings.get("edge_color")), source_ids)
+        ignore_index: Any = settings.get("ignore_index")
+        return cls(tuple(categories), ignore_index, _rgb(settings.get("edge_color")), source_ids)
 
     @classmethod
     def from_id2label(cls, id2label: Mapping, ignore_index: int | None = None, remap: bool = False) -> "LabelSet":
@@ -255,4 +257,5 @@ def _check_unique(categories: Iterable[Category]) -> None:
 
 
 def _rgb(color) -> tuple[int, int, int] | None:
-    return None if color is None else tuple(int(value) for value in color)
+    rgb: Any = None if color is None else tuple(int(value) for value in color)
+    return rgb

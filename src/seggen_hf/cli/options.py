@@ -3,7 +3,7 @@
 import functools
 import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,6 +64,7 @@ def reads_source(function):
         )
         for name, (kind, option) in READING.items()
     ]
-    run.__signature__ = signature.replace(parameters=[*own, *added])
+    described: Any = run  # functions take any attribute, which types do not tell
+    described.__signature__ = signature.replace(parameters=[*own, *added])
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
     return run

@@ -63,7 +63,7 @@ def push(
     for why in dict.fromkeys(artifact.why_private for artifact in artifacts if artifact.why_private):
         repositories = ", ".join(artifact.repo_id for artifact in artifacts if artifact.why_private == why)
         say(f"Private: {repositories}, since {why}; --public makes them public")
-    if dry_run:
+    if api is None:
         for artifact in artifacts:
             say(
                 f"{artifact.repo_type} {artifact.repo_id}{' (private)' if artifact.private else ''}: {artifact.folder}"

@@ -46,8 +46,9 @@ def synthesize(
 
     check_folder(out, SYNTHESIS)
     quiet_libraries()
+    from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
+
     from ..data.sources.load import load_records
-    from ..pipelines import Mask2ImgPipeline, Text2MaskPipeline
     from ..synthesis import synthesize as make_records
     from ..synthesis.generators import open_pipeline
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from seggen_hf.pipelines.seggen_choices import CODINGS
+
 from ..names import check_name
-from ..pipelines.seggen_choices import CODINGS
 from ..tasks import TASKS
 from .values import about, check, check_unique
 

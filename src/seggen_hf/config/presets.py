@@ -6,6 +6,7 @@ says, by `total_batch_size` where it has one. That is for one process; of severa
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 # Memory of the card in GiB: every stage of ade20k_sdxl leaves a tenth of it free, by the plan (tests/plan).
 MEMORY = {"12gb": 12, "16gb": 16, "24gb": 24, "48gb": 48, "80gb": 80}
@@ -14,7 +15,7 @@ _SAVE = {"gradient_checkpointing": True, "mixed_precision": "bf16", "cache_laten
 _LORA = _SAVE | {"lora_rank": 32, "learning_rate": 1e-4}  # few weights take larger steps
 _OF_NEW_CONTROLNET = _LORA | {"train_base": False}
 
-PRESETS: dict[str, dict[str, dict[str, object]]] = {
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "12gb": {
         "text2mask": _LORA | {"train_batch_size": 2},
         "mask2img": _OF_NEW_CONTROLNET | {"train_batch_size": 2},
@@ -78,7 +79,7 @@ def _share_batch(section: dict, most: int, cls: type) -> None:
         section.get(name, getattr(cls, name, None))
         for name in ("train_batch_size", "gradient_accumulation_steps", "total_batch_size")
     )
-    if not all(isinstance(value, int) and value > 0 for value in (batch, accumulation)):
+    if not (isinstance(batch, int) and batch > 0 and isinstance(accumulation, int) and accumulation > 0):
         return  # refused where all settings are checked
     total = total if isinstance(total, int) and total > 0 else batch * accumulation
     size = max(size for size in range(1, most + 1) if total % size == 0)

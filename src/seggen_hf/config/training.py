@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from ..pipelines.seggen_choices import CONDITIONINGS
+from seggen_hf.pipelines.seggen_choices import CONDITIONINGS
+
 from .synthesis import MIXED_PRECISION
 from .values import about, check
 

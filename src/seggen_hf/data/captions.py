@@ -5,6 +5,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, Value
@@ -13,6 +14,9 @@ from tqdm.auto import tqdm
 from ..config import CaptionConfig
 from ..labels import LabelSet
 from .schema import labels_of, open_image, read_map, save_dataset
+from .sources.streamed import StreamedRecords
+
+Records = TypeVar("Records", bound=Dataset | StreamedRecords)
 
 TEMPLATE = "template"
 PREFIX = "a photo of "
@@ -57,12 +61,12 @@ def write_captions(records: Dataset, config: CaptionConfig, folder: Path) -> Dat
 
 
 def add_captions(
-    records: Dataset,
+    records: Records,
     labels: LabelSet,
     config: CaptionConfig,
     progress_file: str | Path | None = None,
     device: str | None = None,
-) -> Dataset:
+) -> Records:
     """Fill the `caption` column; a caption that is there stays unless `config.recaption`.
 
     Args:
@@ -74,7 +78,7 @@ def add_captions(
         device (`str`): of the model; cuda where there is one, if not given.
     Returns: the same records with captions; nothing is captioned if all have one.
     """
-    captions = list(records["caption"][:]) if "caption" in records.column_names else [None] * len(records)
+    captions: list[Any] = list(records["caption"][:]) if "caption" in records.column_names else [None] * len(records)
     wanted = [index for index, caption in enumerate(captions) if config.recaption or not (caption or "").strip()]
     ids = records["image_id"][:]
     done = _read_progress(progress_file, config) if progress_file else {}
@@ -93,7 +97,9 @@ def add_captions(
     return _set_captions(records, captions)
 
 
-def _caption_batches(records: Dataset, indices: list[int], labels: LabelSet, config: CaptionConfig, device):
+def _caption_batches(
+    records: Dataset | StreamedRecords, indices: list[int], labels: LabelSet, config: CaptionConfig, device
+):
     """Yield (indices, captions) batch by batch."""
     size = config.caption_batch_size
     batches = [indices[start : start + size] for start in range(0, len(indices), size)]
@@ -180,8 +186,8 @@ class Captioner:
         return self.processor(images=images, text=text, return_tensors="pt")
 
 
-def _set_captions(records: Dataset, captions: list[str]) -> Dataset:
-    if hasattr(records, "with_captions"):  # a stream
+def _set_captions(records: Dataset | StreamedRecords, captions: list[str]) -> Any:
+    if isinstance(records, StreamedRecords):
         return records.with_captions(captions)
     order = records.column_names
     rest = records.remove_columns("caption") if "caption" in order else records

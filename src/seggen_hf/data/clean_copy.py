@@ -41,7 +41,7 @@ def _write_pair(found: Source, row: dict, inspection: Inspection, folder: Path) 
     if not (folder / stem).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"The image_id {stem!r} leads out of the folder of the copy; give the record another one.")
     with open_image(value) as image:
-        suffix = SUFFIXES.get(image.format)
+        suffix = SUFFIXES.get(image.format or "")
         if inspection.drops_exif:
             value = drop_exif(value)
             suffix = Path(value["path"]).suffix

@@ -177,6 +177,8 @@ def examine(source: str | Path, split: str | list[str] | None = None, **settings
         found = open_source(source, name, **settings)
         labels, collisions = found.labels, found.collisions
         reports.append(_examine_split(found, name))
+    if labels is None:
+        raise ValueError(f"No split of {source} is named; name one, or none for all.")
     return DoctorReport(str(source), labels, reports, collisions)
 
 
@@ -242,7 +244,7 @@ def _examine_split(found: Source, split: str) -> SplitReport:
         pixels=counts.sum(axis=0),
         images=(counts > 0).sum(axis=0),
         sizes=Counter(entry.size for entry in good),
-        broken=found.problems + [entry.problem for entry in inspections if entry.problem] + [missing] * bool(missing),
+        broken=[*found.problems, *(entry.problem for entry in inspections if entry.problem), *filter(None, [missing])],
         duplicates=[ids for digest, ids in groups.items() if len(ids) > 1 and digest],
         orientations=Counter(entry.orientation for entry in inspections if entry.orientation != 1),
         exif_dropped=sum(entry.drops_exif for entry in good),

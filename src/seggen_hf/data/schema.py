@@ -3,11 +3,13 @@
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
-from datasets import Dataset, DatasetInfo, Features, Image, Value
+import pyarrow as pa
+from datasets import Dataset, DatasetInfo, Features, Image, Value, load_from_disk
 from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 from PIL import ImageOps
@@ -35,16 +37,16 @@ def ignore_index_for(num_labels: int) -> int:
 
 
 def record_features(
-    synthetic: bool = False, panoptic: bool = False, scores: tuple[str, ...] = RECORD_SCORES
+    synthetic: bool = False, panoptic: bool = False, scores: Sequence[str] = RECORD_SCORES
 ) -> Features:
     """The columns of a record, the same for real and synthetic data, on disk and on the Hub.
 
     Args:
         synthetic (`bool`): add kind, source_id, variant, seed and the struct `scores` (float32, null if not known).
         panoptic (`bool`): add panoptic_map (RGB, id = R + 256 G + 65536 B, 0 = void) and segments_info.
-        scores (`tuple` of `str`): names of the fields of `scores`.
+        scores (`list` of `str`): names of the fields of `scores`.
     """
-    features = {"image": Image(mode="RGB"), "segmentation_map": Image()}
+    features: dict[str, Any] = {"image": Image(mode="RGB"), "segmentation_map": Image()}
     if panoptic:
         features |= {"panoptic_map": Image(mode="RGB"), "segments_info": [SEGMENT]}
     features |= {"caption": Value("string"), "image_id": Value("string")}
@@ -78,9 +80,24 @@ def with_labels(info: DatasetInfo, labels: LabelSet) -> DatasetInfo:
     return copy
 
 
-def labels_of(dataset: Dataset) -> LabelSet:
+class Described(Protocol):
+    """Records with a description: a `Dataset`, or the records of a stream."""
+
+    @property
+    def info(self) -> DatasetInfo: ...
+
+
+def labels_of(dataset: Described) -> LabelSet:
     """The label set that `attach_labels` put on `dataset`. Raises `ValueError` if there is none."""
     return LabelSet.from_records(dataset)
+
+
+def load_saved(folder: str | Path) -> Dataset:
+    """What `save_dataset` wrote. Raises: `ValueError` for a folder that holds several splits."""
+    saved = load_from_disk(folder)
+    if not isinstance(saved, Dataset):
+        raise ValueError(f"{folder} holds the splits {', '.join(map(str, saved))}, not the records of one.")
+    return saved
 
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
@@ -183,7 +200,7 @@ def picture_files(rows: Dataset, column: str) -> Iterator[tuple[str | None, bool
 
     Chunk by chunk: Arrow cannot join chunks of more than 2^31 bytes, and a thousand photos have them.
     """
-    for batch in rows.select_columns(column).with_format("arrow").iter(1000):
+    for batch in cast(Iterator[pa.Table], rows.select_columns(column).with_format("arrow").iter(1000)):
         for chunk in batch[column].chunks:
             parts = {field.name: part for field, part in zip(chunk.type, chunk.flatten(), strict=True)}
             yield from zip(parts["path"].to_pylist(), parts["bytes"].is_valid().to_pylist(), strict=True)

@@ -2,13 +2,15 @@
 
 import html
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from scipy import ndimage
 
+from seggen_hf.pipelines import ColormapCodec
+
 from ..metrics import PanopticQuality
 from ..pictures.segments import paint_segments
-from ..pipelines import ColormapCodec
 from ..segments import label_map, measure_segments
 
 
@@ -28,7 +30,8 @@ class Drawing:
     @property
     def labels(self) -> np.ndarray:
         """`(H, W)` label ids, `ignore_index` for void."""
-        return self.ids if self.categories is None else label_map(self.ids, self.segments, self.codec.ignore_index)
+        segments = self.segments
+        return self.ids if segments is None else label_map(self.ids, segments, self.codec.ignore_index)
 
     @property
     def segments(self) -> list[dict] | None:
@@ -42,7 +45,7 @@ class Drawing:
     def region(self, row: int, column: int) -> np.ndarray:
         """Bool `(H, W)`: the connected region of one id around a pixel. Pixels that touch by a side are connected, as
         in `ColormapCodec.decode`."""
-        regions, _ = ndimage.label(self.ids == self.ids[row, column])
+        regions, _ = cast(tuple[np.ndarray, int], ndimage.label(self.ids == self.ids[row, column]))
         return regions == regions[row, column]
 
     def disc(self, row: int, column: int, radius: float) -> np.ndarray:
@@ -78,9 +81,10 @@ class Drawing:
 
     def paint(self) -> np.ndarray:
         """uint8 `(H, W, 3)`: labels in their colors, instances in shades of them with outlines."""
-        if self.categories is None:
+        segments = self.segments
+        if segments is None:
             return self.codec.encode(self.ids)
-        return paint_segments(self.ids, self.segments, self.codec)
+        return paint_segments(self.ids, segments, self.codec)
 
     def legend(self) -> str:
         """HTML: color, name and share of each label, the largest first, and of things how many there are. Names are

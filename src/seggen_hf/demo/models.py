@@ -4,16 +4,19 @@ import contextlib
 import os
 import threading
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-from datasets import load_from_disk
+
+from seggen_hf.pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
 
 from ..arms import shown_arm
 from ..config import SynthesisConfig
+from ..data.schema import load_saved
 from ..labels import LabelSet
-from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+from ..modules import move
 from ..runs.folder import RunFolder
 from ..runs.stage_marker import read_marker
 from ..segmenter.build import load_segmenter
@@ -56,7 +59,7 @@ class DemoModels:
         """What Text2Mask draws for `caption`, and how clean it is (`decode_scores`)."""
         config = self.config
         with self._turn():
-            output = self.text2mask(
+            output: Any = self.text2mask(
                 caption,
                 num_inference_steps=steps,
                 guidance_scale=config.text2mask_guidance,
@@ -76,7 +79,7 @@ class DemoModels:
     def draw_image(self, drawing: Drawing, caption: str, seed: int, steps: int) -> PIL.Image.Image:
         """The image that Mask2Img draws for a map and its caption, of the map's size."""
         with self._turn():
-            return self.mask2img(
+            output: Any = self.mask2img(
                 caption,
                 drawing.ids,
                 segments_info=drawing.segments,
@@ -85,16 +88,18 @@ class DemoModels:
                 controlnet_conditioning_scale=self.config.conditioning_scale,
                 generator=torch.Generator().manual_seed(seed),
                 callback_on_step_end=self._stop_early,
-            ).images[0]
+            )
+            return output.images[0]
 
     def answer(self, image: PIL.Image.Image) -> Drawing | None:
         """What the segmenter sees in `image`; None without one."""
         if self.segmenter is None:
             return None
         with self._turn():
+            model, processor = self.segmenter
             if self.is_panoptic:
-                return self._drawing(*predict_panoptic(*self.segmenter, [image], self.codec.things)[0])
-            return Drawing(predict_semantic(*self.segmenter, [image])[0], self.codec)
+                return self._drawing(*predict_panoptic(model, processor, [image], self.codec.things)[0])
+            return Drawing(predict_semantic(model, processor, [image])[0], self.codec)
 
     def _drawing(self, panoptic_map: np.ndarray, segments_info: list[dict]) -> Drawing:
         return Drawing(panoptic_map, self.codec, {s["id"]: s["category_id"] for s in segments_info})
@@ -132,7 +137,7 @@ def models_of_run(run: str | os.PathLike) -> tuple[SynthesisConfig, str | None, 
         own = str(run.stage(name)) if run.marker(name) else None
         trained[f"{name}_model"] = getattr(config, f"{name}_model") or own
     segmenter = run.segmenter(shown_arm(recipe), recipe.evaluation.seeds[0])
-    caption = load_from_disk(run.captions)[0]["caption"] if run.marker("captions") else ""
+    caption = load_saved(run.captions)[0]["caption"] if run.marker("captions") else ""
     return replace(config, **trained), str(segmenter) if read_marker(segmenter) else None, caption
 
 
@@ -143,6 +148,8 @@ def load_models(config: SynthesisConfig, segmenter: str | None = None) -> DemoMo
     Mask2Img or the segmenter than in Text2Mask.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not config.text2mask_model or not config.mask2img_model:
+        raise ValueError("The demo needs a Text2Mask and a Mask2Img; name them with --text2mask and --mask2img.")
     text2mask = open_pipeline(Text2MaskPipeline, config.text2mask_model, config)
     mask2img = open_pipeline(Mask2ImgPipeline, config.mask2img_model, config)
     for pipeline in (text2mask, mask2img):
@@ -156,5 +163,5 @@ def load_models(config: SynthesisConfig, segmenter: str | None = None) -> DemoMo
     loaded = None
     if segmenter is not None:
         model, processor = load_segmenter(segmenter, labels)
-        loaded = (model.to(device).eval(), without_windows(processor))  # drawn images have the size of tiles
+        loaded = (move(model, device).eval(), without_windows(processor))  # drawn images have the size of tiles
     return DemoModels(text2mask.to(device), mask2img.to(device), loaded, config)

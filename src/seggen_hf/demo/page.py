@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -58,7 +59,7 @@ def build_page(models: DemoModels, decisions: Decisions, caption: str = "") -> g
     names = [*codec.id2label.values(), VOID]
 
     # Nothing is an endpoint of its own: what a page does not offer cannot be called from elsewhere by name.
-    own = {"api_visibility": "private"}
+    own: dict[str, Any] = {"api_visibility": "private"}
     work = own | {"concurrency_id": "models", "concurrency_limit": 1}  # one drawing at a time, the others wait
     with gr.Blocks(title="SegGen", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(NOTE)
@@ -148,20 +149,20 @@ class Steps:
         return *self._show_map(sample), *_no_image()
 
     def paint(self, sample: Sample, steps: float):
-        if sample.drawing is None:
+        drawing = sample.drawing
+        if drawing is None:
             raise gr.Error("Draw a map first.", print_exception=False)
         steps = _whole("number of steps", steps, 1, MAX_STEPS)
-        image = self.models.draw_image(sample.drawing, sample.caption, sample.seed, steps)
+        image = self.models.draw_image(drawing, sample.caption, sample.seed, steps)
         sample = replace(sample, image=image, sample_id=self.decisions.new_id())
-        answer, agreement = self.models.answer(image), ""
+        answer, seen, agreement = self.models.answer(image), None, ""
         if answer is not None:
-            agreement = f"<p>{sample.drawing.agreement(answer)}</p>{answer.legend()}"
-            answer = magnify(answer.paint())
-        return sample, magnify(np.asarray(image.convert("RGB"))), answer, agreement, ""
+            seen, agreement = magnify(answer.paint()), f"<p>{drawing.agreement(answer)}</p>{answer.legend()}"
+        return sample, magnify(np.asarray(image.convert("RGB"))), seen, agreement, ""
 
     def decide(self, decision: str):
         def save(sample: Sample):
-            if sample.image is None:
+            if sample.image is None or sample.drawing is None:
                 raise gr.Error("Paint the image first.", print_exception=False)
             scores = self.models.scores(sample.drawing.labels)
             self.decisions.save(
@@ -181,6 +182,7 @@ class Steps:
         return save
 
     def _show_map(self, sample: Sample):
+        assert sample.drawing is not None
         return sample, magnify(sample.drawing.paint()), sample.drawing.legend()
 
 

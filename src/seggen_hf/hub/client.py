@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
 from huggingface_hub.errors import (
@@ -126,15 +127,15 @@ def push(
         Hub afterwards.
     """
     start = time.monotonic()
-    where = {"repo_id": artifact.repo_id, "repo_type": artifact.repo_type}
+    where: dict[str, Any] = {"repo_id": artifact.repo_id, "repo_type": artifact.repo_type}
     private = _prepare(api, artifact, revision, wait)
-    target = where | {"revision": revision or "main"}
+    target: dict[str, Any] = where | {"revision": revision or "main"}
     staged: dict[str, Path | bytes] = {
         p.relative_to(artifact.folder).as_posix(): p for p in _files_of(artifact.folder)
     }
     hashed = {name: _hashes(content) for name, content in staged.items()}  # once: weights of gigabytes take a while
 
-    def attempt() -> tuple[dict[str, tuple[str, int]], int]:
+    def attempt() -> tuple[dict[str, tuple[tuple[str, str], int]], int]:
         # Anew each time: after 412 somebody else's commit, or a lost answer's own, has changed what is there.
         there = _list_files(api, target)
         head = api.repo_info(**target).sha
@@ -194,7 +195,7 @@ def repeat(call: Callable, what: str, first_wait: float = FIRST_WAIT):
 
 def _prepare(api: HfApi, artifact: Artifact, revision: str | None, wait: float) -> bool:
     """Make repository and branch where they are missing; whether the repository is private."""
-    where = {"repo_id": artifact.repo_id, "repo_type": artifact.repo_type}
+    where: dict[str, Any] = {"repo_id": artifact.repo_id, "repo_type": artifact.repo_type}
     for model in artifact.needs:
         if not repeat(lambda model=model: api.repo_exists(model), f"look for {model}", wait):
             raise HubError(f"{artifact.repo_id} loads {model}, which is not on the Hub; push that first.")

@@ -11,7 +11,8 @@ import yaml
 from datasets import Dataset
 from huggingface_hub import HfApi
 
-from .. import metric_modules
+import seggen_hf.metric_modules as metric_modules
+
 from ..data.captions import PREFIX, simple_name
 from ..demo.models import models_of_run
 from ..files import write_json
@@ -88,7 +89,7 @@ class Staged:
         """Why the run's artefacts are private and its records are not shown; None if they may be seen by all."""
         if self.public:
             return None
-        return why_private(self.plan.run.recipe(), self.plan.run.marker("captions")["facts"].get("source"))
+        return why_private(self.plan.run.recipe(), self.plan.run.finished("captions")["facts"].get("source"))
 
     @cached_property
     def cards(self) -> RunCards:
@@ -120,6 +121,7 @@ class Staged:
 
 def _stage_segmenter(staged: Staged) -> Artifact:
     plan = staged.plan
+    assert plan.arm is not None  # there is one wherever there is a segmenter
     key = f"segmenter-{plan.arm}"
     folder = stage_segmenter(plan.run.segmenter(plan.arm, plan.seed), staged.folder(key))
     if results := staged.cards.eval_results(plan.arm, plan.seed):
@@ -158,7 +160,7 @@ def _stage_metrics(staged: Staged) -> list[Artifact]:
         repo_id = f"{staged.plan.namespace}/{name}"
         folder = stage_metric(metric_modules.folder(name), staged.plan.run.staged / name)
         source = (folder / f"{name}.py").read_text(encoding="utf-8")
-        description = ast.get_docstring(ast.parse(source)).partition(", for ")[0] + "."
+        description = (ast.get_docstring(ast.parse(source)) or name).partition(", for ")[0] + "."
         write_card(folder, metric_card(name, description, repo_id))
         artifacts.append(Artifact(repo_id, "space", folder, staged.private, WEIGHTS, sdk="static"))
     return artifacts
@@ -197,6 +199,7 @@ def push_all(api: HfApi, artifacts: Sequence[Artifact], revision: str | None = N
 
 def _stage_dataset(staged: Staged) -> Artifact:
     plan, cards, source = staged.plan, staged.cards, staged.plan.run.synthetic
+    assert plan.round is not None  # there is one wherever there is a synthetic data set
     folder = empty_folder(staged.folder("dataset"), keep=(plan.round,))  # other rounds were made anew since
     stage_shards(source, folder / plan.round)
     write_json(folder / plan.round / "settings.json", cards.settings("synthetic"))
@@ -224,7 +227,7 @@ def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
     only_generated = staged.why_private is not None or kind in ("text2mask", "lora")
     kinds = [] if records is None else records["kind"][:]
     chosen = [i for i, k in enumerate(kinds) if k == "masksyn" or not only_generated]
-    rows = [records[chosen[i]] for i in spread(len(chosen), NUM_SAMPLES)] if chosen else []
+    rows = [records[chosen[i]] for i in spread(len(chosen), NUM_SAMPLES)] if records is not None and chosen else []
     if kind in ("controlnet", "controlnet-lora"):  # the snippet of its card shows it
         shown = rows[-1]["segmentation_map"] if rows else staged.drawn_map()
         save_color_map(shown, codec, folder / "color_map.png")

@@ -18,9 +18,9 @@ def register_pipelines() -> None:
     import diffusers
     from diffusers.pipelines import pipeline_loading_utils
 
-    from .. import pipelines
+    import seggen_hf.pipelines
 
-    classes = {name: getattr(pipelines, name) for name in NAMES}
+    classes = {name: getattr(seggen_hf.pipelines, name) for name in NAMES}
     for name, pipeline_class in classes.items():
         setattr(diffusers, name, pipeline_class)  # an index that names the class alone
     if hasattr(pipeline_loading_utils.get_class_from_dynamic_module, _MARK):

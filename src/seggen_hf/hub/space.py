@@ -82,7 +82,7 @@ def requirements() -> list[str]:
 
 def _minimum(name: str) -> str:
     (line,) = (line for line in requirements() if re.match(rf"{name}\b", line))
-    return re.search(r">=([\d.]+)", line)[1]
+    return re.findall(r">=([\d.]+)", line)[0]
 
 
 def _copy_package(target: Path) -> None:

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
 from scipy import ndimage
 
+RLE = Any  # a dict with size and counts; pycocotools has a type of it that cannot be imported
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, small, medium, large; pixels
 
 
-def to_rle(mask) -> dict:
+def to_rle(mask) -> RLE:
     """COCO's compressed RLE of a bool mask `(height, width)`; one that is RLE already is given back."""
     if isinstance(mask, dict):
         return mask
@@ -21,20 +23,20 @@ def to_rle(mask) -> dict:
     return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
-def mask_iou(pred: Sequence[dict], target: Sequence[dict], is_crowd: np.ndarray) -> np.ndarray:
+def mask_iou(pred: Sequence[RLE], target: Sequence[RLE], is_crowd: np.ndarray) -> np.ndarray:
     """IoU `(predictions, targets)` of RLE masks; against a crowd the share of the prediction inside it."""
     if not len(pred) or not len(target):
         return np.zeros((len(pred), len(target)))
     return np.asarray(mask_utils.iou(list(pred), list(target), is_crowd.astype(np.uint8).tolist()))
 
 
-def boundary_masks(masks: Sequence[dict], dilation_ratio: float) -> list[dict]:
+def boundary_masks(masks: Sequence[RLE], dilation_ratio: float) -> list[RLE]:
     """The pixels of each RLE mask within `dilation_ratio` of the image's diagonal (at least 1 pixel, chessboard
     distance) of its outside or of the image's border; RLE again."""
     return [_boundary(mask, dilation_ratio) for mask in masks]
 
 
-def _boundary(rle: dict, dilation_ratio: float) -> dict:
+def _boundary(rle: RLE, dilation_ratio: float) -> RLE:
     x, y, w, h = (int(v) for v in mask_utils.toBbox(rle))
     mask = mask_utils.decode(rle)
     width = max(1, round(dilation_ratio * math.hypot(*mask.shape)))

@@ -85,8 +85,8 @@ class MaskAP:
         is_crowd = np.array([bool(item.get("iscrowd", False)) for item in target], bool)
         iou = mask_iou(masks, true_masks, is_crowd)
         if self.boundary:
-            edges = (boundary_masks(part, self.dilation_ratio) for part in (masks, true_masks))
-            iou = np.minimum(iou, mask_iou(*edges, is_crowd))
+            edges, true_edges = (boundary_masks(part, self.dilation_ratio) for part in (masks, true_masks))
+            iou = np.minimum(iou, mask_iou(edges, true_edges, is_crowd))
         areas = np.array([float(mask_utils.area(mask)) for mask in masks])
         true_areas = np.array([float(item.get("area", mask_utils.area(item["mask"]))) for item in target])
         matched, ignored, num_targets = match_instances(iou, is_crowd, areas, true_areas)

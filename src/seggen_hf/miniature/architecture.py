@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -68,7 +69,8 @@ def build_tokenizer(words: Iterable[str], max_length: int = 32) -> CLIPTokenizer
             merges.append((pieces[0], pieces[1]))
             pieces[:2] = [pieces[0] + pieces[1]]
             vocab.setdefault(pieces[0], len(vocab))
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
+    pairs: Any = merges  # the declared type has strings in their place
+    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=max_length)
 
 
 def build_miniature(size: str = "unit", words: Sequence[str] = (), seed: int = 0) -> dict:
@@ -83,9 +85,9 @@ def build_miniature(size: str = "unit", words: Sequence[str] = (), seed: int = 0
     """
     if size not in _SIZES:
         raise ValueError(f"There is no miniature of size {size!r}; choose one of {sorted(_SIZES)}.")
-    s = _SIZES[size]
+    s: dict[str, Any] = _SIZES[size]
     tokenizer = build_tokenizer(words)
-    text = dict(
+    text: dict[str, Any] = dict(
         vocab_size=len(tokenizer),
         hidden_size=s["text_width"],
         intermediate_size=4 * s["text_width"],
@@ -98,13 +100,15 @@ def build_miniature(size: str = "unit", words: Sequence[str] = (), seed: int = 0
         pad_token_id=tokenizer.pad_token_id,
     )
     levels = len(s["vae_channels"])
+    down_blocks: Any = ("DownEncoderBlock2D",) * levels  # diffusers declares tuples of one
+    up_blocks: Any = ("UpDecoderBlock2D",) * levels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         components = dict(
             vae=AutoencoderKL(
                 block_out_channels=s["vae_channels"],
-                down_block_types=("DownEncoderBlock2D",) * levels,
-                up_block_types=("UpDecoderBlock2D",) * levels,
+                down_block_types=down_blocks,
+                up_block_types=up_blocks,
                 latent_channels=s["latent_channels"],
                 norm_num_groups=s["vae_groups"],
                 layers_per_block=1,

@@ -12,6 +12,7 @@ that code into the weights of a stock `AutoencoderKL` encoder, so that only the 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,21 +86,23 @@ def write_patch_encoder(vae: AutoencoderKL, code: PatchCode) -> None:
     group of the third room for a constant and pairs: groups * ((channels / groups - 1) // 2) >= K. Its weights are
     rounded to fp16, so that storing them so changes no latent.
     """
-    encoder, channels, groups = vae.encoder, vae.config.block_out_channels, vae.config.norm_num_groups
+    encoder: Any = vae.encoder  # torch's types end at the blocks
+    quant_conv: Any = vae.quant_conv
+    channels, groups = vae.config["block_out_channels"], vae.config["norm_num_groups"]
     k, per_group = code.num_channels, channels[-1] // groups
     pairs_per_group = (per_group - 1) // 2
     fits = len(channels) == 3 and 12 <= channels[0] < channels[1] < channels[2]
     fits = fits and channels[1] >= k and groups * pairs_per_group >= k
-    if not fits or k != vae.config.latent_channels or vae.config.mid_block_add_attention:
+    if not fits or k != vae.config["latent_channels"] or vae.config["mid_block_add_attention"]:
         raise ValueError(
             f"A patch code of {k} channels does not fit an AutoencoderKL with channels {channels}, {groups} norm "
-            f"groups and {vae.config.latent_channels} latent channels."
+            f"groups and {vae.config['latent_channels']} latent channels."
         )
     for name, parameter in encoder.named_parameters():
         is_residual_end = ".conv2." in name
         if "norm" not in name and ("conv_shortcut" in name or "downsamplers" in name or is_residual_end):
             parameter.zero_()
-    for layer in (encoder.conv_in, encoder.conv_out, vae.quant_conv):
+    for layer in (encoder.conv_in, encoder.conv_out, quant_conv):
         layer.weight.zero_()
         layer.bias.zero_()
 
@@ -134,9 +137,9 @@ def write_patch_encoder(vae: AutoencoderKL, code: PatchCode) -> None:
         positive = group * per_group + 2 * place
         pairs.weight[positive, i, 0, 0], pairs.weight[positive + 1, i, 0, 0] = 1, -1
         encoder.conv_out.weight[i, positive, 1, 1], encoder.conv_out.weight[i, positive + 1, 1, 1] = 1, -1
-        vae.quant_conv.weight[i, i, 0, 0] = 1
+        quant_conv.weight[i, i, 0, 0] = 1
     for group in range(groups):
         pairs.bias[(group + 1) * per_group - 1] = constant
-    vae.quant_conv.bias[k:] = -20.0  # log-variance: the code is deterministic
-    for parameter in (*encoder.parameters(), *vae.quant_conv.parameters()):
+    quant_conv.bias[k:] = -20.0  # log-variance: the code is deterministic
+    for parameter in (*encoder.parameters(), *quant_conv.parameters()):
         parameter.copy_(parameter.half().float())

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from seggen_hf.pipelines import ColormapCodec
+
 from ..data.schema import read_image
 from ..files import save_image
 from ..markdown import one_line
-from ..pipelines import ColormapCodec
 from .grid import lay_out
 from .report import thumbnail
 from .segments import paint_record

@@ -26,7 +26,8 @@ def thumbnail(pixels: np.ndarray, smooth: bool = True) -> Image.Image:
     image = Image.fromarray(np.asarray(pixels))
     longer = max(image.size)
     scale = math.ceil(SIDE / longer) if longer < 1.5 * SIDE else 1.5 * SIDE / longer
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    size = (width, height)
     if smooth:
         return image.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
     return image.resize(size, Image.Resampling.NEAREST)

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from seggen_hf.pipelines import ColormapCodec
+from seggen_hf.pipelines.seggen_panoptic import choose_shades
+
 from ..data.schema import read_map, read_panoptic
-from ..pipelines import ColormapCodec
-from ..pipelines.seggen_panoptic import choose_shades
 
 NUM_SHADES = 4  # suffice for any planar map
 SHADE_STEP = 0.22  # share of black or white that each further shade is mixed with

@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from seggen_hf.pipelines import condition_channels
+
 from ..config import GeneratorConfig, Mask2ImgConfig
 from ..miniature.architecture import resolve_base
-from ..pipelines import condition_channels
+from ..modules import from_config
 from ..trainers.mask2img import check_controlnet, new_controlnet
 from ..trainers.objective import DenoisingObjective
 from ..trainers.sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS
@@ -59,16 +62,16 @@ class MetaBase:
         self.base_model, self.height, self.width = base_model, *size
         self.configs = read_base_configs(base_model, revision)
         with torch.device("meta"):
-            self.unet = UNet2DConditionModel.from_config(self.configs["unet"])
-            self.vae = AutoencoderKL.from_config(self.configs["vae"])
+            self.unet = from_config(UNet2DConditionModel, self.configs["unet"])
+            self.vae = from_config(AutoencoderKL, self.configs["vae"])
             self.text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(self.configs["text_encoder"]))
             self.text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig.from_dict(self.configs["text_encoder_2"]))
         for module in self.modules:
             module.requires_grad_(False).eval()
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
         self.tokens = self.text_encoder.config.max_position_embeddings
         self.text_width = self.text_encoder.config.hidden_size + self.text_encoder_2.config.hidden_size
-        self.pooled_width = self.text_encoder_2.config.projection_dim
+        self.pooled_width = self.text_encoder_2.text_projection.out_features
         self.prediction_type = DenoisingObjective(self.configs["scheduler"]).prediction_type
         self._check()
 
@@ -82,15 +85,15 @@ class MetaBase:
             raise ValueError(
                 f"--height and --width are {self.height} and {self.width}; they must be multiples of {self.factor}."
             )
-        if self.unet.config.cross_attention_dim != self.text_width:
+        if self.unet.config["cross_attention_dim"] != self.text_width:
             raise ValueError(
-                f"{self.base_model}: the U-Net reads captions of width {self.unet.config.cross_attention_dim}, the "
+                f"{self.base_model}: the U-Net reads captions of width {self.unet.config['cross_attention_dim']}, the "
                 f"two text encoders write {self.text_width}. It is no SDXL."
             )
-        if self.unet.config.in_channels != self.vae.config.latent_channels:
+        if self.unet.config["in_channels"] != self.vae.config["latent_channels"]:
             raise ValueError(
-                f"{self.base_model}: the U-Net takes {self.unet.config.in_channels} channels, the autoencoder makes "
-                f"{self.vae.config.latent_channels}."
+                f"{self.base_model}: the U-Net takes {self.unet.config['in_channels']} channels, the autoencoder "
+                f"makes {self.vae.config['latent_channels']}."
             )
 
     @property
@@ -107,7 +110,7 @@ class MetaBase:
 
     def shapes(self, batch: int) -> dict[str, tuple]:
         """Of what a denoising step reads for `batch` samples."""
-        latents = (batch, self.unet.config.in_channels, self.height // self.factor, self.width // self.factor)
+        latents = (batch, self.unet.config["in_channels"], self.height // self.factor, self.width // self.factor)
         return {
             "latents": latents,
             "caption embeddings": (batch, self.tokens, self.text_width),
@@ -132,7 +135,8 @@ class MetaBase:
 
     def decode(self, batch: int) -> torch.Tensor:
         """Images of `batch` latents."""
-        return self.vae.decode(empty(*self.shapes(batch)["latents"], dtype=self.vae.dtype)).sample
+        vae: Any = self.vae  # diffusers declares a tensor in the place of what it returns
+        return vae.decode(empty(*self.shapes(batch)["latents"], dtype=vae.dtype)).sample
 
 
 def build_controlnet(base: MetaBase, config: Mask2ImgConfig, num_labels: int | None) -> ControlNetModel:
@@ -148,7 +152,7 @@ def build_controlnet(base: MetaBase, config: Mask2ImgConfig, num_labels: int | N
             file = path / "config.json" if path.is_dir() else hf_hub_download(str(path), "config.json")
         except OSError as error:
             raise ValueError(f"--controlnet_model {path} cannot be read: {str(error).splitlines()[0]}") from error
-        controlnet = ControlNetModel.from_config(json.loads(Path(file).read_text()))
+        controlnet = from_config(ControlNetModel, json.loads(Path(file).read_text()))
     is_known = num_labels is not None or config.conditioning != "bits"
     num_channels = condition_channels(config.conditioning, num_labels or 255) if is_known else None
     check_controlnet(controlnet, base.unet, base.factor, num_channels)

@@ -1,6 +1,7 @@
 """What the trainings of Text2Mask and Mask2Img take."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,7 +59,7 @@ def plan_mask2img(
         set_trained(controlnet, unet, config)
     if config.lora_rank:
         parameters["lora"] = count(controlnet) - parameters["controlnet"]
-    channels = controlnet.config.conditioning_channels
+    channels = controlnet.config["conditioning_channels"]
 
     def predict(noisy, steps, embeds, added):
         condition = empty(len(noisy), channels, config.height, config.width)
@@ -81,6 +82,7 @@ def _plan(
     processes: int,
     measure: bool,
 ) -> StagePlan:
+    module: Any  # of diffusers
     for module in modules:
         is_frozen = not count(module, trained=True)
         (cast_weights if is_frozen else cast_frozen)(module, DTYPES[config.mixed_precision])

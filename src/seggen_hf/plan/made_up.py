@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from seggen_hf.pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+
 from ..config import Recipe, SegmenterConfig
 from ..data.captions import template_caption
 from ..data.schema import attach_labels, encode_image, encode_map, encode_panoptic, record_features
 from ..labels import LabelSet
 from ..miniature.architecture import build_tokenizer
-from ..pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+from ..modules import from_config
 from ..segmenter.build import build_segmenter, freeze_batch_norm
 from ..trainers.generator import build_panoptic_codec, cast_weights
 from ..trainers.mask2img import new_controlnet
@@ -80,9 +83,9 @@ def random_base(base_model: str, revision: str | None, device: torch.device) -> 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         with device:  # a card draws billions of numbers in a second
-            components = {
-                "unet": UNet2DConditionModel.from_config(configs["unet"]),
-                "vae": AutoencoderKL.from_config(configs["vae"]),
+            components: dict[str, Any] = {
+                "unet": from_config(UNet2DConditionModel, configs["unet"]),
+                "vae": from_config(AutoencoderKL, configs["vae"]),
                 "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"])),
                 "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig.from_dict(configs["text_encoder_2"])),
             }
@@ -90,7 +93,7 @@ def random_base(base_model: str, revision: str | None, device: torch.device) -> 
         cast_weights(module.to("cpu").eval(), torch.float32)  # a configuration may name half precision
     places = components["text_encoder"].config.max_position_embeddings
     tokenizer = build_tokenizer((), places)
-    scheduler = EulerDiscreteScheduler.from_config(configs["scheduler"])
+    scheduler: Any = from_config(EulerDiscreteScheduler, configs["scheduler"])
     return StableDiffusionXLPipeline(
         **components, tokenizer=tokenizer, tokenizer_2=tokenizer, scheduler=scheduler, add_watermarker=False
     )

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
 
 from ..config import Recipe, TrainingConfig
 from ..labels import LabelSet
+from ..modules import move
 from ..provenance import library_versions
 from ..quiet import quiet_libraries
 from ..segmenter.evaluation import evaluate_segmenter
@@ -143,7 +145,7 @@ def measure_run(recipe: Recipe, labels: LabelSet, plan: RunPlan, say: Callable[[
     Each in a process of its own: none finds what an earlier one left, and one that the system kills takes no other
     with it.
     """
-    context = multiprocessing.get_context(_start_method())
+    context: Any = multiprocessing.get_context(_start_method())  # of several types, by the name of the method
     context.set_forkserver_preload([__name__])
     measured = []
     for stage, times in zip(plan.stages, plan.times, strict=True):
@@ -248,7 +250,7 @@ class Trial:
     def train(self, task, config: TrainingConfig) -> None:
         """The loop's own steps, few of them."""
         accumulation = config.gradient_accumulation_steps
-        short = ShortTraining(task, accumulation, self.device, self.profiler)
+        short: Any = ShortTraining(task, accumulation, self.device, self.profiler)
         changes = {
             "output_dir": str(self.folder / "training"),
             "max_train_steps": max(config.max_train_steps, WARM_UP + STEPS + 1),
@@ -295,7 +297,7 @@ def _measure_evaluation(trial: Trial) -> None:
     records, task = trial.records(2 * batch, height, width), trial.recipe.data.task
     trial.begin()
     model, processor = random_segmenter(trial.recipe.segmenter, trial.labels, trial.folder)
-    model.to(trial.device).eval()
+    move(model, trial.device).eval()
     watch = Watch(trial.device)
     watch.start()
     for part in (range(batch), range(2 * batch)):  # the first to warm up

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +10,15 @@ from torch.overrides import TorchFunctionMode
 
 # What torch.autocast does on CUDA (https://docs.pytorch.org/docs/stable/amp.html, "CUDA Ops that can autocast"), as
 # far as the networks here use it. The meta device has no autocast of its own.
+_NN: Any = torch._C._nn  # pyright: ignore[reportAttributeAccessIssue]  # torch does not declare it
 _TO_HALF = {
-    torch._C._nn.linear, torch.conv1d, torch.conv2d, torch.conv_transpose2d, torch.matmul, torch.mm, torch.bmm,
+    _NN.linear, torch.conv1d, torch.conv2d, torch.conv_transpose2d, torch.matmul, torch.mm, torch.bmm,
     torch.addmm, torch.baddbmm, torch.einsum, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.mm,
     torch.Tensor.bmm,
 }  # fmt: skip
 _TO_FLOAT32 = {
     torch.layer_norm, torch.group_norm, torch.softmax, torch.Tensor.softmax, torch.log_softmax,
-    torch.Tensor.log_softmax, torch._C._nn.cross_entropy_loss, torch._C._nn.softplus, torch.exp, torch.Tensor.exp,
+    torch.Tensor.log_softmax, _NN.cross_entropy_loss, _NN.softplus, torch.exp, torch.Tensor.exp,
     torch.log, torch.Tensor.log, torch.pow, torch.Tensor.pow, torch.sum, torch.Tensor.sum, torch.cumsum,
     torch.Tensor.cumsum, torch.norm, torch.Tensor.norm,
 }  # fmt: skip

@@ -159,7 +159,7 @@ def plan_recipe(
     """
 
     notes = []
-    if num_records is None and (num_records := PUBLISHED_RECORDS.get(recipe.data.labels)):
+    if num_records is None and (num_records := PUBLISHED_RECORDS.get(recipe.data.labels or "")):
         notes.append(f"the data was not read: planned with {num_records:,} records, as {recipe.data.labels} has")
     pictures = (num_records or 0) * (recipe.synthesis.masksyn_variants + recipe.synthesis.imgsyn_variants)
     folders = list_folders(recipe)

@@ -8,6 +8,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from ..config import EvaluationConfig, Recipe, SegmenterConfig
 from ..labels import LabelSet
+from ..modules import move
 from ..segmenter import loss as segmentation_loss
 from ..segmenter.build import find_config, freeze_batch_norm
 from ..segmenter.inference import SIZE_DIVISOR
@@ -37,7 +38,7 @@ def build(config: SegmenterConfig, labels: LabelSet) -> Mask2FormerForUniversalS
     settings.num_queries = config.num_queries or settings.num_queries
     settings.use_auxiliary_loss = True
     with torch.device("meta"):
-        model = Mask2FormerForUniversalSegmentation(settings).to("meta")
+        model = move(Mask2FormerForUniversalSegmentation(settings), "meta")
     if is_pretrained:
         freeze_batch_norm(model)
     adapt_layers(model)

@@ -54,7 +54,7 @@ def cost_of_training(
     if accumulates:
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
-        tracker.hold(parameter.grad for parameter in trained)
+        tracker.hold(parameter.grad for parameter in trained if parameter.grad is not None)
     with tracker:
         with mode.forward():
             scalar = loss()

@@ -60,8 +60,9 @@ def _costs(config: SynthesisConfig, base: MetaBase, controlnet, dtype) -> dict[s
         return base.unet(noisy, steps, embeds, added_cond_kwargs=added).sample
 
     def mask2img():
-        condition = empty(rows, controlnet.config.conditioning_channels, base.height, base.width, dtype=dtype)
-        return denoise(controlnet, base.unet, *base.inputs(rows, dtype), condition)
+        condition = empty(rows, controlnet.config["conditioning_channels"], base.height, base.width, dtype=dtype)
+        noisy, steps, embeds, added = base.inputs(rows, dtype)
+        return denoise(controlnet, base.unet, noisy, steps, embeds, added, condition)
 
     return {
         "text2mask": cost_of_inference([base.unet], text2mask),

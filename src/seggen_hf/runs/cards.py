@@ -11,25 +11,25 @@ from importlib import resources
 from pathlib import Path
 
 import jinja2
-from datasets import load_from_disk
 from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.repocard_data import DatasetCardData, EvalResult
 from safetensors import safe_open
 
+from seggen_hf.pipelines import ColormapCodec
+
 from ..arms import ARMS, list_folders, parse_segmenter_name
 from ..config import SCENES
-from ..data.schema import labels_of
+from ..data.schema import labels_of, load_saved
 from ..files import write_text
 from ..markdown import cell, code_span, literal
 from ..names import is_hub_id
-from ..pipelines import ColormapCodec
 from ..provenance import join_versions, library_versions, public_settings, public_value
 from ..segmenter.postprocessing import OBJECT_THRESHOLD, OVERLAP_THRESHOLD
 from ..tasks import TASKS, task_of
 from .folder import RunFolder
 from .results import percent
 from .scores import read_scores, recipe_hash
-from .stage_marker import read_marker
+from .stage_marker import finished_marker
 
 
 def fill_card(template: str, facts: Mapping, header: str = "") -> str:
@@ -70,13 +70,13 @@ class RunCards:
     def __init__(self, run: str | os.PathLike, repos: Mapping[str, str] | None = None):
         self.run, self.repos = RunFolder(run), dict(repos or {})
         self.recipe = self.run.recipe()
-        captions = load_from_disk(self.run.captions)
+        captions = load_saved(self.run.captions)
         labels = labels_of(captions)
         self.codec = ColormapCodec(labels)
         data = self.recipe.data
         self.task, captioner = TASKS[data.task], self.recipe.caption.captioner
         # What the name was when it was read: from elsewhere, a folder's looks like an id.
-        self.source = self.run.marker("captions")["facts"].get("source")
+        self.source = self.run.finished("captions")["facts"].get("source")
         self.source_id = data.dataset_name if is_hub_id(data.dataset_name) and self.source != "folder" else None
         self.shared = {
             "run": self.recipe.name,
@@ -103,7 +103,7 @@ class RunCards:
         """
         section = getattr(self.recipe, name)
         base = self._public_model(section.base_model)
-        facts = self._facts(adapter or name, pictures) | _training_facts(self.run.marker(name))
+        facts = self._facts(adapter or name, pictures) | _training_facts(self.run.finished(name))
         facts |= {
             "inference_steps": getattr(self.recipe.synthesis, f"{name}_steps"),
             "guidance": getattr(self.recipe.synthesis, f"{name}_guidance"),
@@ -127,7 +127,7 @@ class RunCards:
     def segmenter(self, arm: str, seed: int, pictures: Sequence[str] = ()) -> str:
         """The card of one training of one arm, with its scores if there are any."""
         folder = self.run.segmenter(arm, seed)
-        facts = self._facts(f"segmenter-{arm}", pictures) | _training_facts(read_marker(folder))
+        facts = self._facts(f"segmenter-{arm}", pictures) | _training_facts(finished_marker(folder))
         splits = read_scores(folder)
         scores = [{"split": split} | entry["scores"] for split, entry in splits.items()]
         results = list_results(facts["dataset"], self.source_id, scores)
@@ -176,7 +176,7 @@ class RunCards:
             "records": summary["num_kept"],
             "kinds": summary["kinds"],
             "reasons": summary["reasons"],
-            "num_real": self.run.marker("captions")["facts"].get("records"),
+            "num_real": self.run.finished("captions")["facts"].get("records"),
             "configs": [config["config_name"] for config in configs],
         }
         data = DatasetCardData(
@@ -189,11 +189,13 @@ class RunCards:
 
     def settings(self, name: str) -> dict:
         """What made the stage `name`, fit for publishing: settings, versions and command."""
-        return _made_by(self.run.marker(name))
+        return _made_by(self.run.finished(name))
 
     def eval_results(self, arm: str, seed: int) -> list[dict]:
         """Scores in the form of `.eval_results/*.yaml`, which names a data set of the Hub: none for other data."""
-        splits = read_scores(self.run.segmenter(arm, seed)) if self.source_id else {}
+        if not self.source_id:
+            return []
+        splits = read_scores(self.run.segmenter(arm, seed))
         entries = [
             EvalResultEntry(
                 dataset_id=self.source_id,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..arms import parse_segmenter_name, segmenter_name
 from ..config import Recipe, load_recipe
-from .stage_marker import read_marker
+from .stage_marker import finished_marker, read_marker
 
 # Of a trained segmenter, beside its weights; the pictures lie in a folder for each test split, as in the run's own.
 SCORES, PREDICTIONS = "evaluation.json", "predictions"
@@ -48,7 +48,7 @@ class RunFolder:
         """The folder of the stage `name`."""
         return self.path / name
 
-    def segmenter(self, arm: str, seed: int) -> Path:
+    def segmenter(self, arm: str | None, seed: int) -> Path:
         """The folder of the training of one arm and seed."""
         return self.path / segmenter_name(arm, seed)
 
@@ -59,6 +59,10 @@ class RunFolder:
     def marker(self, name: str) -> dict | None:
         """The marker of the stage `name`, or None while it is not finished."""
         return read_marker(self.stage(name))
+
+    def finished(self, name: str) -> dict:
+        """The marker of the stage `name`. Raises: `ValueError` while it is not finished."""
+        return finished_marker(self.stage(name))
 
     @property
     def is_run(self) -> bool:

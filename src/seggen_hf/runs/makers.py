@@ -4,17 +4,20 @@ import dataclasses
 import gc
 import os
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
 from accelerate.state import AcceleratorState
 
-from ..arms import ARMS, SYNTHESIZED, parse_segmenter_name
+from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
+
+from ..arms import ARMS, SYNTHESIZED
 from ..config import SCENES, Recipe, TrainingConfig
 from ..data.captions import write_captions
 from ..data.scenes.render import render_records
-from ..data.schema import labels_of
-from ..pipelines import Mask2ImgPipeline, Text2MaskPipeline
+from ..data.schema import labels_of, load_saved
+from ..modules import move
 from ..segmenter.build import load_segmenter
 from ..synthesis import filter_records, load_synthetic, synthesize
 from ..synthesis.agreement_filter import read_summary
@@ -26,8 +29,8 @@ from ..trainers.segmenter import SegmenterTask
 from ..trainers.text2mask import Text2MaskTask
 from .folder import RunFolder
 from .records import load_train_records
-from .stage_marker import DONE, STARTED, mark_stage, read_marker
-from .stages import Stage, segmenter_config, trained_generators
+from .stage_marker import DONE, STARTED, finished_marker, mark_stage
+from .stages import Stage, segmenter_config, segmenter_of, trained_generators
 
 
 def begins(stage: Stage) -> str:
@@ -45,7 +48,7 @@ def make_stage(stage: Stage, recipe: Recipe, run: RunFolder, command: str | None
     read = None if stage.inputs else data
     with mark_stage(stage.folder, stage.name, stage.settings, stage.fingerprint, command, read) as facts:
         facts |= _MAKERS.get(stage.name, _make_segmenter)(stage, recipe, run)
-    marker = read_marker(stage.folder)
+    marker = finished_marker(stage.folder)
     return f"{stage.name}: done in {marker['seconds']:.0f} s, peak memory {marker['peak_memory_gb']:.1f} GB"
 
 
@@ -56,10 +59,10 @@ def filter_run(recipe: Recipe, out: str | os.PathLike, folder: str | os.PathLike
     for needed, kind in ((run.captions, "caption"), (judge, "segmenter"), (run.synthetic, "synthesize")):
         if not (needed / DONE).is_file():
             raise ValueError(f"{needed} is not finished; run the stage {kind} first.")
-    records = datasets.load_from_disk(run.captions)
+    records = load_saved(run.captions)
     model, processor = load_segmenter(judge, labels_of(records))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return filter_records(run.synthetic, folder, model, processor, records, recipe.filter, recipe.data.task)
+    move(model, "cuda" if torch.cuda.is_available() else "cpu")
+    return filter_records(run.synthetic, Path(folder), model, processor, records, recipe.filter, recipe.data.task)
 
 
 def _make_captions(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
@@ -74,17 +77,17 @@ def _make_captions(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
 def _make_generator(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     task_class = {"text2mask": Text2MaskTask, "mask2img": Mask2ImgTask}[stage.name]
     config = dataclasses.replace(getattr(recipe, stage.name), output_dir=str(stage.folder))
-    labels = labels_of(datasets.load_from_disk(run.captions))
+    labels = labels_of(load_saved(run.captions))
     return _train(task_class, config, run.captions, panoptic_codec=build_panoptic_codec(recipe.data, labels))
 
 
 def _make_synthetic(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     config, data = dataclasses.replace(recipe.synthesis, output_dir=str(stage.folder)), recipe.data
-    models = {"text2mask": config.text2mask_model, "mask2img": config.mask2img_model}
+    models: dict[str, Any] = {"text2mask": config.text2mask_model, "mask2img": config.mask2img_model}
     models |= {name: str(run.stage(name)) for name in trained_generators(recipe)}
     uses_masksyn = config.masksyn_variants > 0
     made = synthesize(
-        datasets.load_from_disk(run.captions),
+        load_saved(run.captions),
         stage.folder,
         config,
         mask2img=open_pipeline(Mask2ImgPipeline, models["mask2img"], config),
@@ -98,7 +101,7 @@ def _make_synthetic(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
 
 
 def _make_renderer(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
-    render_records(datasets.load_from_disk(run.captions), recipe, stage.folder)
+    render_records(load_saved(run.captions), recipe, stage.folder)
     return {"records": len(datasets.load_from_disk(stage.folder))}
 
 
@@ -108,14 +111,14 @@ def _make_filtered(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
 
 
 def _make_segmenter(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
-    name, seed = parse_segmenter_name(stage.name)
-    arm = ARMS[name]
-    config = segmenter_config(recipe, run, arm, seed)
-    made = None
-    if arm.reads in SYNTHESIZED:
-        made = load_synthetic(config.synthetic_dataset, kinds=arm.kinds)
-    elif arm.reads == "renderer":
-        made = datasets.load_from_disk(config.synthetic_dataset)
+    trained = segmenter_of(stage)
+    arm = ARMS[trained.arm]
+    config = segmenter_config(recipe, run, arm, trained.seed)
+    made, synthetic = None, config.synthetic_dataset
+    if arm.reads in SYNTHESIZED and synthetic is not None:
+        made = load_synthetic(synthetic, kinds=arm.kinds)
+    elif arm.reads == "renderer" and synthetic is not None:
+        made = load_saved(synthetic)
     data = recipe.data
     facts = _train(SegmenterTask, config, run.captions, synthetic_records=made, task=data.task, tiles=data.tiles)
     return facts | {"synthetic_records": 0 if made is None else len(made)}
@@ -135,7 +138,7 @@ _MAKERS = {
 def _train(task_class, config: TrainingConfig, captions: Path, **more) -> dict:
     # Accelerate keeps the precision of the process's first training; each stage has its own.
     AcceleratorState._reset_state()
-    records = datasets.load_from_disk(captions)
+    records = load_saved(captions)
     task = task_class.from_config(config, records, labels_of(records), **more)
     run: Run = train(task, config)
     trained = sum(p.numel() for p in task.trainable.parameters() if p.requires_grad)

@@ -12,6 +12,8 @@ from datasets import Dataset, Image
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from seggen_hf.pipelines import ColormapCodec
+
 from ..arms import ARMS, SYNTHESIZED, check_arms, list_folders
 from ..config import SCENES, Recipe, load_recipe
 from ..config.presets import MEMORY
@@ -21,7 +23,6 @@ from ..data.sources.map_decoder import read_label_file
 from ..files import write_json
 from ..labels import LabelSet, differing_labels
 from ..miniature.architecture import resolve_base
-from ..pipelines import ColormapCodec
 from ..plan.gpus import Gpu
 from ..plan.run_plan import RunPlan, plan_recipe
 from ..segmenter.sizes import SEGMENTER_NAMES
@@ -87,7 +88,7 @@ def plan_run(recipe: Recipe, processes: int = 1, num_records: int | None = None)
 
 
 def preset_that_fits(
-    recipe: str, settings: Sequence[str], planned: RunPlan, labels: LabelSet, card: Gpu
+    recipe: str | Path, settings: Sequence[str], planned: RunPlan, labels: LabelSet, card: Gpu
 ) -> str | None:
     """The largest preset with which the run fits the card, where it does not fit as it is; None if there is none.
 
@@ -98,7 +99,7 @@ def preset_that_fits(
     if planned.fits(card):
         return None
     names = [name for name, size in MEMORY.items() if size <= card.memory * 1.1]
-    for name in sorted(names, key=MEMORY.get, reverse=True):
+    for name in sorted(names, key=lambda name: MEMORY[name], reverse=True):
         changed = load_recipe(recipe, [*settings, f"preset={name}"])
         # What fits already fits with smaller batches too: planning all of it again would take as long again.
         kinds = {stage.kind for stage in planned.stages if stage.peak > card.room}

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-import datasets
+import datasets.config
 
 from ..config import SCENES, Recipe
 from ..content_digests import records_digest

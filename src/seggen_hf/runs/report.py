@@ -7,20 +7,20 @@ from importlib import resources
 from pathlib import Path
 from statistics import fmean
 
-import datasets
 import jinja2
 import numpy as np
 from PIL import Image
 
+from seggen_hf.pipelines import ColormapCodec
+
 from ..arms import ARMS, list_folders, parse_segmenter_name
 from ..config import SECTIONS, Recipe
-from ..data.schema import labels_of, read_image, read_map
+from ..data.schema import labels_of, load_saved, read_image, read_map
 from ..files import write_text
 from ..folders import RUN, check_folder
 from ..markdown import cell, code_span
 from ..pictures.report import SIDE, PictureFolder, hex_color, line_chart
 from ..pictures.segments import paint_record
-from ..pipelines import ColormapCodec
 from ..provenance import join_versions, public_value
 from ..spacing import spread
 from ..synthesis import load_synthetic
@@ -57,7 +57,7 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
     results = read_results(run)
     pictures = PictureFolder(run.pictures)
     rows = results["scores"] if results else []
-    captions = datasets.load_from_disk(run.captions) if run.marker("captions") else None
+    captions = load_saved(run.captions) if run.marker("captions") else None
     codec = ColormapCodec(labels_of(captions)) if captions is not None else None
     task = task_of(rows) if rows else TASKS[recipe.data.task]
     return {
@@ -185,7 +185,7 @@ def list_scores(rows: list[dict]) -> list[dict]:
                 "arm": arm,
                 "mean": mean,
                 "range": max(values) - min(values) if len(values) > 1 else None,
-                "difference": mean - baseline if None not in (mean, baseline) and arm != BASELINE else None,
+                "difference": None if mean is None or baseline is None or arm == BASELINE else mean - baseline,
                 "seeds": {row["seed"]: row.get(task.metric) for row in here if row["arm"] == arm},
                 "more": {metric: means[metric].get(arm) for metric in task.more},
             })  # fmt: skip

@@ -46,10 +46,10 @@ def check_stages(stages: list[Stage], kinds: Sequence[str], again: Sequence[Stag
     Raises: `ValueError` if a stage that is done, or begun, has other settings or other data now, or an input is
         neither done nor part of the call.
     """
-    again = {id(stage) for stage in again}
+    anew = {id(stage) for stage in again}
     changes = []
     for stage in stages:
-        if id(stage) in again:
+        if id(stage) in anew:
             continue
         try:
             check_stage(stage.folder, stage.settings, stage.fingerprint)
@@ -63,7 +63,7 @@ def check_stages(stages: list[Stage], kinds: Sequence[str], again: Sequence[Stag
         flags = " ".join(f"--redo {name}" for name in names)
         raise SettingsChanged(f"{reasons} Use another --out, or {flags} to make anew what depends on it.")
     for stage in stages:
-        if id(stage) not in again and has_other_data(stage, data):
+        if id(stage) not in anew and has_other_data(stage, data):
             raise SettingsChanged(
                 f"The data has changed since {stage.folder} was made of it. Use another --out, or --redo caption to "
                 "make anew what depends on it."
@@ -185,6 +185,7 @@ def _evaluate(
     digests = {split: data_digest(recipe, records) for split, records in tests.items()}
 
     def score_all(pending: list[Segmenter]) -> None:
+        assert together is not None
         folders = [segmenter.folder for segmenter in pending]
         together("score", stages=[stage for stage in finished if stage.folder in folders])
 

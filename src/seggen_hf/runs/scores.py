@@ -4,7 +4,6 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
+from seggen_hf.pipelines import ColormapCodec
+
 from ..arms import ARMS
 from ..config import SECTIONS, EvaluationConfig, Recipe
 from ..config.values import list_differing
@@ -20,8 +21,8 @@ from ..data.schema import encode_image, encode_map, labels_of, read_image, read_
 from ..digests import json_digest
 from ..files import write_json
 from ..labels import LabelSet, differing_labels
+from ..modules import move
 from ..pictures.segments import paint_record, paint_segments
-from ..pipelines import ColormapCodec
 from ..provenance import join_versions, library_versions, public_value
 from ..segmenter.build import build_segmenter
 from ..segmenter.evaluation import evaluate_segmenter
@@ -32,19 +33,10 @@ from ..tasks import TASKS
 from .folder import PREDICTIONS, SCORES, RunFolder
 from .results import list_seeds, list_unfinished, percent, scores_by_arm
 from .stage_marker import mark_stage, read_marker
+from .stages import Segmenter
 from .verdict import write_verdict
 
 NUM_SHOWN = 6  # records of each test split whose predictions are kept as pictures
-
-
-@dataclass(frozen=True)
-class Segmenter:
-    """A finished training of one arm and seed, and what it was made of."""
-
-    arm: str
-    seed: int
-    folder: Path
-    fingerprint: str
 
 
 def describe_machine() -> dict:
@@ -138,7 +130,7 @@ def score_folder(folder: Path, records: Dataset, settings: EvaluationConfig, tas
 
 def _open_segmenter(folder: Path, labels: LabelSet):
     model, processor = build_segmenter(folder, labels)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+    return move(model, "cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
 
 def _predict_pictures(
@@ -239,6 +231,7 @@ def evaluate_arms(
         entries += [scored[split] for split in tests]
         for split in tests:
             scores = known_scores(segmenter, split, sources[split])
+            assert scores is not None  # all are scored by now
             score = f"{headline.metric_name} {percent(scores[headline.metric])}"
             say(f"evaluate: {segmenter.arm}, seed {segmenter.seed}, {split}: {score}")
             place = {"folder": str(segmenter.folder.relative_to(run.path)), "steps": made["steps"]}

@@ -46,6 +46,14 @@ def read_marker(folder: Path, name: str = DONE) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def finished_marker(folder: Path) -> dict:
+    """The marker in `folder`. Raises: `ValueError` if its stage is not finished."""
+    marker = read_marker(folder)
+    if marker is None:
+        raise ValueError(f"{folder} is not finished; run its stage first.")
+    return marker
+
+
 def read_begun(folder: Path) -> dict | None:
     """The marker of a stage that is done, or has begun and written a file."""
     folder = Path(folder)

@@ -144,8 +144,10 @@ def segmenter_config(recipe: Recipe, run: RunFolder, arm: Arm, seed: int) -> Seg
 
 
 def segmenter_of(stage: Stage) -> Segmenter:
-    """The finished training of a stage of kind `segmenter`."""
-    return Segmenter(*parse_segmenter_name(stage.name), stage.folder, stage.fingerprint)
+    """The training of a stage of kind `segmenter`."""
+    named = parse_segmenter_name(stage.name)
+    assert named is not None, f"{stage.name} is no segmenter"
+    return Segmenter(*named, stage.folder, stage.fingerprint)
 
 
 def _settings(section: str, values: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,7 +55,7 @@ def build_segmenter(
         if weights:
             model = Mask2FormerForUniversalSegmentation.from_pretrained(
                 name_or_path,
-                revision=revision,
+                revision=revision,  # pyright: ignore[reportArgumentType]  # None: main
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
@@ -154,6 +155,7 @@ def freeze_batch_norm(model: nn.Module) -> int:
 
 
 def _build_processor(name_or_path, revision, labels: LabelSet, short_side: int | None, tiles: int | None):
+    processor: Any  # of any class, with attributes of ours
     if name_or_path is None:
         processor = Mask2FormerImageProcessorPil(do_resize=False)
     else:

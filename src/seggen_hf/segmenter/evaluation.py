@@ -1,5 +1,7 @@
 """A segmenter on a data set -> scores of its task, summed over processes."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -183,7 +185,8 @@ def _categories(labels: LabelSet) -> list[dict]:
 
 
 def _sum(accelerator: Accelerator, counts: np.ndarray) -> np.ndarray:
-    return accelerator.reduce(torch.from_numpy(counts).to(accelerator.device), reduction="sum").cpu().numpy()
+    total: Any = accelerator.reduce(torch.from_numpy(counts).to(accelerator.device), reduction="sum")  # a tensor again
+    return total.cpu().numpy()
 
 
 def _read_row(row: dict, task: str) -> dict:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def inference_size(height: int, width: int, processor) -> tuple[int, int]:
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
-def _get(size, name: str):
+def _get(size, name: str) -> Any:
     return size.get(name) if isinstance(size, dict) else getattr(size, name, None)
 
 
@@ -100,7 +101,7 @@ def predict_queries(
         return
     inputs, groups = [], {}
     for index, array in enumerate(arrays):
-        height, width = inference_size(*array.shape[:2], processor)
+        height, width = inference_size(array.shape[0], array.shape[1], processor)
         if (height, width) != array.shape[:2]:
             array = np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR))
         inputs.append(array)
@@ -143,8 +144,8 @@ def _predict_windows(
     if (height, width) != original:
         array = np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR))
     size = window_size(seen or -(-short_side // tiles), SIZE_DIVISOR)
-    padded = (max(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR, size) for side in (height, width))
-    windows = Windows(*padded, size)
+    rows, columns = (max(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR, size) for side in (height, width))
+    windows = Windows(rows, columns, size)
     pixels = torch.zeros(3, windows.height, windows.width)
     pixels[:, :height, :width] = normalize(array, processor)
     cut = [pixels[:, top : top + size, left : left + size] for top, left in windows.starts]

@@ -11,6 +11,7 @@ What differs:
 
 import contextlib
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,8 @@ def enable_checkpointing(model: nn.Module) -> None:
         model: a Mask2Former after `adapt_layers`.
     Raises: `ValueError` for a backbone that is neither a transformer of `transformers` nor a ResNet.
     """
-    backbone = model.model.pixel_level_module.encoder
+    mask2former: Any = model.model
+    backbone = mask2former.pixel_level_module.encoder
     stages = [module for module in backbone.modules() if isinstance(module, ResNetStage)]
     for stage in stages:
         stage.__class__ = RecomputedResNetStage
@@ -55,9 +57,9 @@ def enable_checkpointing(model: nn.Module) -> None:
         raise ValueError(f"A {backbone.config.model_type} backbone has no --gradient_checkpointing.")
     # The innermost alone: Swin's stages would be run once more for their layers' sake.
     outer = {id(a) for a in layers for b in a.modules() if b is not a and isinstance(b, GradientCheckpointingLayer)}
-    for layer in [*(a for a in layers if id(a) not in outer), *model.model.transformer_module.decoder.layers]:
+    for layer in [*(a for a in layers if id(a) not in outer), *mask2former.transformer_module.decoder.layers]:
         layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, recompute
-    model.model.pixel_level_module.decoder.gradient_checkpointing = True
+    mask2former.pixel_level_module.decoder.gradient_checkpointing = True
 
 
 class RecomputedResNetStage(ResNetStage):
@@ -110,7 +112,8 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
             grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, places, levels, points, 2)
             weights = weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B * heads, 1, places, levels, points)
             value = value.float().transpose(1, 2).reshape(batch * self.n_heads, -1, places)
-            parts, output = value.split([height * width for height, width in shapes], 2), 0
+            parts = value.split([height * width for height, width in shapes], 2)
+            output: Any = 0  # a tensor after the first level
             for level, shape in enumerate(shapes):
                 sampled = F.grid_sample(parts[level].unflatten(2, shape), grids[:, :, level], align_corners=False)
                 output = output + (sampled * weights[..., level, :]).sum(-1)  # (B * heads, channels / heads, places)
@@ -156,9 +159,10 @@ class PixelDecoder(Mask2FormerPixelDecoder):
             x = lateral(x)
             coarse = F.interpolate(outputs[-1], size=x.shape[-2:], mode="bilinear", align_corners=False)
             outputs.append(convolve(x + coarse))
+        scales: Any = tuple(outputs[: self.num_feature_levels])  # the declared type is a tuple of one tensor
         return Mask2FormerPixelDecoderOutput(
             mask_features=self.mask_projection(outputs[-1]),
-            multi_scale_features=tuple(outputs[: self.num_feature_levels]),
+            multi_scale_features=scales,
         )
 
 

@@ -12,6 +12,7 @@ What differs from `transformers`' `Mask2FormerLoss`, whose matching cost is comp
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -175,7 +176,8 @@ def match(cost: torch.Tensor, num_masks: list[int]) -> tuple[torch.Tensor, torch
     images = np.repeat(np.arange(len(num_masks)), [len(queries) for queries, _ in assigned[0]])
     parts = [np.concatenate([pair[part] for pair in layer]) for part in (0, 1) for layer in assigned]
     places = torch.from_numpy(np.stack([images, *parts])).to(cost.device, non_blocking=True)
-    return places[0], *places[1:].chunk(2)
+    queries, masks = places[1:].chunk(2)
+    return places[0], queries, masks
 
 
 def segmentation_loss(outputs, targets: PointTargets, config) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -248,13 +250,16 @@ def _loss_of_layers(class_logits, mask_logits, targets, config):
     num_masks, total_weight = totals.clamp(min=1e-6) / num_processes
     cross_entropy = (errors * weights.flatten()).sum() / total_weight
     if len(images):
-        mask = sigmoid_cross_entropy_loss(point_logits, point_labels, num_masks)
-        dice = dice_loss(point_logits, point_labels, num_masks)
+        share: Any = num_masks  # a tensor divides as well as the int of the declared type
+        mask = sigmoid_cross_entropy_loss(point_logits, point_labels, share)
+        dice = dice_loss(point_logits, point_labels, share)
     else:  # no mask in the whole batch: keeps every parameter in the graph, as data parallel training requires
-        mask = dice = sum(masks.float().sum() for masks in mask_logits) * 0.0
+        nothing: Any = sum(masks.float().sum() for masks in mask_logits) * 0.0
+        mask = dice = nothing
     parts = {
         "loss_cross_entropy": config.class_weight * cross_entropy,
         "loss_mask": config.mask_weight * mask,
         "loss_dice": config.dice_weight * dice,
     }
-    return sum(parts.values()), {name: value.detach() for name, value in parts.items()}
+    total: Any = sum(parts.values())
+    return total, {name: value.detach() for name, value in parts.items()}

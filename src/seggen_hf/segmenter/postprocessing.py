@@ -7,6 +7,7 @@ rest is resized to the original size before any rule is applied, in strips of ro
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class QueryOutput:
             extra_planes (`int`): maps of the image's width that the caller holds beside logits and probabilities.
             max_bytes (`int`): what all of them may take.
         """
-        logits = self.mask_logits if queries is None else self.mask_logits[queries]
+        logits: Any = self.mask_logits if queries is None else self.mask_logits[queries]  # rows of either are tensors
         height, width = self.original_size
         planes = max(1, 2 * len(logits) + extra_planes)
         rows = max(1, max_bytes // (4 * planes * max(width, self.padded_size[1])))
@@ -201,7 +202,9 @@ def instance_masks(
     queries, pair_query = torch.div(places, num_labels, rounding_mode="floor").unique(return_inverse=True)
     if len(queries) == 0:
         return []
-    parts, inside, area = [], 0.0, 0
+    inside: Any = 0.0  # tensors after the first strip
+    area: Any = 0
+    parts = []
     for logits in output.strips(queries, max_bytes=max_bytes):
         masks = logits > 0
         inside = inside + logits.sigmoid().mul_(masks).sum((1, 2))

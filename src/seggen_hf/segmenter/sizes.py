@@ -1,5 +1,7 @@
 """Mask2Former configurations by name: miniatures for a CPU, and the sizes that were published."""
 
+from typing import Any
+
 from transformers import Mask2FormerConfig, ResNetConfig, SwinConfig
 
 # Swin sizes for 64-pixel images on a CPU; the decoder's three layers look at each feature level once.
@@ -23,6 +25,7 @@ SWIN_SIZES = {
 }
 SEGMENTER_NAMES = (*MINIATURES, "resnet-50", *SWIN_SIZES)
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_STAGES: dict[str, Any] = {"out_features": STAGES}  # transformers takes it, and declares no such parameter
 
 
 def named_config(name: str) -> Mask2FormerConfig:
@@ -46,7 +49,7 @@ def hub_config(model_id: str) -> Mask2FormerConfig | None:
 
 
 def _resnet_50() -> ResNetConfig:
-    return ResNetConfig(out_features=STAGES)
+    return ResNetConfig(**_STAGES)
 
 
 def _swin(name: str) -> SwinConfig:
@@ -58,7 +61,7 @@ def _swin(name: str) -> SwinConfig:
         num_heads=heads,
         window_size=window,
         drop_path_rate=0.3,
-        out_features=STAGES,
+        **_STAGES,
     )
 
 
@@ -73,7 +76,7 @@ def _miniature_config(name: str) -> Mask2FormerConfig:
         depths=size["depths"],
         num_heads=[1, 2, 4, 8],
         drop_path_rate=0.0,
-        out_features=STAGES,
+        **_STAGES,
     )
     return Mask2FormerConfig(
         backbone_config=backbone,

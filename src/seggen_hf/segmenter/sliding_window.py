@@ -119,7 +119,7 @@ def merge_windows(
     if not parts:  # nothing at all: one query that says so
         nothing = torch.full_like(class_logits[0, 0], ABSENT)
         nothing[-1] = 0.0
-        found_classes, parts, places = [nothing], [mask_logits[0, 0]], [tuple(boxes[0])]
+        found_classes, parts, places = [nothing], [mask_logits[0, 0]], [(boxes[0][0], boxes[0][1])]
     return QueryOutput(torch.stack(found_classes), PlacedMasks(parts, places, shape), *sizes, semantic)
 
 

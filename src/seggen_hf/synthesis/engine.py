@@ -316,10 +316,10 @@ class ShardMaker:
         The place of the window comes from the sample's seed, in draws of their own: the noise stays the same.
         """
         for draft in drafts:
-            place = np.random.default_rng(draft.sample.seed).random(2)
+            y, x = np.random.default_rng(draft.sample.seed).random(2)
             source, segments = self._source_map(draft.sample)
-            drawn = cover_crop_map(source, tuple(self.size.values()), place)
-            if self.panoptic:
+            drawn = cover_crop_map(source, (self.size["height"], self.size["width"]), (y, x))
+            if segments is not None:
                 draft.segments = drawn, measure_segments(drawn, segments)
                 drawn = label_map(*draft.segments, self.labels.ignore_index)
             draft.segmentation_map = drawn
@@ -362,11 +362,12 @@ class ShardMaker:
     def _draw_images(self, drafts: list[Draft]) -> list[np.ndarray]:
         """An image `(H, W, 3)`, floats in [0, 1], for each map."""
         config = self.config
-        maps = {"segmentation_map": [draft.segmentation_map for draft in drafts]}
+        maps: dict[str, list] = {"segmentation_map": [draft.segmentation_map for draft in drafts]}
         if self.panoptic:
+            drawn = [draft.segments for draft in drafts if draft.segments is not None]
             maps = {
-                "segmentation_map": [draft.segments[0] for draft in drafts],
-                "segments_info": [draft.segments[1] for draft in drafts],
+                "segmentation_map": [panoptic_map for panoptic_map, _ in drawn],
+                "segments_info": [segments_info for _, segments_info in drawn],
             }
         return self.generators["mask2img"](
             **self.prompts["mask2img"]([draft.sample.caption for draft in drafts]),
@@ -385,7 +386,7 @@ class ShardMaker:
         if draft.reason:
             return None
         sample, segments = draft.sample, {}
-        if self.panoptic:
+        if draft.segments is not None:
             panoptic_map, segments_info = draft.segments
             segments = {"panoptic_map": encode_panoptic(panoptic_map, sample.image_id), "segments_info": segments_info}
         return segments | {

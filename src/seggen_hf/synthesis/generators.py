@@ -152,6 +152,7 @@ class PromptCache:
         chosen = [self._entries[caption] for caption in captions]
         while len(self._entries) > self.capacity:
             self._entries.popitem(last=False)
+        assert self._negative is not None  # there is at least one caption
         negative, negative_pooled = self._negative
         return {
             "prompt_embeds": torch.stack([embeds for embeds, _ in chosen]),

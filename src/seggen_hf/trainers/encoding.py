@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,15 +109,13 @@ class Encoders:
     def encode_captions(self, captions: list[str]) -> Embeddings:
         """Embeddings exactly as the pipeline makes them."""
         with torch.no_grad():
-            embeds, _, pooled, _ = self.base.encode_prompt(
-                captions, device=self.device, do_classifier_free_guidance=False
-            )
+            embeds, _, pooled, _ = self._encode_prompt(captions, self.device, False)
         return embeds, pooled
 
     def encode_null(self) -> Embeddings:
         """What the pipeline puts in an absent prompt's place under guidance (SDXL: zeros), `(1, ...)` each."""
         with torch.no_grad():
-            _, embeds, _, pooled = self.base.encode_prompt("", device=self.device, do_classifier_free_guidance=True)
+            _, embeds, _, pooled = self._encode_prompt("", self.device, True)
         return embeds, pooled
 
     def encode_kept(self, captions: list[str | None], null: tuple[np.ndarray, np.ndarray]) -> Embeddings:
@@ -136,11 +135,15 @@ class Encoders:
         for encoder in encoders:
             encoder.to(device)
         with torch.no_grad():
-            encoded = self.base.encode_prompt(captions, device=device, do_classifier_free_guidance=True)
+            encoded = self._encode_prompt(captions, device, True)
         for encoder in encoders:
             encoder.to(self.device)
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
         return dict(zip(names, encoded, strict=True))
+
+    def _encode_prompt(self, captions: str | list[str], device: torch.device, guided: bool) -> tuple:
+        encode: Any = self.base.encode_prompt  # its types know neither lists nor that it returns what was asked for
+        return encode(captions, device=device, do_classifier_free_guidance=guided)
 
     # The cache
 

@@ -9,12 +9,13 @@ import torch
 from datasets import Dataset
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 
+from seggen_hf.pipelines import ColormapCodec, PanopticCodec
+
 from ..config import DataConfig, GeneratorConfig
 from ..content_digests import weights_digest
 from ..digests import digest_of
 from ..files import write_folder
 from ..miniature.architecture import resolve_base
-from ..pipelines import ColormapCodec, PanopticCodec
 from ..spacing import spread
 from .compiled import compile_blocks
 from .encoding import Encoders, check_captions, images_at_once

@@ -12,6 +12,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
@@ -41,7 +42,7 @@ def pack_maps(parts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 def unpack_map(data: np.ndarray, dtype, shape: tuple[int, int]) -> np.ndarray:
     """One map out of its compressed bytes."""
-    return np.frombuffer(zlib.decompress(data), dtype).reshape(shape)
+    return np.frombuffer(zlib.decompress(data.data), dtype).reshape(shape)
 
 
 class LatentCache:
@@ -58,7 +59,7 @@ class LatentCache:
         self.chunk_size = max(_MIN_CHUNK, -(-num_records // _MAX_CHUNKS))
         self.num_chunks = -(-num_records // self.chunk_size)
         self._slices: dict[tuple[int, str], object] = {}
-        self._files: dict[int, object] = {}
+        self._files: dict[int, Any] = {}
 
     def _path(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:05d}.safetensors"
@@ -118,7 +119,7 @@ class LatentCache:
             part.unlink(missing_ok=True)
         write_json(self.folder / "facts.json", self.facts, sort_keys=True)
 
-    def _slice(self, chunk: int, name: str):
+    def _slice(self, chunk: int, name: str) -> Any:
         found = self._slices.get((chunk, name))
         if found is None:
             if chunk not in self._files:

@@ -9,9 +9,8 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -49,22 +48,22 @@ _AGREEMENT_STEPS = 10
 class TrainingTask(Protocol):
     """What is trained. The loop never asks which task it runs.
 
-    A task with a method `epoch_order(rng)` has its own permutation of `num_records`; others are shuffled. One with a
-    method `draw(number)` draws whole batches itself, where its data is, and has neither `sample` nor `collate`. One
+    A task has the methods `sample(index, rng, step) -> dict` and `collate(samples) -> dict`, or a method
+    `draw(number) -> dict` that draws whole batches itself, where its data is. One with a method `epoch_order(rng)` has
+    its own permutation of `num_records`; others are shuffled. One
     whose `keeps_nothing` is true ends the training by an exception before the first checkpoint.
     """
 
     num_records: int
-    trainable: torch.nn.Module
+
+    @property
+    def trainable(self) -> torch.nn.Module: ...
 
     def facts(self) -> dict:
         """JSON values of what the settings do not tell: records, labels, weights. Asked for before `to`."""
+        ...
 
     def parameter_groups(self) -> list[dict]: ...
-
-    def sample(self, index: int, rng: np.random.Generator, step: int) -> dict: ...
-
-    def collate(self, samples: list[dict]) -> dict: ...
 
     def loss(self, module: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: ...
 
@@ -92,7 +91,7 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
         ValueError: the tracker is unknown or not installed.
     """
     tracker = None if config.report_to == "none" else config.report_to
-    if tracker and not filter_trackers(tracker, logging_dir=f"{config.output_dir}/log"):
+    if tracker and not filter_trackers([tracker], logging_dir=f"{config.output_dir}/log"):
         raise ValueError(f"--report_to {tracker} needs a package that is not installed: pip install {tracker}")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
         # Accelerate keeps the first precision for the life of the process; a run's stages may differ in it.
@@ -230,11 +229,12 @@ class _Training:
             mininterval=1.0,
         )
         place = config, state.step, accelerator.process_index, accelerator.num_processes
-        if hasattr(self.task, "draw"):
-            batches = draw_batches(self.task, *place)
+        task: Any = self.task  # one way or the other
+        if hasattr(task, "draw"):
+            batches = draw_batches(task, *place)
         else:
             pinned = accelerator.device.type == "cuda"
-            batches = build_loader(self.task, self.task.collate, *place, pin_memory=pinned)
+            batches = build_loader(task, task.collate, *place, pin_memory=pinned)
         self.step.bare.train()
         begun, seconds_before = time.monotonic(), state.seconds
         self.window_start = time.monotonic()
@@ -281,8 +281,9 @@ class _Training:
         if step % _AGREEMENT_STEPS and step % config.logging_steps and step != config.max_train_steps:
             return 0
         asked = [request.number == number for number in (signal.SIGTERM, signal.SIGINT)]
-        asked = self.accelerator.reduce(torch.tensor(asked, device=self.accelerator.device).int(), reduction="sum")
-        terminated, interrupted = asked.tolist()
+        of_this = torch.tensor(asked, device=self.accelerator.device).int()
+        of_all: Any = self.accelerator.reduce(of_this, reduction="sum")  # a tensor again
+        terminated, interrupted = of_all.tolist()
         return signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
 
     def _checkpoint(self) -> None:

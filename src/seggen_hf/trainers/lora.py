@@ -2,7 +2,7 @@
 
 import copy
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig
@@ -29,10 +29,11 @@ def check_lora_targets(network: torch.nn.Module, targets: list[str]) -> None:
 def add_lora(network: torch.nn.Module, config: GeneratorConfig) -> None:
     """Put a LoRA of `config` on `network`, in place; its weights follow from `config.seed`."""
     check_lora_targets(network, config.lora_targets)
+    adapted: Any = network  # diffusers' adapter methods
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         alpha = config.lora_alpha if config.lora_alpha is not None else config.lora_rank
-        network.add_adapter(
+        adapted.add_adapter(
             LoraConfig(
                 r=config.lora_rank,
                 lora_alpha=alpha,
@@ -40,10 +41,10 @@ def add_lora(network: torch.nn.Module, config: GeneratorConfig) -> None:
                 init_lora_weights="gaussian",
             )
         )
-    for layer in network.modules():
-        if isinstance(layer, BaseTunerLayer):
-            # peft would give each adapter a float32 copy of its input, for autocast to round back to what it was.
-            layer.cast_input_dtype_enabled = False
+    layers: list[Any] = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        # peft would give each adapter a float32 copy of its input, for autocast to round back to what it was.
+        layer.cast_input_dtype_enabled = False
 
 
 def cast_frozen(network: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -71,7 +72,7 @@ def fuse_lora(network: Network, exact: Network | None = None) -> Network:
         copies[id(parameter)] = torch.nn.Parameter(data, requires_grad=parameter.requires_grad)
     for buffer in network.buffers():
         copies[id(buffer)] = buffer.detach().to("cpu", copy=True)
-    fused = copy.deepcopy(network, copies)
+    fused: Any = copy.deepcopy(network, copies)
     fused.fuse_lora(safe_fusing=True)
     fused.unload_lora()
     return fused

@@ -3,17 +3,20 @@
 import math
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditionModel
 
+from seggen_hf.pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
+
 from ..config import Mask2ImgConfig
 from ..files import replace_folder
 from ..labels import LabelSet
 from ..metrics import MeanIoU
+from ..modules import move
 from ..pictures.grid import save_grid
-from ..pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
 from ..segmenter.build import load_segmenter
 from ..segmenter.inference import predict_semantic, without_windows
 from .generator import VALIDATION_BATCH, GeneratorTask, cast_weights, load_unet, save_pipeline
@@ -50,17 +53,17 @@ def check_controlnet(
 ) -> None:
     """Raise `ValueError` if `controlnet` cannot steer `unet` on latents of this factor, or takes other conditions
     than those of `num_channels`."""
-    theirs = controlnet.config.conditioning_channels
+    theirs = controlnet.config["conditioning_channels"]
     if num_channels not in (None, theirs):
         raise ValueError(
             f"The ControlNet takes conditions of {theirs} channels (conditioning_channels), and --conditioning makes "
             f"{num_channels}; set it as in the ControlNet's own training."
         )
-    reduction = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
+    reduction = 2 ** (len(controlnet.config["conditioning_embedding_out_channels"]) - 1)
     if reduction != vae_scale_factor:
         raise ValueError(
             f"The ControlNet reduces its condition {reduction}-fold (conditioning_embedding_out_channels "
-            f"{tuple(controlnet.config.conditioning_embedding_out_channels)}), the base's autoencoder "
+            f"{tuple(controlnet.config['conditioning_embedding_out_channels'])}), the base's autoencoder "
             f"{vae_scale_factor}-fold: it must have {len(embedding_channels(vae_scale_factor))} channels."
         )
     for name in ("in_channels", "cross_attention_dim", "block_out_channels", "projection_class_embeddings_input_dim"):
@@ -202,11 +205,11 @@ class Mask2ImgTask(GeneratorTask):
         self, unet: UNet2DConditionModel | None = None, controlnet: ControlNetModel | None = None
     ) -> Mask2ImgPipeline:
         """The pipeline of the current weights (with these networks in their places); its modules are the task's."""
-        components = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
+        components: dict[str, Any] = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
         return Mask2ImgPipeline(
             **components,
             controlnet=controlnet or self.controlnet,
-            force_zeros_for_empty_prompt=self.base.config.force_zeros_for_empty_prompt,
+            force_zeros_for_empty_prompt=self.base.config["force_zeros_for_empty_prompt"],
             colormap=self.colormap,
         )
 
@@ -230,8 +233,9 @@ class Mask2ImgTask(GeneratorTask):
         with self.sampling([self.captions[i] for i in indices]) as prompts:
             for start in range(0, len(indices), VALIDATION_BATCH):
                 part = slice(start, start + VALIDATION_BATCH)
-                images = pipeline(
-                    **{name: rows[part] for name, rows in prompts.items()},
+                embeds: dict[str, Any] = {name: rows[part] for name, rows in prompts.items()}
+                output: Any = pipeline(
+                    **embeds,
                     segmentation_map=painted[part],
                     height=self.size[0],
                     width=self.size[1],
@@ -239,8 +243,8 @@ class Mask2ImgTask(GeneratorTask):
                     guidance_scale=self.config.validation_guidance_scale,
                     generator=[torch.Generator().manual_seed(self.config.seed + i) for i in indices[part]],
                     output_type="np",
-                ).images
-                drawn += list(np.rint(images * 255).astype(np.uint8))
+                )
+                drawn += list(np.rint(output.images * 255).astype(np.uint8))
         real = [self.views.resized_image(i) for i in indices]
         save_grid([painted, drawn, real], folder / f"step-{step:08d}.png")
         (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
@@ -250,13 +254,13 @@ class Mask2ImgTask(GeneratorTask):
         if self.segmenter is None:
             return {}
         model, processor = self.segmenter
-        model.to(self.device)
+        move(model, self.device)
         score = MeanIoU(self.labels.num_labels, self.labels.ignore_index)
         for predicted, drawn_map in zip(
             predict_semantic(model, without_windows(processor), images), maps, strict=True
         ):
             score.update(predicted, self._label_map(drawn_map))
-        model.to("cpu")
+        move(model, "cpu")
         found = score.compute()
         return {f"{name}_pixel_accuracy": found["pixel_accuracy"], f"{name}_mIoU": found["mIoU"]}
 
@@ -265,9 +269,8 @@ class Mask2ImgTask(GeneratorTask):
         if self.panoptic_codec is None:
             return ids
         is_void = ids == self.codec.ignore_index
-        return np.where(
-            is_void, self.labels.ignore_index, self.panoptic_codec.label_of_color[np.where(is_void, 0, ids)]
-        )
+        labels = self.panoptic_codec.label_of_color[np.where(is_void, 0, ids)]
+        return np.where(is_void, self.labels.ignore_index, labels)
 
     def save(self, folder: Path) -> None:
         """Write the `Mask2ImgPipeline` into `folder`, safetensors; a frozen U-Net as the base has it, in float32.
@@ -282,5 +285,5 @@ class Mask2ImgTask(GeneratorTask):
         if self.config.lora_rank:
             if self.config.controlnet_model is not None:
                 replace_folder(folder / "lora", self.controlnet.save_lora_adapter)
-            controlnet = fuse_lora(self.controlnet, self._begin_controlnet(unet) if rounded else None)
+            controlnet = fuse_lora(self.controlnet, self._begin_controlnet(unet) if unet is not None else None)
         save_pipeline(self.to_pipeline(unet, controlnet), folder)

@@ -5,6 +5,7 @@ segmentation map. That is the miniature's counterpart of SDXL's pre-training on 
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def draw_samples(pipeline: StableDiffusionXLPipeline, path: Path, size: tuple[in
     """Write what `pipeline` draws for 24 captions of new scenes, each row above the scenes themselves."""
     scenes = [draw_scene(PRIOR_SEED + 1, i, STYLES, size) for i in range(24)]
     pipeline.set_progress_bar_config(disable=True)
-    pictures = pipeline(
+    drawing: Any = pipeline(
         [scene.caption for scene in scenes],
         height=size[0],
         width=size[1],
@@ -35,8 +36,8 @@ def draw_samples(pipeline: StableDiffusionXLPipeline, path: Path, size: tuple[in
         guidance_scale=2.0,
         generator=[torch.Generator().manual_seed(i) for i in range(24)],
         output_type="np",
-    ).images
-    drawn, real = list((pictures * 255).round().astype(np.uint8)), [np.asarray(scene.image) for scene in scenes]
+    )
+    drawn, real = list((drawing.images * 255).round().astype(np.uint8)), [np.asarray(scene.image) for scene in scenes]
     save_grid([row for start in (0, 12) for row in (drawn[start : start + 12], real[start : start + 12])], path)
 
 
@@ -50,13 +51,15 @@ class BaseTask:
         # The palettes of data sets are for the decoder; the prior sees flat drawings in any colors.
         self.images = torch.from_numpy(pictures.first()[pictures.num_palettes :])
         captions = pictures.captions[pictures.num_palettes :]
-        self.components = build_miniature(config.size, base_words(), seed=config.seed) | {"vae": vae.eval()}
+        self.components: dict[str, Any] = build_miniature(config.size, base_words(), seed=config.seed) | {
+            "vae": vae.eval()
+        }
         self.trainable = torch.nn.ModuleDict(
             {k: self.components[k] for k in ("unet", "text_encoder", "text_encoder_2")}
         )
         self.trainable.requires_grad_(True)
         # The last layer of the first text encoder and the norm behind it feed nothing: SDXL reads the layer before.
-        unused = self.trainable["text_encoder"]
+        unused = self.components["text_encoder"]
         for module in (unused.encoder.layers[-1], unused.final_layer_norm):
             module.requires_grad_(False)
         self.objective = DenoisingObjective(self.components["scheduler"].config, config.snr_gamma)
@@ -109,7 +112,7 @@ class BaseTask:
             "time_ids": self.time_ids.expand(size, -1),
         }
 
-    def loss(self, module: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, dict]:
+    def loss(self, module: Any, batch: dict) -> tuple[torch.Tensor, dict]:
         latents, timesteps, kept = batch["latents"], batch["timestep"], batch["kept"]
         first = module["text_encoder"](batch["input_ids"], output_hidden_states=True)
         second = module["text_encoder_2"](batch["input_ids"], output_hidden_states=True)
@@ -129,7 +132,7 @@ class BaseTask:
         return StableDiffusionXLPipeline(**self.components, add_watermarker=False)
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        draw_samples(self.pipeline(), folder / f"step-{step:08d}.png", tuple(self.images.shape[1:3]))
+        draw_samples(self.pipeline(), folder / f"step-{step:08d}.png", (self.images.shape[1], self.images.shape[2]))
         return {}
 
     def save(self, folder: Path) -> None:

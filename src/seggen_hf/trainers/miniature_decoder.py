@@ -1,6 +1,7 @@
 """The miniature base's autoencoder: an encoder in closed form, and the training of its decoder."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +31,11 @@ class DecoderTask:
         self.num_flat = pictures.num_flat
         self.images = torch.from_numpy(pictures.first(self.num_flat + config.num_decoder_scenes))
         components = build_miniature(config.size, base_words(), seed=config.seed)
-        self.vae: AutoencoderKL = components["vae"]
+        self.vae: Any = components["vae"]  # AutoencoderKL; diffusers declares None for parts that it has
         # Drawings in any colors and scenes, both as often as the prior sees them.
         seen = self.images[pictures.num_palettes :]
         fitted = spread(len(seen), CODE_PICTURES)
-        self.code: PatchCode = fit_patch_code((seen[i].numpy() for i in fitted), self.vae.config.latent_channels)
+        self.code: PatchCode = fit_patch_code((seen[i].numpy() for i in fitted), self.vae.config["latent_channels"])
         write_patch_encoder(self.vae, self.code)
         for name, parameter in self.vae.decoder.named_parameters():
             if ".conv2." in name:  # residual branches start silent: the first steps are stable at a high rate
@@ -44,7 +45,8 @@ class DecoderTask:
             {"post_quant_conv": self.vae.post_quant_conv, "decoder": self.vae.decoder}
         )
         self.trainable.requires_grad_(True)
-        self.trainable.to(memory_format=torch.channels_last)
+        trainable: Any = self.trainable  # torch declares this for single tensors alone
+        trainable.to(memory_format=torch.channels_last)
 
     def facts(self) -> dict:
         return {"task": "decoder", "pictures": len(self.images), "flat": self.num_flat}
@@ -58,8 +60,8 @@ class DecoderTask:
         ours, theirs = (torch.cat([p.flatten() for p in m.encoder.parameters()]) for m in (self.vae, vae))
         if ours.shape != theirs.shape or (ours - theirs).abs().max() > 1e-2:
             raise ValueError("The earlier base was trained on another patch code; leave --warm_start out.")
-        self.vae.decoder.load_state_dict(vae.decoder.state_dict())
-        self.vae.post_quant_conv.load_state_dict(vae.post_quant_conv.state_dict())
+        for name, part in self.trainable.named_children():
+            part.load_state_dict(vae.get_submodule(name).state_dict())
 
     def parameter_groups(self) -> list[dict]:
         return [{"params": list(self.trainable.parameters()), "lr": self.config.learning_rate}]
@@ -82,7 +84,7 @@ class DecoderTask:
         latents = latents + amount * noise * latents.std((0, 2, 3), keepdim=True)
         return {"pixels": pixels, "latents": latents.contiguous(memory_format=torch.channels_last)}
 
-    def loss(self, module: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, dict]:
+    def loss(self, module: Any, batch: dict) -> tuple[torch.Tensor, dict]:
         error = module["decoder"](module["post_quant_conv"](batch["latents"])) - batch["pixels"]
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         mse = error.square().mean()

@@ -1,11 +1,13 @@
 """The denoising objective: the base's own noise schedule and prediction type, plain or min-SNR weighted."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 
 from ..config import PREDICTION_TYPES
+from ..modules import from_config
 
 
 def min_snr_weights(snr: torch.Tensor, gamma: float, prediction_type: str, zero_terminal: bool = False):
@@ -41,7 +43,7 @@ class DenoisingObjective:
                 f"{prediction_type!r}) is none that the trainings know: they need a variance-preserving schedule "
                 f"(beta_start, beta_end) and one of {PREDICTION_TYPES}."
             )
-        self.schedule = DDPMScheduler.from_config(scheduler_config)
+        self.schedule: Any = from_config(DDPMScheduler, scheduler_config)  # it declares narrower tensors than it takes
         self.prediction_type, self.snr_gamma = prediction_type, snr_gamma
         self.num_timesteps: int = self.schedule.config.num_train_timesteps
         alphas = self.schedule.alphas_cumprod.double()

@@ -25,7 +25,7 @@ def build_optimizer(groups: list[dict], config: TrainingConfig) -> torch.optim.O
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True, **options)
     check_optimizer(config)
-    from bitsandbytes.optim import AdamW8bit  # an extra
+    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]  # an extra
 
     return AdamW8bit(groups, **options)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from seggen_hf.pipelines import generate_palette
+
 from ..data.scenes.records import STYLES, draw_scene
 from ..miniature.drawings import DRAWING_CAPTION, draw_shapes
-from ..pipelines import generate_palette
 
 PRIOR_SEED = 7_000_000  # of the pictures; that of the labelled and test scenes is 0
 PALETTE_SIZES = (4, 6, 8, 11, 15, 19, 25, 34, 50)  # numbers of labels whose generated palettes the decoder sees

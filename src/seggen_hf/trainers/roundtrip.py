@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from seggen_hf.pipelines import ColormapCodec, encode_condition, resize_nearest
+
 from ..data.schema import labels_of, read_map
 from ..metrics import MeanIoU
-from ..pipelines import ColormapCodec, encode_condition, resize_nearest
 
 
 @torch.no_grad()

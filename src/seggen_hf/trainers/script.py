@@ -10,7 +10,7 @@ from datasets import Dataset
 from ..config import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
 from ..data.captions import TEMPLATE, add_captions
 from ..data.schema import labels_of
-from ..data.sources.streamed import read_split
+from ..data.sources.streamed import StreamedRecords, read_split
 from ..folders import TRAINING, check_folder, claim_folder
 from ..stopping import GOES_ON, exit_status, termination_raises
 from .generator import build_panoptic_codec
@@ -66,7 +66,9 @@ def train_generator(task_class, config: GeneratorConfig, data: DataConfig, capti
     return run
 
 
-def _captioned(records: Dataset, config: GeneratorConfig, caption: CaptionConfig, is_main: bool) -> Dataset:
+def _captioned(
+    records: Dataset | StreamedRecords, config: GeneratorConfig, caption: CaptionConfig, is_main: bool
+) -> Dataset | StreamedRecords:
     """Captions of a model are kept beside the training: the main process makes them, others and later runs read."""
     if caption.captioner == TEMPLATE:
         return add_captions(records, labels_of(records), caption)

@@ -1,11 +1,14 @@
 """The segmenter as a task of the training loop: which record comes next, how it is augmented, and its loss."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+
+from seggen_hf.pipelines import ColormapCodec
 
 from ..config import SegmenterConfig, save_config
 from ..content_digests import records_digest
@@ -18,7 +21,6 @@ from ..files import save_image, write_folder
 from ..labels import LabelSet, differing_labels
 from ..pictures.grid import lay_out
 from ..pictures.segments import paint_segments
-from ..pipelines import ColormapCodec
 from ..segmenter.build import build_segmenter
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import normalize, predict_panoptic, predict_semantic, without_windows
@@ -56,6 +58,7 @@ def seed_drop_path(model: nn.Module) -> list[SampleDropPath]:
     """Replace the stochastic depth layers of `model` by `SampleDropPath`, in place, and return those."""
     ours = []
     for module in list(model.modules()):
+        child: Any
         for name, child in list(module.named_children()):
             if type(child).__name__.endswith("DropPath") and not isinstance(child, SampleDropPath):
                 setattr(module, name, SampleDropPath(child.drop_prob))
@@ -65,7 +68,8 @@ def seed_drop_path(model: nn.Module) -> list[SampleDropPath]:
 
 def freeze_unused(model: nn.Module) -> None:
     """Freeze what the loss never reaches, the last norm of a Swin backbone: data parallel training waits for it."""
-    swin = getattr(model.model.pixel_level_module.encoder, "swin", None)
+    mask2former: Any = model.model
+    swin = getattr(mask2former.pixel_level_module.encoder, "swin", None)
     if swin is not None:
         swin.layernorm.requires_grad_(False)
 

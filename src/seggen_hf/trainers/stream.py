@@ -21,7 +21,7 @@ class SampleStream(Dataset):
 
     def __init__(self, task, seed: int, samples_per_step: int):
         self.task, self.seed, self.samples_per_step = task, seed, samples_per_step
-        self._epoch, self._permutation = -1, None
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
     def record_index(self, position: int) -> int:
         epoch, place = divmod(position, self.task.num_records)

@@ -2,17 +2,19 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from peft.utils import get_peft_model_state_dict
 
+from seggen_hf.pipelines import Text2MaskPipeline
+
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from ..files import replace_folder
 from ..pictures.grid import save_grid
-from ..pipelines import Text2MaskPipeline
 from .generator import VALIDATION_BATCH, GeneratorTask, load_unet, save_pipeline
 from .lora import add_lora, cast_frozen, fuse_lora
 
@@ -62,10 +64,10 @@ class Text2MaskTask(GeneratorTask):
 
     def to_pipeline(self, unet: UNet2DConditionModel | None = None) -> Text2MaskPipeline:
         """The pipeline of the current weights (or of `unet`); its modules are the task's own."""
-        components = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
+        components: dict[str, Any] = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
         return Text2MaskPipeline(
             **components,
-            force_zeros_for_empty_prompt=self.base.config.force_zeros_for_empty_prompt,
+            force_zeros_for_empty_prompt=self.base.config["force_zeros_for_empty_prompt"],
             colormap=self.colormap,
         )
 
@@ -88,8 +90,9 @@ class Text2MaskTask(GeneratorTask):
         with self.sampling([self.captions[i] for i in indices]) as prompts:
             for start in range(0, len(indices), VALIDATION_BATCH):
                 part = slice(start, start + VALIDATION_BATCH)
-                output = pipeline(
-                    **{name: rows[part] for name, rows in prompts.items()},
+                embeds: dict[str, Any] = {name: rows[part] for name, rows in prompts.items()}
+                output: Any = pipeline(
+                    **embeds,
                     height=self.size[0],
                     width=self.size[1],
                     num_inference_steps=self.config.validation_inference_steps,
@@ -136,7 +139,7 @@ class Text2MaskTask(GeneratorTask):
     def _save_lora(self, folder: Path) -> None:
         StableDiffusionXLPipeline.save_lora_weights(
             folder,
-            unet_lora_layers=get_peft_model_state_dict(self.base.unet),  # peft's names, which diffusers reads too
+            unet_lora_layers=dict(get_peft_model_state_dict(self.base.unet)),  # peft's names; diffusers reads them
             safe_serialization=True,
             unet_lora_adapter_metadata=self.base.unet.peft_config["default"].to_dict(),
         )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset, Image
 
+from seggen_hf.pipelines import ColormapCodec, PanopticCodec
+
 from ..config import GeneratorConfig
 from ..content_digests import records_digest
 from ..data.mixture import shuffle_windows
@@ -12,7 +14,6 @@ from ..data.schema import check_columns, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import cover_crop, cover_crop_map, flip_pair, random_zoom_crop
 from ..digests import digest_of
-from ..pipelines import ColormapCodec, PanopticCodec
 from ..spacing import spread
 
 SURVEYED = 32  # records by which sizes are judged before all of them are read
@@ -49,7 +50,8 @@ class RecordViews:
         self._original = records
         self._records = records.select_columns([name for name in self._columns if name != "caption"])
         for name in self._records.column_names:
-            if isinstance(self._records.features[name], Image) and self._records.features[name].decode:
+            feature = self._records.features[name]
+            if isinstance(self._records, Dataset) and isinstance(feature, Image) and feature.decode:
                 self._records = self._records.cast_column(name, Image(decode=False))
         self._maps = self._records.select_columns(maps)  # of a stream, images are not fetched with it
         self.num_variants = self._count_variants()
@@ -67,7 +69,7 @@ class RecordViews:
 
     def digest(self) -> str:
         """Of all that is read of the records."""
-        if self.is_streamed:
+        if isinstance(self._original, StreamedRecords):
             return digest_of({"streamed": self._original.facts, "captions": self.captions})
         return records_digest(self._original, self._columns)
 
@@ -78,7 +80,7 @@ class RecordViews:
 
     def order(self, rng: np.random.Generator, is_fetched: bool) -> np.ndarray:
         """A permutation of the records; of a stream that `is_fetched` in it, one that keeps to what was fetched."""
-        windows = self._original.windows() if self.is_streamed and is_fetched else None
+        windows = self._original.windows() if isinstance(self._original, StreamedRecords) and is_fetched else None
         return shuffle_windows(len(self), windows, rng)
 
     # What training sees

@@ -1,6 +1,7 @@
 """What a training tells of its steps, gathered on the device and read once for many steps."""
 
 import math
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -51,7 +52,7 @@ class LogWindow:
         """
         if not self._losses:
             return
-        losses = torch.stack(self._losses)
+        losses: Any = torch.stack(self._losses)  # a tensor, also when it has been reduced
         if collective:
             losses = self.accelerator.reduce(losses, reduction="mean")
         norms = torch.stack(self._norms) if self._norms else losses.new_zeros(0)

@@ -146,7 +146,7 @@ class Canvas:
     def waves(self, pen, region: Stuff, base: Color) -> None:
         """A few broad bright crests, longer near by; the low sun's or the moon's track on the water."""
         h, style = self.plan.horizon, self.style
-        if style.low_sun or style.lit:
+        if style.sun is not None and (style.low_sun or style.lit):
             x, color = self.plan.sun_x, style.sun
             for k in range(3):
                 y, half = h + 0.04 + 0.1 * k, 0.05 + 0.02 * k

@@ -165,7 +165,9 @@ def _segments_info(segments: np.ndarray, label_of_segment: np.ndarray) -> list[d
     for segment, area in enumerate(np.bincount(segments.ravel()).tolist()):
         if not area:
             continue
-        x0, y0, x1, y1 = Image.fromarray(segments == segment).getbbox()
+        box = Image.fromarray(segments == segment).getbbox()
+        assert box is not None  # it has pixels
+        x0, y0, x1, y1 = box
         label = int(label_of_segment[segment])
         isthing = SCENE_CATEGORIES[label]["isthing"]
         bbox = [x0, y0, x1 - x0, y1 - y0]

@@ -41,7 +41,7 @@ def render_records(records: Dataset, recipe: Recipe, folder: Path) -> None:
 
 def _render(image_ids, size, imgsyn_variants, masksyn_variants, styles, style_share, seed) -> Iterator[dict]:
     for image_id in image_ids:
-        split, number = re.fullmatch(r"(\w+)-(\d+)", image_id).groups()
+        split, number = re.findall(r"^(\w+)-(\d+)$", image_id)[0]
         index = scene_index(split, int(number))
         seen = SCENE_SPLITS[split][1]
         own = draw_scene(0, index, seen, size).style

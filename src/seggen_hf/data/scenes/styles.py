@@ -58,11 +58,11 @@ class Style:
         if glows:
             return mix(color, self.haze_color, 0.4 * haze)
         grey = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
-        graded = tuple(
+        red, green, blue = (
             min(255, max(0, round((grey + (c - grey) * self.saturation) * g + o)))
             for c, g, o in zip(color, self.gain, self.lift, strict=True)
         )
-        return mix(graded, self.haze_color, haze)
+        return mix((red, green, blue), self.haze_color, haze)
 
 
 _STYLES = (

@@ -26,7 +26,7 @@ def ade20k_root(root: Path) -> Path | None:
 
 def ade20k_splits(root: Path) -> list[str]:
     folder = ade20k_root(root)
-    return [split for split in FOLDERS if _part(folder, split)]
+    return [split for split in FOLDERS if folder and _part(folder, split)]
 
 
 def _part(folder: Path, split: str) -> str | None:
@@ -40,7 +40,9 @@ def read_ade20k(root: Path, split: str, labels: LabelFile | None, roots: Roots) 
     Where a label file lies in the folder and no `labels` are given, the masks hold that file's ids.
     """
     folder = ade20k_root(root)
-    part = _part(folder, SPLITS[split])
+    part = folder and _part(folder, SPLITS[split])
+    if folder is None or part is None:
+        raise ValueError(f"{root} has no split {split!r} in images/ and annotations/.")
     images, problems = list_images(folder / "images" / part)
     masks, mask_problems = list_images(folder / "annotations" / part)
     problems += mask_problems

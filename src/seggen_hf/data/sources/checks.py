@@ -69,7 +69,7 @@ def inspect_rows(source: Source, pixels: bool = True) -> list[Inspection]:
             otherwise only headers are read.
     """
     rows, workers = source.rows, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(max_workers=max(2, min(workers, 16))) as pool:
+    with ThreadPoolExecutor(max_workers=max(2, min(workers or 1, 16))) as pool:
         inspections = pool.map(lambda i: inspect_row(rows[i], source.decoder, pixels), range(len(rows)))
         found = list(tqdm(inspections, "Checking records", total=len(rows), delay=3, mininterval=1, leave=False))
     _settle_exif(found)
@@ -127,7 +127,7 @@ def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True) -> Inspecti
             map_size = (upright.height, upright.width)
             if pixels:
                 found.counts = _count(upright, decoder, row.get("segments_info"))
-        rotated = size[::-1] if found.orientation in TRANSPOSED else size
+        rotated = (size[1], size[0]) if found.orientation in TRANSPOSED else size
         found.drops_exif = rotated != map_size and size == map_size
         found.uncertain_exif = found.orientation != 1 and rotated == size == map_size
         found.size = size if found.drops_exif else rotated

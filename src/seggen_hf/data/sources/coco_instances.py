@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import datasets
+import datasets.config
 import numpy as np
 from pycocotools import mask as mask_utils
 from tqdm.auto import tqdm
@@ -142,13 +143,15 @@ def decode_segmentation(annotation: Mapping, height: int, width: int) -> np.ndar
     shape, number = annotation.get("segmentation"), annotation.get("id")
     try:
         if isinstance(shape, dict):
+            given: Any = shape  # pycocotools takes more forms of an RLE than its types tell
             if list(shape["size"]) != [height, width]:
                 raise ValueError(f"its RLE is {shape['size']}, the image {[height, width]} (height, width)")
-            rle = mask_utils.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
+            rle = mask_utils.frPyObjects(given, height, width) if isinstance(given["counts"], list) else given
         else:
             if not shape or any(len(polygon) < 6 or len(polygon) % 2 for polygon in shape):
                 raise ValueError("a polygon has at least three points, x and y each")
-            rle = mask_utils.merge(mask_utils.frPyObjects([list(map(float, p)) for p in shape], height, width))
+            polygons: Any = [list(map(float, polygon)) for polygon in shape]
+            rle = mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))
         return mask_utils.decode(rle).astype(bool)
     except Exception as error:  # pycocotools raises anything, Exception itself too
         raise ValueError(f"annotation {number} has no segmentation that can be read: {error}") from error

@@ -5,8 +5,9 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import datasets
+import datasets.config
 from datasets import Dataset, Features, Image
 from PIL import ImageOps
 
@@ -106,7 +107,8 @@ def load_records(
     """
     if str(source) == SCENES and labels is None:
         _check_split(SCENES, split, list(SCENE_SPLITS))
-        return scene_records(split, num_records=max_records, **({"size": tuple(size)} if size else {}))
+        drawn: dict[str, Any] = {"size": tuple(size)} if size else {}
+        return scene_records(split, num_records=max_records, **drawn)
     where = f"{source} ({split})"
     found = open_source(
         source, split, image_column, mask_column, labels, zero_is_void, config_name, revision, media_roots

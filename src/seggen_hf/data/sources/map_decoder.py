@@ -102,9 +102,9 @@ class MapDecoder:
 
         Otherwise the mask was painted, and the order of its palette means nothing.
         """
-        indices = [index for _, index in mask.getcolors(256)]
+        indices = [index for index, count in enumerate(mask.histogram()) if count]
         palette = Image.fromarray(np.array([indices], np.uint8))
-        palette.putpalette(mask.getpalette())
+        palette.putpalette(mask.getpalette() or [])
         found = [self.colors.get(tuple(color)) for color in np.array(palette.convert("RGB"))[0].tolist()]
         if all(label is None for label in found):
             return True
@@ -251,7 +251,8 @@ def _color(value, what: str) -> tuple[int, int, int] | None:
         return None
     if not isinstance(value, (list, tuple)) or len(value) != 3 or any(v not in range(256) for v in value):
         raise ValueError(f"{what} is {value!r}; it must be three integers in 0..255.")
-    return tuple(int(v) for v in value)
+    red, green, blue = (int(v) for v in value)
+    return red, green, blue
 
 
 def label_file_of(labels: LabelSet, source_ids: bool = False, void_ids=(), void_colors=()) -> LabelFile:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import datasets
+import datasets.config
 from datasets import Dataset, Image
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name

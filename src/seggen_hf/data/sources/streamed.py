@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, overload
 
 import fsspec
 import numpy as np
@@ -111,6 +112,12 @@ class StreamedRecords:
         """What tells these records from others: an address names a commit, and a commit never changes."""
         return [*self.addresses, len(self)]
 
+    @overload
+    def __getitem__(self, index: int) -> dict: ...
+
+    @overload
+    def __getitem__(self, index: str) -> list: ...
+
     def __getitem__(self, index: int | str) -> dict | list:
         """The record of a number, or a column as a list, of which nothing else is fetched.
 
@@ -206,7 +213,8 @@ class StreamedRecords:
 
 def _open(address: str) -> pq.ParquetFile:
     """Its footer is read. Only what Parquet asks for is fetched: fsspec's cache would read 5 MB ahead each time."""
-    return pq.ParquetFile(fsspec.open(address, cache_type="none").open(), pre_buffer=True)
+    file: Any = fsspec.open(address, cache_type="none")  # one address, one file, which fsspec's types leave open
+    return pq.ParquetFile(file.open(), pre_buffer=True)
 
 
 def _group_sizes(address: str) -> list[int]:

@@ -1,0 +1,16 @@
+"""The names that `__init__.py` resolves on first use, for editors and type checkers."""
+
+from .pipeline_mask2img import Mask2ImgOutput as Mask2ImgOutput
+from .pipeline_mask2img import Mask2ImgPipeline as Mask2ImgPipeline
+from .pipeline_text2mask import Text2MaskOutput as Text2MaskOutput
+from .pipeline_text2mask import Text2MaskPipeline as Text2MaskPipeline
+from .seggen_colormap import ColormapCodec as ColormapCodec
+from .seggen_colormap import DecodedMaps as DecodedMaps
+from .seggen_palette import generate_palette as generate_palette
+from .seggen_palette import packing_bound as packing_bound
+from .seggen_panoptic import DecodedPanoptic as DecodedPanoptic
+from .seggen_panoptic import PanopticCodec as PanopticCodec
+from .seggen_pipeline import ColormapPipelineMixin as ColormapPipelineMixin
+from .seggen_pipeline import condition_channels as condition_channels
+from .seggen_pipeline import encode_condition as encode_condition
+from .seggen_pipeline import resize_nearest as resize_nearest
