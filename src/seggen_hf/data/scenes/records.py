@@ -22,20 +22,6 @@ from .plan import THING_COLORS, ScenePlan
 from .styles import SEEN_STYLES, STYLE_TABLE, STYLES, UNSEEN_STYLES
 from .things import draw_thing
 
-__all__ = [
-    "SCENE_CATEGORIES",
-    "SCENE_SPLITS",
-    "SCENE_WORDS",
-    "SEEN_STYLES",
-    "STYLES",
-    "UNSEEN_STYLES",
-    "Scene",
-    "draw_scene",
-    "scene_index",
-    "scene_labels",
-    "scene_records",
-]
-
 _STUFF_COLORS = {
     "sky": (135, 206, 250),
     "mountain": (120, 100, 160),
