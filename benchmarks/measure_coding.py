@@ -19,6 +19,7 @@ from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.data.schema import labels_of, read_panoptic
 from seggen_hf.data.sources.load import load_records
 from seggen_hf.files import write_text
+from seggen_hf.markdown import table
 from seggen_hf.metrics import PanopticQuality
 from seggen_hf.miniature.architecture import resolve_base
 from seggen_hf.pipelines import PanopticCodec, resize_nearest
@@ -86,9 +87,7 @@ def write_table(rows: list[list[str]], header: list[str], arguments: argparse.Na
         "instances different ones. Noise is Gaussian, in grey levels; VAE is one round trip through the autoencoder.",
         "All codings join the same small regions.",
         "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *table(header, rows),
         "",
         *notes,
         f"Written by `python benchmarks/measure_coding.py`, noise seed 0, VAE {public_value(arguments.vae)}; "

@@ -34,6 +34,7 @@ from seggen_hf.data.schema import (
 from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.transforms import cover_crop
 from seggen_hf.files import write_text
+from seggen_hf.markdown import table
 from seggen_hf.pipelines import Mask2ImgPipeline
 from seggen_hf.pipelines.seggen_choices import CONDITIONINGS
 from seggen_hf.provenance import library_versions, public_command
@@ -178,9 +179,7 @@ def main() -> None:
     lines = [
         f"## {recipe.name}",
         "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *table(header, rows),
         "",
         f"{len(held_out)} maps of {recipe.data.train_split}; generators of {recipe.mask2img.max_train_steps} steps on "
         f"{len(records)} records; a judge of {arguments.judge_steps} steps on {len(judged)} others. Written by "

@@ -17,6 +17,7 @@ from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.tiles import tile_records
 from seggen_hf.files import write_text
+from seggen_hf.markdown import table
 from seggen_hf.provenance import library_versions, public_command
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
@@ -74,9 +75,7 @@ def main() -> None:
     lines = [
         f"## {recipe.name}",
         "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *table(header, rows),
         "",
         f"{recipe.segmenter.max_train_steps} steps on real images; {arguments.held_out} others of {data.train_split} "
         f"scored, whole. Written by `{typed}`; {versions}",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seggen_hf.config import SCENES, load_recipe
 from seggen_hf.files import write_text
+from seggen_hf.markdown import table as markdown_table
 from seggen_hf.runs.report import list_costs, list_scores
 from seggen_hf.runs.results import percent, read_results
 from seggen_hf.tasks import task_of
@@ -40,23 +41,20 @@ def describe_run(run: Path) -> str:
         f"**{results['recipe']}**: {results['dataset']}, {seeds} seed{'s' if seeds > 1 else ''}, {metric_name} in %"
         + (" (mean; range over seeds in brackets)" if seeds > 1 else ""),
         "",
-        "| arm | "
-        + " | ".join(
-            heading
-            for table in tables
-            for heading in (f"{table['split']} ({table['num_images']} images)", *(task.more_titles[n] for n in more))
-        )
-        + " |",
-        "|---|" + "---|" * (len(tables) * (1 + len(more))),
     ]
+    header = ["arm"]
+    for table in tables:
+        header += [f"{table['split']} ({table['num_images']} images)", *(task.more_titles[n] for n in more)]
+    rows = []
     for arm in arms:
-        cells = []
+        cells = [f"{arm}: {results['arms'][arm]}"]
         for table in tables:
             row = next((row for row in table["rows"] if row["arm"] == arm), None)
             cell = percent(row["mean"]) if row else "–"
             cells.append(f"{cell} ({percent(row['range'])})" if row and row["range"] is not None else cell)
             cells += [percent(row["more"][name]) if row else "–" for name in more]
-        lines.append(f"| {arm}: {results['arms'][arm]} | " + " | ".join(cells) + " |")
+        rows.append(cells)
+    lines += markdown_table(header, rows)
     costs, jobs = list_costs(run), load_recipe(run / "recipe.yaml").evaluation.jobs
     together = f", {jobs} at a time" if jobs > 1 else ""
     versions = results["versions"]

@@ -1,8 +1,15 @@
-"""Text of others inside Markdown and code: it stays text, whatever is in it."""
+"""Markdown: tables; and text of others in it and in code, which stays text, whatever is in it."""
 
 import re
+from collections.abc import Iterable, Sequence
 
 MARKUP = "\\`*_[]<>|&~$"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table; its cells are Markdown already."""
+    first, *others = ["| " + " | ".join(cells) + " |" for cells in (header, *rows)]
+    return [first, "|" + "---|" * len(header), *others]
 
 
 def cell(value) -> str:
