@@ -5,7 +5,7 @@ copy into the package, with its figures, logs and card). Each continues from its
 from an earlier base instead of random weights.
 
 With a GPU, pictures and captions lie on it, batches are of 1,024 in bf16, and the prior's pictures are drawn while the
-decoder trains. On a CPU it takes hours: `--threads 1` leaves the other cores to other work.
+decoder trains: minutes on an H100 or H200. On a CPU it takes hours: `--threads 1` leaves other cores to other work.
 """
 
 import argparse
@@ -19,7 +19,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
 from seggen_hf.data.scenes.records import scene_records
+from seggen_hf.files import write_json
 from seggen_hf.folders import BASE, claim_folder
+from seggen_hf.hub.staging import without_origins
 from seggen_hf.runs.cards import write_base_card
 from seggen_hf.trainers.checkpoints import list_checkpoints
 from seggen_hf.trainers.loop import train
@@ -31,30 +33,47 @@ from seggen_hf.trainers.roundtrip import roundtrip_report
 
 ASSETS = Path(__file__).parents[1] / "src" / "seggen_hf" / "assets" / "miniature-base"
 PICTURES = dict(num_palettes=12_000, num_drawings=4_000)
-NUM_SCENES = {"cpu": 40_000, "cuda": 100_000}
-# Batch and steps of both trainings, on a CPU and on a GPU of 80 GB.
-DECODER = {"cpu": (16, 6_000), "cuda": (256, 4_000)}
-PRIOR = {"cpu": (8, 24_000), "cuda": (1_024, 4_500)}
-RATES = {"cpu": 1.0, "cuda": 2.0}  # factor of the learning rates
+NUM_SCENES = {"cpu": 40_000, "cuda": 240_000}
+# Batch, steps and learning rate of both trainings, on a CPU and on a GPU of 80 GB. There a step of 1,024 takes no
+# longer than one of 256: so small a network is bound by the launching of its kernels.
+DECODER = {"cpu": (16, 6_000, 1.5e-3), "cuda": (256, 4_000, 9e-4)}
+PRIOR = {"cpu": (8, 24_000, 8e-4), "cuda": (1_024, 4_500, 1.2e-3)}
 
 
 def build_config(output: Path, stage: str, device: str, steps: int | None) -> BaseConfig:
-    batch, own_steps = (DECODER if stage == "decoder" else PRIOR)[device]
-    steps = steps or own_steps
+    batch, own_steps, rate = (DECODER if stage == "decoder" else PRIOR)[device]
+    if stage == "decoder":
+        average = 0.999
+    else:
+        average = 0.998 if device == "cuda" else 0.9995
     return BaseConfig(
         output_dir=str(output / stage),
-        max_train_steps=steps,
+        max_train_steps=steps or own_steps,
         train_batch_size=batch,
-        learning_rate=RATES[device] * (1.5e-3 if stage == "decoder" else 8e-4),
-        lr_scheduler="constant_with_warmup",  # more steps can be added; what is kept is the weights' average
+        learning_rate=rate,
+        # Hours on a CPU go on where they ended, so more steps can be added; what is kept is the weights' average.
+        # Minutes on a GPU are planned, and end at rest.
+        lr_scheduler="linear" if stage == "prior" and device == "cuda" else "constant_with_warmup",
         lr_warmup_steps=200,
         adam_beta2=0.99,
-        ema_decay=0.999 if stage == "decoder" or device == "cuda" else 0.9995,
+        ema_decay=average,
         logging_steps=20,
         checkpointing_steps=400,
         validation_steps=1_000,
         mixed_precision="bf16" if device == "cuda" else "no",
     )
+
+
+def kept_history(folder: Path, earlier: Path | None) -> list[dict]:
+    """What is shipped of a training's history: one line in 100 steps and all validations, each with the batch size.
+    That of the base it began from comes first, and its steps are counted on."""
+    batch_size = json.loads((folder / "run_config.json").read_text())["train_batch_size"]
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    last = lines[-1]["step"]
+    kept = [n for n in lines if n["step"] % 100 == 0 or n["step"] == last or any("validation/" in key for key in n)]
+    before = [json.loads(line) for line in earlier.read_text().splitlines()] if earlier else []
+    done = before[-1]["step"] if before else 0
+    return [*before, *(line | {"step": done + line["step"], "batch_size": batch_size} for line in kept)]
 
 
 def measure(vae) -> dict[str, float]:
@@ -76,19 +95,21 @@ def measure(vae) -> dict[str, float]:
     }
 
 
-def ship(output: Path) -> None:
+def ship(output: Path, warm_start: Path | None) -> None:
     """Copy the pipeline in fp16 with the decoder's newest weights, figures, logs and card; swapped in whole."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(str(output / "prior" / "pipeline"), use_safetensors=True)
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(output / "decoder" / "vae", use_safetensors=True))
     temporary = ASSETS.with_name(ASSETS.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(temporary)
+    for path in (temporary / "model_index.json", *temporary.glob("*/config.json")):
+        write_json(path, without_origins(json.loads(path.read_text())))
     for stage in ("decoder", "prior"):
-        lines = (output / stage / "history.jsonl").read_text().splitlines()
-        kept = [line for line in lines if "validation/" in line or json.loads(line)["step"] % 100 == 0]
-        (temporary / f"{stage}-history.jsonl").write_text("\n".join(kept) + "\n")
+        name = f"{stage}-history.jsonl"
+        lines = kept_history(output / stage, warm_start and warm_start / name)
+        (temporary / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     shipped = StableDiffusionXLPipeline.from_pretrained(str(temporary), use_safetensors=True, dtype=torch.float32)
-    (temporary / "figures.json").write_text(json.dumps(measure(shipped.vae), indent=2) + "\n")
+    write_json(temporary / "figures.json", measure(shipped.vae))
     draw_samples(shipped, temporary / "samples.png")
     write_base_card(temporary)
     shutil.rmtree(ASSETS, ignore_errors=True)
@@ -102,7 +123,7 @@ def main() -> None:
     parser.add_argument("--decoder_steps", type=int, help="Default: 6,000 of 16 on a CPU, 4,000 of 256 on a GPU.")
     parser.add_argument("--prior_steps", type=int, help="Default: 24,000 of 8 on a CPU, 4,500 of 1,024 on a GPU.")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; all of them if 0.")
-    parser.add_argument("--warm_start", type=Path, help="Folder of an earlier base, such as the shipped one.")
+    parser.add_argument("--warm_start", type=Path, help="Folder of an earlier base; its history goes along.")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -137,7 +158,7 @@ def main() -> None:
                 task.start_from(earlier)
             train(task, config)
     if arguments.stage in ("all", "ship"):
-        ship(output)
+        ship(output, arguments.warm_start)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def stage_pipeline(source: Path, target: Path) -> Path:
     for file, text in code.items():
         (target / f"{file}.py").write_text(text, encoding="utf-8")
     index["_class_name"] = [next(iter(code)), name]
-    write_json(target / "model_index.json", _without_origins(index))
+    write_json(target / "model_index.json", without_origins(index))
     return target
 
 
@@ -231,17 +231,18 @@ def _stage_file(source: Path, target: Path) -> None:
     """Link a file; of a configuration write what does not tell from which folder it was loaded."""
     if source.name.endswith("config.json"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_json(target, _without_origins(json.loads(source.read_text(encoding="utf-8"))))
+        write_json(target, without_origins(json.loads(source.read_text(encoding="utf-8"))))
     else:
         _link(source, target)
 
 
-def _without_origins(config):
+def without_origins(config):
+    """A configuration (JSON values) without the folders that its parts were loaded from."""
     if isinstance(config, list):
-        return [_without_origins(value) for value in config]
+        return [without_origins(value) for value in config]
     if not isinstance(config, dict):
         return config
-    return {key: _without_origins(value) for key, value in config.items() if key not in ORIGINS}
+    return {key: without_origins(value) for key, value in config.items() if key not in ORIGINS}
 
 
 def _link(source: Path, target: Path) -> None:

@@ -291,12 +291,15 @@ def write_base_card(folder: str | Path) -> Path:
     for path in sorted(folder.glob("*-history.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         if lines:
+            steps: dict[int, int] = {}  # by batch size: a base may be trained on, on another machine
             last: dict[str, float] = {}
+            done = 0
             for line in lines:
-                last |= {name: value for name, value in line.items() if name != "step"}
-            stages.append({
-                "name": path.name.removesuffix("-history.jsonl"), "steps": lines[-1]["step"], "last": last,
-            })  # fmt: skip
+                step, batch_size = line.pop("step"), line.pop("batch_size")
+                steps[batch_size] = steps.get(batch_size, 0) + step - done
+                done = step
+                last |= line
+            stages.append({"name": path.name.removesuffix("-history.jsonl"), "steps": steps, "last": last})
     data = ModelCardData(library_name="diffusers", license="apache-2.0", tags=["seggen"], pipeline_tag="text-to-image")
     figures = folder / "figures.json"
     facts = {
