@@ -10,6 +10,7 @@ from seggen_hf.config import (
     Text2MaskConfig,
     load_recipe,
     parse_config,
+    preset_of,
     save_recipe,
 )
 from seggen_hf.config.values import builtin_recipes
@@ -98,6 +99,26 @@ def test_a_saved_recipe_leaves_the_generators_at_the_datas_size(recipe_file, tmp
     assert (recipe.text2mask.height, recipe.mask2img.height, recipe.text2mask.width) == (160, 160, 64)
 
 
+def test_a_recipe_stands_on_another(recipe_file, tmp_path, monkeypatch):
+    upper = tmp_path / "deeper" / "upper.yaml"
+    upper.parent.mkdir()
+    upper.write_text("base: ../mine.yaml\npreset: 24gb\ndata: {width: 192}\nevaluation: {seeds: [5]}\n")
+    monkeypatch.chdir(upper.parent)  # not the folder that `base` is read from
+    recipe, lower = load_recipe(upper), load_recipe(recipe_file)
+    assert recipe.name == "upper" and preset_of(upper) == "24gb"
+    assert (recipe.data.height, recipe.data.width, recipe.evaluation.seeds) == (128, 192, [5])
+    assert recipe.data.test_splits == lower.data.test_splits and recipe.text2mask.revision == "1234567"
+    assert (recipe.mask2img.width, recipe.text2mask.width) == (192, 64)  # text2mask has its own
+
+    top = tmp_path / "top.yaml"
+    top.write_text("base: deeper/upper.yaml\n")
+    assert preset_of(top) == "24gb" and load_recipe(top).evaluation.seeds == [5]
+    built_in = tmp_path / "longer.yaml"
+    built_in.write_text("base: quickstart\nname: longer\nsegmenter: {max_train_steps: 2000}\n")
+    assert load_recipe(built_in).segmenter.max_train_steps == 2000
+    assert load_recipe(built_in).text2mask == load_recipe("quickstart").text2mask
+
+
 def test_the_word_no_is_a_precision(recipe_file):
     assert load_recipe(recipe_file, ["segmenter.mixed_precision=no"]).segmenter.mixed_precision == "no"
 
@@ -127,6 +148,8 @@ def test_a_batch_that_the_settings_are_not_meant_for_is_warned_of():
         ("data: [1, 2]", "section data, holds [1, 2]"),
         ("- 1", "must hold `name: value` lines"),
         ("data: {height: 64", "is not YAML"),
+        ("base: wrong.yaml", "wrong.yaml stands on itself"),
+        ("base: quickstrat", "wrong.yaml, base: There is no recipe quickstrat. Did you mean 'quickstart'?"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path, content, message):

@@ -96,7 +96,7 @@ def load_recipe(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) 
 
 def preset_of(path_or_name: str | os.PathLike, overrides: Sequence[str] = ()) -> str | None:
     """The preset with which `load_recipe` loads a recipe: the last of `overrides`, else the file's own."""
-    return _preset_among(overrides) or read_yaml(find_recipe(path_or_name)).get("preset")
+    return _preset_among(overrides) or _read_layers(find_recipe(path_or_name)).get("preset")
 
 
 def _preset_among(overrides: Sequence[str]) -> str | None:
@@ -134,30 +134,51 @@ def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
 def read_sections(
     path: str | os.PathLike, shared_size: bool = True, preset: str | None = None
 ) -> tuple[str, dict[str, dict]]:
-    """Name and raw sections of a recipe file; absent sections are empty.
+    """Name and raw sections of a recipe file, over those of its `base:`; absent sections are empty.
 
     Args:
         shared_size (`bool`): apply `share_size`.
         preset (`str`): laid over the sections; the file's own `preset:` if it is not given.
 
-    Raises: `ValueError` for another top-level key, with the nearest known one, and for a preset that there is not.
+    Raises: `ValueError` for another top-level key, with the nearest known one, for a preset or a base that there is
+        not, and for a base that stands on itself.
     """
-    content = read_yaml(path)
-    for key in content:
-        if key not in ("name", "preset") and key not in SECTIONS:
-            known = [*SECTIONS, "name", "preset"]
-            raise ValueError(f"{path} has no section {key!r}. {nearest_name(str(key), known)}")
-    sections = {}
-    for name in SECTIONS:
-        section = {} if content.get(name) is None else content[name]
-        if not isinstance(section, dict):
-            raise ValueError(f"{path}, section {name}, holds {section!r}; it must be `name: value` lines.")
-        sections[name] = dict(section)
+    content = _read_layers(path)
+    sections = {name: content[name] for name in SECTIONS}
     if preset := preset or content.get("preset"):
         apply_preset(str(preset), sections, SECTIONS)
     if shared_size:
         share_size(sections)
     return str(content.get("name", Path(path).stem)), sections
+
+
+def _read_layers(path: str | os.PathLike, above: tuple[Path, ...] = ()) -> dict:
+    """What a recipe file holds, laid over what its `base:` holds; of every section a `dict`.
+
+    Args:
+        above: the files that stand on this one.
+    """
+    path, content, known = Path(path), read_yaml(path), [*SECTIONS, "name", "preset", "base"]
+    if path.resolve() in above:
+        raise ValueError(f"{path} stands on itself: follow its `base:`.")
+    for key in content:
+        if key not in known:
+            raise ValueError(f"{path} has no section {key!r}. {nearest_name(str(key), known)}")
+    layers: dict = {name: {} for name in SECTIONS}
+    if base := content.get("base"):
+        beside = path.parent / str(base)  # a file is found from the recipe's folder, wherever the command is given
+        try:
+            found = find_recipe(beside if beside.is_file() else str(base))
+        except ValueError as error:
+            raise ValueError(f"{path}, base: {error}") from None
+        layers = _read_layers(found, (*above, path.resolve()))
+        layers.pop("name", None)
+    for name in SECTIONS:
+        section = {} if content.get(name) is None else content[name]
+        if not isinstance(section, dict):
+            raise ValueError(f"{path}, section {name}, holds {section!r}; it must be `name: value` lines.")
+        layers[name] |= section
+    return layers | {key: content[key] for key in ("name", "preset") if key in content}
 
 
 def share_size(sections: dict[str, dict]) -> None:
