@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
+from forked_python import ForkedPython
 from hub_clients import Clients
 from hub_server import HubServer
 
@@ -39,6 +40,6 @@ def run_client(clients) -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture
-def start_client(clients) -> Callable[..., subprocess.Popen]:
+def start_client(clients) -> Callable[..., subprocess.Popen | ForkedPython]:
     """`Clients.start`."""
     return clients.start

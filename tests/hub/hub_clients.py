@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from forked_python import ForkedPython
 from hub_server import WRITER, HubServer
 
 # Found by every Python process before any of our packages: the finder of editable installs comes later.
@@ -28,7 +29,7 @@ class Clients:
 
     def __init__(self, hub: HubServer, folder: Path):
         self.hub, self.folder = hub, folder
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[subprocess.Popen | ForkedPython] = []
 
     def start(
         self,
@@ -39,7 +40,7 @@ class Clients:
         home: Path | None = None,
         cwd: Path | None = None,
         bare: bool = False,
-    ) -> subprocess.Popen:
+    ) -> subprocess.Popen | ForkedPython:
         """Start a client; what it prints goes to pipes.
 
         Args:
@@ -78,15 +79,13 @@ class Clients:
         if cwd is None:
             cwd = folder / "cwd"
             cwd.mkdir()
-        process = subprocess.Popen(
-            [sys.executable, *(str(part) for part in [*command, *args])],
-            env={name: str(value) for name, value in variables.items() if value is not None},
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        arguments = [str(part) for part in [*command, *args]]
+        variables = {name: str(value) for name, value in variables.items() if value is not None}
+        if "PYTHONPATH" in variables:  # what it says must be there before the first import
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen([sys.executable, *arguments], env=variables, cwd=cwd, **pipes)
+        else:
+            process = ForkedPython(arguments, variables, cwd)
         self.processes.append(process)
         return process
 
