@@ -40,10 +40,10 @@ ARMS = {
 SYNTHESIZED = {"synthesize", "filter"}  # what the generators' samples are read from
 
 
-def shown_arm(recipe: Recipe) -> str | None:
+def shown_arm(recipe: Recipe) -> str:
     """The arm whose segmenter is published and shown if none is named: one with synthetic records, if it was run."""
     best = ("synthetic", "filtered", "imgsyn", "masksyn", "real")
-    return next((name for name in best if name in recipe.evaluation.arms), None)
+    return next((name for name in best if name in recipe.evaluation.arms), recipe.evaluation.arms[0])
 
 
 def check_arms(recipe: Recipe) -> None:

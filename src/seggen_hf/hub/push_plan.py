@@ -25,7 +25,7 @@ class PushPlan:
     namespace: str
     name: str
     kinds: tuple[str, ...]
-    arm: str | None
+    arm: str
     seed: int
     round: str | None
 
@@ -79,7 +79,7 @@ def plan_push(
     if unknown:
         raise ValueError(f"There is no artefact {unknown[0]!r}; there are {', '.join(KINDS + NAMED)}.")
     arm = arm or shown_arm(recipe)
-    if arm is not None and arm not in ARMS:
+    if arm not in ARMS:
         raise ValueError(f"There is no arm {arm!r}; there are {', '.join(ARMS)}.")
     seed = recipe.evaluation.seeds[0] if seed is None else seed
     folders = {

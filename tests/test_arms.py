@@ -1,0 +1,17 @@
+import pytest
+
+from seggen_hf.arms import shown_arm
+from seggen_hf.config import load_recipe
+
+
+@pytest.mark.parametrize(
+    ("arms", "shown"),
+    [
+        (["real", "imgsyn", "synthetic"], "synthetic"),
+        (["real", "masksyn"], "masksyn"),
+        (["style-augmentation", "real"], "real"),
+        (["renderer", "style-augmentation"], "renderer"),  # what there is
+    ],
+)
+def test_a_segmenter_with_synthetic_data_is_shown_first(arms, shown):
+    assert shown_arm(load_recipe("quickstart", [f"evaluation.arms={arms}"])) == shown
