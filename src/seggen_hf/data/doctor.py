@@ -29,6 +29,7 @@ class SplitReport:
         images (`np.ndarray` of shape `(num_labels + 1,)`): images in which each occurs.
         sizes (`Counter`): (height, width) -> images.
         broken (`list` of `str`): a line `FILE: reason` for each record that cannot be used.
+        notes (`list` of `str`): what was passed over or read in another way than it is written.
         duplicates (`list` of `list` of `str`): image ids whose files are equal byte for byte.
         digests (`dict`): image id -> digest of the image's file.
     """
@@ -44,6 +45,7 @@ class SplitReport:
     exif_dropped: int
     exif_uncertain: list[str]
     only_void: list[str]
+    notes: list[str]
     digests: dict[str, str] = field(repr=False)
 
     @property
@@ -71,6 +73,7 @@ class DoctorReport:
     def warnings(self) -> list[str]:
         found = []
         for report in self.splits:
+            found += [f"{report.split}: {note}" for note in report.notes]
             absent = [self.labels.id2label[i] for i in range(self.labels.num_labels) if report.images[i] == 0]
             if absent:
                 found.append(f"{report.split}: never present: {', '.join(absent)}")
@@ -250,6 +253,7 @@ def _examine_split(found: Source, split: str) -> SplitReport:
         exif_dropped=sum(entry.drops_exif for entry in good),
         exif_uncertain=[entry.image_id for entry in good if entry.uncertain_exif],
         only_void=[entry.image_id for entry, count in zip(good, counts, strict=True) if not count[:-1].any()],
+        notes=found.notes,
         digests={image_id: digest for image_id, digest in digests.items() if digest},
     )
 

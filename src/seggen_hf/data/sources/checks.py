@@ -5,7 +5,7 @@ import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ class Source:
         problems (`list` of `str`): what is missing or broken already in the listing, one line per file.
         collisions (`list` of `str`): labels of one color.
         origin (`str`): fingerprint of what the rows hold beside file names and captions.
+        notes (`list` of `str`): what was read in another way than it is written, or passed over.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Source:
     problems: list[str]
     collisions: list[str]
     origin: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass

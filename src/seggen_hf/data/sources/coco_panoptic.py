@@ -1,11 +1,12 @@
 """Reads COCO panoptic (images, panoptic PNGs, JSON) as semantic records; segments are kept beside them."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...labels import LabelSet
 from ..schema import ignore_index_for
 from .checks import Source, fingerprint_of
+from .coco_json import CocoImage, CocoJson, list_entries, load_json, read_categories, shared_categories, whole_or_none
 from .folder import file_rows
 from .map_decoder import LabelFile, MapDecoder, read_label_file
 from .roots import Roots
@@ -27,42 +28,66 @@ def read_coco(root: Path, split: str, labels: LabelFile | None, roots: Roots) ->
     COCO's annotations/panoptic_SPLIT2017.json + annotations/panoptic_SPLIT2017/ + SPLIT2017/.
     """
     split = split.removesuffix(YEAR)
-    annotation_file = _annotation_file(root, split)
-    roots.check_file(annotation_file)
-    try:
-        content = json.loads(annotation_file.read_text(encoding="utf-8"))
-        categories, images, annotations = content["categories"], content["images"], content["annotations"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{annotation_file} is not a COCO panoptic JSON: {error!r}") from error
-    found = read_label_file({"categories": categories}, str(annotation_file))
-    label_set = labels.labels if labels else found.labels
-    label_of = match_labels(found.labels, label_set, annotation_file)
-    things = set(label_set.things)
+    files = _annotation_files(root)
+    annotation_file = files[split]
+    for other in files.values():
+        roots.check_file(other)
+    content = load_json(annotation_file, "panoptic")
+    if labels:
+        wanted, own, notes = labels.labels, read_categories(content, annotation_file), []
+    else:
+        first, own, notes = shared_categories(files, split, "panoptic", content)
+        wanted = read_label_file({"categories": first}, str(annotation_file)).labels
+    found = read_label_file({"categories": own}, str(annotation_file))
+    label_of = match_labels(found.labels, wanted, annotation_file)
+    things = set(wanted.things)
     png_dir, image_dir = annotation_file.with_suffix(""), _image_dir(root, split, annotation_file)
-    file_of = {image["id"]: image["file_name"] for image in images}
+    entries = list_entries(content, annotation_file, root, image_dir)
     columns = {name: [] for name in ("image", "segmentation_map", "caption", "image_id", "segments_info")}
     problems = [f"{png_dir}: the folder of the panoptic PNGs is missing"] if not png_dir.is_dir() else []
-    for annotation in sorted(annotations, key=lambda annotation: annotation["file_name"]):
+    problems += entries.problems
+    for image, annotation in _pair(entries, annotation_file, image_dir, problems):
         png = png_dir / annotation["file_name"]
-        unknown = {segment["category_id"] for segment in annotation["segments_info"]} - set(label_of)
-        if annotation["image_id"] not in file_of or unknown:
-            reason = f"no category {sorted(unknown)}" if unknown else f"no image with id {annotation['image_id']}"
-            problems.append(f"{png}: {reason} in {annotation_file}")
+        try:
+            segments = _read_segments(annotation.get("segments_info"), label_of, things, annotation_file)
+        except ValueError as error:
+            problems.append(f"{png}: {error}")
             continue
-        file_name = file_of[annotation["image_id"]]
-        columns["image"].append(str(image_dir / file_name))
+        columns["image"].append(str(image.path))
         columns["segmentation_map"].append(str(png))
         columns["caption"].append(None)
-        columns["image_id"].append(Path(file_name).with_suffix("").as_posix())
-        columns["segments_info"].append([_segment(s, label_of, things) for s in annotation["segments_info"]])
-    bare = set(file_of) - {annotation["image_id"] for annotation in annotations}
-    problems += [f"{image_dir / file_of[image_id]}: no annotation in {annotation_file}" for image_id in sorted(bare)]
-    ids = {label: label for label in range(label_set.num_labels)}
-    ids[ignore_index_for(label_set.num_labels)] = ignore_index_for(label_set.num_labels)
-    decoder = MapDecoder(label_set.num_labels, ids, panoptic=True, things=tuple(label_set.things))
+        columns["image_id"].append(image.image_id)
+        columns["segments_info"].append(segments)
+    ids = {label: label for label in range(wanted.num_labels)}
+    ids[ignore_index_for(wanted.num_labels)] = ignore_index_for(wanted.num_labels)
+    decoder = MapDecoder(wanted.num_labels, ids, panoptic=True, things=tuple(wanted.things))
     return Source(
-        "coco-panoptic", file_rows(**columns), label_set, decoder, problems, found.collisions, fingerprint_of(columns)
+        "coco-panoptic",
+        file_rows(**columns),
+        wanted,
+        decoder,
+        problems,
+        found.collisions,
+        fingerprint_of(columns),
+        notes,
     )
+
+
+def _pair(entries: CocoJson, file: Path, image_dir: Path, problems: list[str]) -> Iterator[tuple[CocoImage, dict]]:
+    """Each image with its one annotation, in the order of the PNGs' names; others become problems."""
+    pairs = []
+    for image in entries.images:
+        annotations = entries.annotations.get(image.key, [])
+        names = [annotation.get("file_name") for annotation in annotations]
+        if not annotations:
+            problems.append(f"{image_dir / image.name}: no annotation in {file}")
+        elif len(annotations) > 1:
+            problems.append(f"{image_dir / image.name}: {len(annotations)} annotations in {file}, {names[0]} and more")
+        elif not isinstance(names[0], str) or not names[0]:
+            problems.append(f"{image_dir / image.name}: its annotation in {file} lacks a file_name")
+        else:
+            pairs.append((image, annotations[0]))
+    yield from sorted(pairs, key=lambda pair: pair[1]["file_name"])
 
 
 def match_labels(found: LabelSet, wanted: LabelSet, annotation_file: Path) -> dict[int, int]:
@@ -79,27 +104,37 @@ def match_labels(found: LabelSet, wanted: LabelSet, annotation_file: Path) -> di
     )
 
 
-def _segment(segment: dict, label_of: dict[int, int], things: set[int]) -> dict:
-    label = label_of[segment["category_id"]]
-    return {
-        "id": segment["id"],
-        "category_id": label,
-        "isthing": label in things,
-        "iscrowd": bool(segment.get("iscrowd", 0)),
-        "area": int(segment.get("area", 0)),
-        "bbox": [int(value) for value in segment.get("bbox", [])],
-    }
+def _read_segments(segments, label_of: dict[int, int], things: set[int], file: Path) -> list[dict]:
+    """segments_info as records hold it; area and bbox are measured where the map is read.
+
+    Raises: `ValueError` with the reason if it does not say which pixels are what.
+    """
+    if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
+        raise ValueError(f"no segments_info in {file}")
+    found, seen = [], set()
+    for segment in segments:
+        number, category = whole_or_none(segment.get("id")), whole_or_none(segment.get("category_id"))
+        if number is None or not 0 < number < 1 << 24:
+            raise ValueError(f"a segment has the id {segment.get('id')!r}; ids are 1 to 16777215, and 0 is void")
+        if number in seen:
+            raise ValueError(f"segments_info lists the id {number} twice")
+        if category not in label_of:
+            raise ValueError(f"no category [{segment.get('category_id')}] in {file}")
+        seen.add(number)
+        label = label_of[category]
+        flags = {"isthing": label in things, "iscrowd": segment.get("iscrowd") in (1, True, "1")}
+        found.append({"id": number, "category_id": label, **flags, "area": 0, "bbox": []})
+    return found
 
 
 def _json_files(root: Path) -> list[Path]:
     return sorted([*root.glob("panoptic_*.json"), *(root / "annotations").glob("panoptic_*.json")])
 
 
-def _annotation_file(root: Path, split: str) -> Path:
-    for path in _json_files(root):
-        if path.stem in (f"panoptic_{split}", f"panoptic_{split}{YEAR}"):
-            return path
-    return root / SINGLE
+def _annotation_files(root: Path) -> dict[str, Path]:
+    """`{split: JSON}`."""
+    found = {path.stem.removeprefix("panoptic_").removesuffix(YEAR): path for path in reversed(_json_files(root))}
+    return {"train": root / SINGLE, **found} if (root / SINGLE).is_file() else found
 
 
 def _image_dir(root: Path, split: str, annotation_file: Path) -> Path:

@@ -113,6 +113,8 @@ def load_records(
     found = open_source(
         source, split, image_column, mask_column, labels, zero_is_void, config_name, revision, media_roots
     )
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
     if max_records is not None:
         found.rows = found.rows.select(range(min(max_records, len(found.rows))))
     if len(found.rows) == 0 and not found.problems:

@@ -201,7 +201,7 @@ def read_label_file(content, name: str = "classes.json") -> LabelFile:
     try:
         entries = _read_entries(settings["categories"])
         void_id = settings.get("ignore_index")
-        void_id = None if void_id is None else _whole(void_id, "ignore_index")
+        void_id = None if void_id is None else whole_id(void_id, "ignore_index")
         void = [entry for entry in entries if entry["id"] == void_id]
         labels = LabelSet.from_dict(
             {"categories": [e for e in entries if e["id"] != void_id], "edge_color": settings.get("edge_color")},
@@ -233,11 +233,11 @@ def _read_entries(entries) -> list[dict]:
         if entry.get("isthing") not in (None, 0, 1):
             raise ValueError(f"isthing of {name!r} is {entry['isthing']!r}; it must be true, false, 1 or 0.")
         color = _color(entry.get("color"), f"The color of {name!r}")
-        checked.append(entry | {"id": _whole(entry["id"], f"The id of {name!r}"), "color": color})
+        checked.append(entry | {"id": whole_id(entry["id"], f"The id of {name!r}"), "color": color})
     return checked
 
 
-def _whole(value, what: str) -> int:
+def whole_id(value, what: str) -> int:
     """An id; the keys of JSON are text."""
     if isinstance(value, str) and re.fullmatch(r"-?\d+", value.strip()):
         return int(value)
