@@ -61,7 +61,7 @@ def _read_labels(data: DataConfig) -> LabelSet:
         return scene_labels()
     columns = (data.image_column, data.mask_column)
     more: dict[str, Any] = {"config_name": data.dataset_config_name, "revision": data.dataset_revision}
-    more |= {"zero_is_void": data.zero_is_void, "media_roots": data.media_roots}
+    more |= {name: getattr(data, name) for name in ("zero_is_void", "media_roots", "void_ids", "mask_suffix")}
     return open_source(data.dataset_name, data.train_split, *columns, **more).labels
 
 

@@ -32,6 +32,14 @@ READING = {
         bool,
         typer.Option("--zero-is-void", "--zero_is_void", help="The masks hold ids 1..C, and 0 is void."),
     ),
+    "void_ids": (
+        list[int] | None,
+        typer.Option("--void-ids", "--void_ids", help="Id in the masks that is void too. Repeat it for more."),
+    ),
+    "mask_suffix": (
+        str | None,
+        typer.Option("--mask-suffix", "--mask_suffix", help="After the image's name in its mask's, such as _mask."),
+    ),
     "config_name": (str | None, typer.Option("--config-name", help="Config of a Hub data set with several.")),
     "revision": (str | None, typer.Option("--revision", help="Commit, tag or branch of a Hub data set.")),
     "media_roots": (

@@ -6,7 +6,7 @@ from seggen_hf.pipelines.seggen_choices import CODINGS
 
 from ..names import check_name
 from ..tasks import TASKS
-from .values import about, check, check_unique
+from .values import about, check, check_numbers, check_unique
 
 SCENES = "scenes"  # the data set that this package draws itself
 
@@ -32,6 +32,13 @@ class DataConfig:
     )
     zero_is_void: bool = field(
         default=False, metadata=about("Ids in the maps are 1..C and 0 is void (ADE20K's annotations on the Hub).")
+    )
+    void_ids: list[int] = field(
+        default_factory=list, metadata=about("More ids of void in the masks, beside that of the label file.")
+    )
+    mask_suffix: str | None = field(
+        default=None,
+        metadata=about("What the names of masks have after those of their images, such as `_mask` or `_labelIds`."),
     )
     dataset_config_name: str | None = field(default=None, metadata=about("Config of a Hub data set with several."))
     dataset_revision: str | None = field(default=None, metadata=about("Commit, tag or branch of a Hub data set."))
@@ -64,6 +71,7 @@ class DataConfig:
     width: int = field(default=64, metadata=about("Width in pixels at which the generators work."))
 
     def __post_init__(self):
+        check_numbers(self)
         check(self.task in TASKS, "task", self.task, f"one of {tuple(TASKS)}")
         check(self.panoptic_coding in CODINGS, "panoptic_coding", self.panoptic_coding, f"one of {CODINGS}")
         check(self.num_shades >= 2, "num_shades", self.num_shades, "at least 2")
@@ -94,5 +102,6 @@ class CaptionConfig:
     recaption: bool = field(default=False, metadata=about("Replace captions that the source already has."))
 
     def __post_init__(self):
+        check_numbers(self)
         for name in ("caption_batch_size", "max_new_tokens"):
             check(getattr(self, name) > 0, name, getattr(self, name), "positive")

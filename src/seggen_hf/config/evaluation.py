@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from .values import about, check, check_unique
+from .values import about, check, check_numbers, check_unique
 
 
 @dataclass(kw_only=True)
@@ -37,6 +37,7 @@ class EvaluationConfig:
     )
 
     def __post_init__(self):
+        check_numbers(self)
         known = {"real", "imgsyn", "masksyn", "synthetic", "filtered", "synthetic-only"}
         known |= {"style-augmentation", "renderer"}
         unknown = sorted(set(self.arms) - known)

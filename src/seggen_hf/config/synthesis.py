@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from .values import about, check
+from .values import about, check, check_numbers
 
 OFFLOADS = ("none", "model", "sequential")
 VAE_PRECISIONS = ("float32", "same")
@@ -76,6 +76,7 @@ class SynthesisConfig:
     caption_style_share: float = field(default=0.5, metadata=about("Share of the samples that get a drawn style."))
 
     def __post_init__(self):
+        check_numbers(self)
         precision = self.mixed_precision
         check(precision in MIXED_PRECISION, "mixed_precision", precision, f"one of {MIXED_PRECISION}")
         check(self.offload in OFFLOADS, "offload", self.offload, f"one of {OFFLOADS}")
@@ -105,6 +106,7 @@ class FilterConfig:
     batch_size: int = field(default=16, metadata=about("Images per forward pass.", how_only=True))
 
     def __post_init__(self):
+        check_numbers(self)
         check(self.tolerance > 0, "tolerance", self.tolerance, "positive")
         check(0 <= self.min_alignment <= 1, "min_alignment", self.min_alignment, "in [0, 1]")
         check(self.batch_size > 0, "batch_size", self.batch_size, "positive")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from seggen_hf.pipelines.seggen_choices import CONDITIONINGS
 
 from .synthesis import MIXED_PRECISION
-from .values import about, check
+from .values import about, check, check_numbers
 
 SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -75,6 +75,7 @@ class TrainingConfig:
     )
 
     def __post_init__(self):
+        check_numbers(self)
         for name in (
             "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "logging_steps",
         ):  # fmt: skip

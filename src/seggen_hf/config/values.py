@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import math
 import os
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -12,6 +14,51 @@ from pathlib import Path
 import yaml
 
 from ..files import write_json, write_text
+
+MOST_NODES = 20_000  # of a recipe's YAML, aliases written out
+MOST_INT = 2**32 - 1  # that NumPy and PyTorch take as a seed
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """Safe YAML, in which no name is given twice: the second would silently take the place of the first."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str):
+    """The value of a YAML text. Raises: `yaml.YAMLError`, for a name given twice and aliases that blow up too."""
+    loader = RecipeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count_nodes(node, {}) > MOST_NODES:
+            raise yaml.YAMLError(f"its aliases make more than {MOST_NODES} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count_nodes(node, counted: dict[int, int | None]) -> int:
+    """Nodes below `node` if each alias were written out; one that holds itself has too many."""
+    if id(node) in counted:
+        known = counted[id(node)]
+        return MOST_NODES + 1 if known is None else known
+    counted[id(node)] = None
+    inner = []
+    if isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    counted[id(node)] = 1 + sum(_count_nodes(part, counted) for part in inner)
+    return counted[id(node)] or 1
 
 
 def nearest_name(name: str, known: Iterable[str], listing: str | None = None) -> str:
@@ -36,6 +83,8 @@ def convert(value, wanted, name: str):
         if value is None or value == "null":
             return None
         return convert(value, next(a for a in arguments if a is not type(None)), name)
+    if isinstance(value, str) and wanted is int and re.fullmatch(r"[+-]?\d{1,30}", value.strip()):
+        return int(value)  # exactly: as a float it would be rounded
     if origin is list:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"{name} is {value!r}; it must be a list, such as [{value}].")
@@ -55,6 +104,21 @@ def convert(value, wanted, name: str):
         return "no"
     expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes)"}[wanted]
     raise ValueError(f"{name} is {value!r}; it must be {expected}.")
+
+
+def check_numbers(config) -> None:
+    """Raise `ValueError` for a number in a settings dataclass that is not finite, negative, or too large for a seed.
+
+    No setting means anything below 0; what is narrower, each class checks itself.
+    """
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            check(math.isfinite(number), f.name, value, "a finite number")
+            check(number >= 0, f.name, value, "0 or positive")
+            check(isinstance(number, float) or number <= MOST_INT, f.name, value, f"at most {MOST_INT}")
 
 
 def build(cls, values: dict, where: str):
@@ -99,8 +163,8 @@ def read_yaml(path: str | os.PathLike) -> dict:
     """The mapping in a YAML file. Raises `ValueError` if it holds something else."""
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        content = load_yaml(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold `name: value` lines, not {type(content).__name__}.")
@@ -110,8 +174,8 @@ def read_yaml(path: str | os.PathLike) -> dict:
 def parse_value(text: str, where: str):
     """One value in YAML, as typed after `=`. Raises `ValueError`, one line that begins with `where`."""
     try:
-        return yaml.safe_load(text) if text.strip() else ""
-    except yaml.YAMLError as error:
+        return load_yaml(text) if text.strip() else ""
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{where}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
 
 

@@ -14,7 +14,7 @@ from ..files import write_json
 from ..labels import LabelSet
 from ..names import check_name
 from .clean_copy import clean_labels, write_clean_split
-from .sources.checks import LISTED, Source, explain_missing_label, inspect_rows
+from .sources.checks import LISTED, Source, explain_missing_label, explain_no_label, inspect_rows
 from .sources.load import open_source, splits_of
 
 MUCH_VOID = 0.5  # share of a split's pixels
@@ -237,7 +237,9 @@ def _examine_split(found: Source, split: str) -> SplitReport:
         images = found.rows.select_columns("image")
         of_images = pool.map(lambda i: digest_image(images[i]["image"]), range(len(images)))
         digests = dict(zip(found.rows["image_id"][:], of_images, strict=True))
-    missing = explain_missing_label(found, inspections)
+    missing = explain_missing_label(found, inspections) or explain_no_label(inspections)
+    if not inspections and not found.problems:
+        missing = "there are no records"
     groups = defaultdict(list)
     for image_id, digest in digests.items():
         groups[digest].append(image_id)
@@ -258,8 +260,10 @@ def _examine_split(found: Source, split: str) -> SplitReport:
     )
 
 
-def digest_image(value: dict) -> str:
+def digest_image(value: dict | None) -> str:
     """Digest of an image's file; "" where there is none, or nothing in it."""
+    if not value or (value["bytes"] is None and not value["path"]):
+        return ""
     try:
         data = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
     except OSError:

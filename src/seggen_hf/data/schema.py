@@ -142,11 +142,16 @@ def encode_image(image, name: str = "image") -> dict:
 
 
 def open_image(value) -> PILImage.Image:
-    """Open what a record holds (PIL image, path, bytes, `{"bytes", "path"}`) without EXIF rotation, pixels unread."""
+    """Open what a record holds (PIL image, path, bytes, `{"bytes", "path"}`) without EXIF rotation, pixels unread.
+
+    Raises: `ValueError` where a row holds none.
+    """
     if isinstance(value, PILImage.Image):
         return value
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
+    if value is None:
+        raise ValueError("the row holds no picture here")
     if isinstance(value, bytes):
         return PILImage.open(io.BytesIO(value))
     return PILImage.open(os.fspath(value))

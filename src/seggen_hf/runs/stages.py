@@ -23,6 +23,8 @@ _SOURCE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "task", "image_column", "mask_column", "labels",
     "zero_is_void", "tiles", "train_split", "max_train_records",
 )  # fmt: skip
+# Settings of newer versions: they count where they are set, so that runs of older versions go on.
+_SOURCE_IF_SET = ("void_ids", "mask_suffix")
 # The stage whose folder holds the records that an arm `reads`.
 _RECORDS_OF = {"synthesize": "synthetic", "filter": "filtered", "renderer": "renderer"}
 
@@ -161,5 +163,6 @@ def _size_settings(recipe: Recipe) -> dict:
 
 def _source_settings(recipe: Recipe) -> dict:
     """Of what reads the real data itself."""
-    settings = _settings("data", {name: getattr(recipe.data, name) for name in _SOURCE})
+    names = [*_SOURCE, *(name for name in _SOURCE_IF_SET if getattr(recipe.data, name))]
+    settings = _settings("data", {name: getattr(recipe.data, name) for name in names})
     return settings | (_size_settings(recipe) if recipe.data.dataset_name == SCENES else {})

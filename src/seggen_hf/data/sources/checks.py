@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -109,6 +110,14 @@ def explain_missing_label(source: Source, inspections: list[Inspection]) -> str 
     )
 
 
+def explain_no_label(inspections: list[Inspection]) -> str | None:
+    """A line where no map of a split has a labelled pixel: nothing to learn from, and nothing to score."""
+    counts = [entry.counts for entry in inspections if entry.counts is not None]
+    if not counts or np.sum(counts, axis=0)[:-1].any():
+        return None
+    return "every pixel of every map is void; look whether the masks are empty, or their ids those of the label file"
+
+
 def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True) -> Inspection:
     """Look at one undecoded record. A problem is a line `FILE: reason`, not an exception."""
     found = Inspection(row["image_id"])
@@ -124,6 +133,7 @@ def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True) -> Inspecti
                 image.load()
         current = row["segmentation_map"]
         with open_image(current) as mask:
+            check_lossless(mask)
             upright = ImageOps.exif_transpose(mask) if read_orientation(mask, pixels) != 1 else mask
             found.converts_map = upright is not mask or not decoder.keeps(mask)
             map_size = (upright.height, upright.width)
@@ -141,6 +151,25 @@ def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True) -> Inspecti
     except UNREADABLE as error:
         found.problem = f"{name_of(current, row)}: {explain(error, current)}"
     return found
+
+
+def check_lossless(mask: Image.Image) -> None:
+    """Raise `ValueError` for a mask in a format that changes pixels: an id that drifts may be another label's."""
+    is_webp = mask.format == "WEBP" and b"VP8 " in _head_of(mask)
+    if is_webp or mask.format in ("JPEG", "MPO", "JPEG2000"):
+        raise ValueError(f"the mask is a lossy {mask.format}, whose pixels are no longer the ids drawn; use PNG")
+
+
+def _head_of(image: Image.Image) -> bytes:
+    """The first bytes of an opened picture's file, which stays where it is read."""
+    file: Any = getattr(image, "fp", None)
+    if file is None:
+        return b""
+    place = file.tell()
+    file.seek(0)
+    head = file.read(64)
+    file.seek(place)
+    return head
 
 
 def raise_problems(where: str, problems: list[str], total: int) -> None:
@@ -190,16 +219,18 @@ def drop_exif(value: dict) -> dict:
     return {"bytes": b"".join(kept) + data[position:], "path": path}
 
 
-def name_of(value: dict, row: dict) -> str:
+def name_of(value: dict | None, row: dict) -> str:
     """The file of an undecoded image, or the record's id where it has none."""
-    path = value.get("path")
-    return path if path and value.get("bytes") is None else f"record {row['image_id']}"
+    path = value.get("path") if value else None
+    return path if value and path and value.get("bytes") is None else f"record {row['image_id']}"
 
 
-def explain(error: Exception, value: dict) -> str:
+def explain(error: Exception, value: dict | None) -> str:
     """A reason a person understands for what PIL raised."""
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
+    if not value or (value.get("bytes") is None and not value.get("path")):
+        return str(error)
     size = len(value["bytes"]) if value.get("bytes") is not None else os.path.getsize(value["path"])
     if size == 0:
         return "the file is empty"

@@ -17,6 +17,8 @@ from .map_decoder import LabelFile, MapDecoder, read_label_file
 from .roots import Roots
 
 BACKGROUND = "background"
+# A data set of one split, read as "train": Label Studio's, and what people call their own.
+SINGLES = ("result.json", "annotations.json", "instances.json", "coco.json", "_annotations.coco.json")
 EXPORTED = "_annotations.coco.json"  # what labelling tools write beside the images of a split
 ALIASES = {"valid": "val"}
 FORMAT = 2  # raised when painting changes, so that older caches are left alone
@@ -125,12 +127,25 @@ def _annotation_files(root: Path) -> dict[str, Path]:
         found.setdefault(path.stem.removeprefix("instances_").removesuffix(YEAR), path)
     for path in sorted(root.glob(f"*/{EXPORTED}")):
         found.setdefault(ALIASES.get(path.parent.name, path.parent.name), path)
+    if not found:
+        places = [folder / name for name in SINGLES for folder in (root, root / "annotations")]
+        single = next((place for place in places if place.is_file() and _is_coco(place)), None)
+        found = {"train": single} if single else {}
     return found
 
 
+def _is_coco(file: Path) -> bool:
+    """Whether a file of a common name begins as a COCO JSON: with an object that names one of its lists."""
+    with open(file, encoding="utf-8-sig", errors="replace") as opened:
+        begun = opened.read(1 << 16)
+    return begun.lstrip().startswith("{") and any(f'"{name}"' in begun for name in ("images", "annotations", "info"))
+
+
 def _image_folder(root: Path, file: Path) -> Path:
-    if file.name == EXPORTED:
+    if file.name == EXPORTED and file.parent != root:
         return file.parent
+    if file.name in SINGLES:
+        return root / "images" if (root / "images").is_dir() else root
     part = file.stem.removeprefix("instances_")
     candidates = (root / "images" / part, root / part, root / "images" / part.removesuffix(YEAR), root / "images")
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])

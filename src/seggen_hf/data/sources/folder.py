@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -25,12 +26,16 @@ def folder_splits(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("*/images") if (path.parent / "masks").is_dir())
 
 
-def read_folder(root: Path, split: str, labels: LabelFile | None, roots: Roots) -> Source:
-    """List the pairs of `root/split`; a pair shares its name below images/ and masks/, but for the suffix."""
+def read_folder(
+    root: Path, split: str, labels: LabelFile | None, roots: Roots, mask_suffix: str | None = None
+) -> Source:
+    """List the pairs of `root/split`; a pair shares its name below images/ and masks/, but for the file's suffix and,
+    behind the mask's name, `mask_suffix`, or what all masks have there."""
     folder = root / split
     images, image_problems = list_images(folder / "images")
-    masks, mask_problems = list_images(folder / "masks")
-    problems = image_problems + mask_problems
+    named, mask_problems = list_images(folder / "masks")
+    masks, notes, rule_problems = match_masks(images, named, folder / "masks", mask_suffix)
+    problems = image_problems + mask_problems + rule_problems
     problems += [f"{images[stem]}: no mask {folder / 'masks' / stem}.png" for stem in sorted(set(images) - set(masks))]
     problems += [
         f"{masks[stem]}: no image of this name in {folder / 'images'}" for stem in sorted(set(masks) - set(images))
@@ -48,7 +53,48 @@ def read_folder(root: Path, split: str, labels: LabelFile | None, roots: Roots) 
         caption=[captions.get(stem) for stem in stems],
         image_id=stems,
     )
-    return Source("folder", rows, labels.labels, labels.decoder, problems, labels.collisions)
+    return Source("folder", rows, labels.labels, labels.decoder, problems, labels.collisions, notes=notes)
+
+
+def match_masks(
+    images: dict[str, Path], masks: dict[str, Path], folder: Path, suffix: str | None
+) -> tuple[dict[str, Path], list[str], list[str]]:
+    """Masks by the stem of their image, notes, and problems.
+
+    Where names differ, masks are those of `suffix`. Without one they are matched if all have the same behind the name
+    of their image (`a_mask`), or all of that and its own suffix (`a.jpg.png`).
+
+    Args:
+        images, masks: by stem, as `list_images` finds them in `folder`.
+    """
+    if suffix:
+        chosen = {stem.removesuffix(suffix): path for stem, path in masks.items() if stem.endswith(suffix)}
+        named = sorted({stem[-len(suffix) :] for stem in masks})[:3]
+        problems = [] if chosen else [f"{folder}: no mask's name ends in {suffix!r}, but in {', '.join(named)}"]
+        return chosen, [], problems
+    own, others = set(images) - set(masks), set(masks) - set(images)
+    if not own or not others:
+        return masks, [], []
+    found: dict[str, dict[str, str]] = defaultdict(dict)  # what follows the name -> {stem of the image: of the mask}
+    for stem in others:
+        behind = [place for place in range(1, len(stem)) if stem[:place] in own and not stem[place].isalnum()]
+        if behind:
+            found[stem[behind[-1] :]][stem[: behind[-1]]] = stem
+    if all(ending.startswith(".") for ending in found):  # a.jpg.png, b.png.png
+        found = {"the image's own suffix": {key: name for pairs in found.values() for key, name in pairs.items()}}
+    whole = sorted(ending for ending, pairs in found.items() if set(pairs) == own)
+    if len(whole) > 1:
+        problem = (
+            f"{folder}: each image has {len(whole)} masks, which end in {', '.join(whole)}; name those to read with "
+            f"data.mask_suffix (--mask_suffix {whole[0]})"
+        )
+        return masks, [], [problem]
+    if not whole:
+        return masks, [], []
+    (ending,) = whole
+    renamed = {name: key for key, name in found[ending].items()}
+    matched = {renamed.get(stem, stem): path for stem, path in masks.items()}
+    return matched, [f"{folder}: masks are named like their images and {ending}, and so matched"], []
 
 
 def find_label_file(root: Path, roots: Roots) -> Path:
@@ -72,7 +118,8 @@ def list_images(folder: Path) -> tuple[dict[str, Path], list[str]]:
     found = defaultdict(list)
     for path in sorted(_files_below(folder), key=str):
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+            # Some file systems and archives write letters and their marks apart (NFD): one name all the same.
+            found[unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())].append(path)
     problems = [f"{paths[1]}: has the name of {paths[0]}" for paths in found.values() if len(paths) > 1]
     return {stem: paths[0] for stem, paths in found.items()}, problems
 

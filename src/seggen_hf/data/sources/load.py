@@ -25,6 +25,7 @@ from .checks import (
     drop_exif,
     explain,
     explain_missing_label,
+    explain_no_label,
     fingerprint_of,
     inspect_rows,
     name_of,
@@ -47,6 +48,8 @@ def reading_of(data: DataConfig) -> dict:
         "image_column": data.image_column,
         "mask_column": data.mask_column,
         "zero_is_void": data.zero_is_void,
+        "void_ids": data.void_ids,
+        "mask_suffix": data.mask_suffix,
         "config_name": data.dataset_config_name,
         "revision": data.dataset_revision,
         "media_roots": data.media_roots,
@@ -77,6 +80,8 @@ def load_records(
     max_records: int | None = None,
     check: bool = True,
     zero_is_void: bool = False,
+    void_ids: Sequence[int] | None = None,
+    mask_suffix: str | None = None,
     size: tuple[int, int] | None = None,
     config_name: str | None = None,
     revision: str | None = None,
@@ -97,6 +102,8 @@ def load_records(
         max_records (`int`): only the first records, in the order of their names.
         check (`bool`): look at every pixel of every record first; the result is remembered while the files stay equal.
         zero_is_void (`bool`): the masks hold ids 1..C with 0 as void (ADE20K's annotations on the Hub).
+        void_ids: more ids of void in the masks.
+        mask_suffix (`str`): what the names of masks have after those of their images, in folders of both.
         size (`tuple` of `int`): height and width of the built-in scenes.
         config_name, revision (`str`): of a Hub id.
         media_roots: folders that the source's files may lie in beside its own; links and names that lead elsewhere are
@@ -111,8 +118,9 @@ def load_records(
         return scene_records(split, num_records=max_records, **drawn)
     where = f"{source} ({split})"
     found = open_source(
-        source, split, image_column, mask_column, labels, zero_is_void, config_name, revision, media_roots
-    )
+        source, split, image_column, mask_column, labels, zero_is_void, config_name, revision, media_roots,
+        void_ids, mask_suffix,
+    )  # fmt: skip
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
     if max_records is not None:
@@ -135,6 +143,8 @@ def open_source(
     config_name: str | None = None,
     revision: str | None = None,
     media_roots: Sequence[str | Path] | None = None,
+    void_ids: Sequence[int] | None = None,
+    mask_suffix: str | None = None,
 ) -> Source:
     """List a split's records without reading a picture. Arguments as in `load_records`.
 
@@ -142,6 +152,8 @@ def open_source(
     """
     root, label_file = Path(source), _label_file(labels)
     kind = _kind(source)
+    if mask_suffix and kind != "folder":
+        raise ValueError(f"{source} holds no folders of images and masks; leave data.mask_suffix (--mask_suffix) out.")
     _check_split(source, split, splits_of(source, config_name, revision), kind)
     if kind == SCENES:
         return rows_of(scene_records(split), SCENES, split, label_file)
@@ -149,7 +161,7 @@ def open_source(
     if kind == "coco-instances":
         return read_coco_instances(root, split, label_file, roots)
     if kind == "folder":
-        found = read_folder(root, split, label_file, roots)
+        found = read_folder(root, split, label_file, roots, mask_suffix)
     elif kind == "coco":
         found = read_coco(root, split, label_file, roots)
     elif kind == "ade20k":
@@ -160,6 +172,8 @@ def open_source(
     roots.check_rows(found.rows, f"{source} ({split})")
     if zero_is_void and kind != "coco":
         found.decoder = found.decoder.with_zero_void()
+    if void_ids:
+        found.decoder = found.decoder.with_void(void_ids)
     return found
 
 
@@ -256,7 +270,7 @@ def _plan(found: Source, where: str, check: bool, stamp: Path) -> dict:
     if check:
         broken = found.problems + [entry.problem for entry in inspections if entry.problem]
         raise_problems(where, broken, len(inspections) + len(found.problems))
-        missing = explain_missing_label(found, inspections)
+        missing = explain_missing_label(found, inspections) or explain_no_label(inspections)
         if missing:
             raise ValueError(f"{where}: {missing}.")
     plan = {

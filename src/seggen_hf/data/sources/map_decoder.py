@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from ...segments import measure_segments
 from ..schema import MAX_LABELS_8BIT, ignore_index_for, read_map, read_panoptic
 
 UNKNOWN = -1
+FEW = 8  # ids that a message lists
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class MapDecoder:
         labels[(raw < 0) | (raw >= len(table))] = UNKNOWN
         if (labels == UNKNOWN).any():
             bad = np.unique(raw[labels == UNKNOWN])
-            hint = "; a JPEG mask is lossy, save masks as PNG" if mask.format == "JPEG" else ""
+            named = " ".join(f"--void_ids {number}" for number in bad[:FEW])
+            hint = f"; if they are void, say so with {named}" if len(bad) <= FEW and bad.min() >= 0 else ""
             if bad.tolist() == [self.num_labels] and self.ids.get(0) == 0:
                 hint = f"; if 0 is void and the ids are 1..{self.num_labels}, say so with --zero_is_void"
             raise ValueError(f"label ids {_few(bad)} are outside the label set ({self._describe_ids()}){hint}")
@@ -90,6 +93,15 @@ class MapDecoder:
         """The decoder of masks that hold 1..C instead of 0..C-1, and 0 where a pixel is void."""
         ids = {0: self.ignore_index, self.ignore_index: self.ignore_index}
         return replace(self, ids=ids | {label + 1: label for label in range(self.num_labels)})
+
+    def with_void(self, ids: Iterable[int]) -> "MapDecoder":
+        """The decoder of masks in which `ids` are void too. Raises: `ValueError` for the id of a label."""
+        for number in ids:
+            if self.panoptic or self.ids.get(number, self.ignore_index) != self.ignore_index:
+                raise ValueError(
+                    f"data.void_ids (--void_ids) names {number}, which is the id of a label in the masks."
+                )
+        return replace(self, ids=self.ids | dict.fromkeys(ids, self.ignore_index))
 
     def _describe_ids(self) -> str:
         known = sorted(raw for raw, label in self.ids.items() if label != self.ignore_index)
@@ -280,4 +292,4 @@ def label_file_of(labels: LabelSet, source_ids: bool = False, void_ids=(), void_
 
 def _few(values) -> str:
     values = [int(value) for value in values]
-    return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+    return ", ".join(map(str, values[:FEW])) + (", ..." if len(values) > FEW else "")

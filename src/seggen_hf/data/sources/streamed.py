@@ -304,6 +304,8 @@ def stream_records(
     labels: LabelFile | None = None,
     max_records: int | None = None,
     zero_is_void: bool = False,
+    void_ids: Sequence[int] | None = None,
+    mask_suffix: str | None = None,
     config_name: str | None = None,
     revision: str | None = None,
     media_roots: Sequence[str | Path] | None = None,
@@ -315,6 +317,8 @@ def stream_records(
     Raises: `ValueError` for a split or column that it lacks, missing labels, and data in other files than Parquet.
     """
     where, roots = f"{source} ({split})", Roots(source, media_roots)
+    if mask_suffix:
+        raise ValueError(f"{source} holds no folders of images and masks; leave data.mask_suffix (--mask_suffix) out.")
     try:
         builder = load_dataset_builder(source, config_name, revision=revision)
     except CONNECTION_ERRORS + (OSError,) as error:  # unknown, private, offline
@@ -335,4 +339,5 @@ def stream_records(
         roots.check_file(address)
     labels = labels or labels_for(features, source, revision, where, roots)
     decoder = labels.decoder.with_zero_void() if zero_is_void else labels.decoder
+    decoder = decoder.with_void(void_ids or ())
     return StreamedRecords(addresses, features, columns, decoder, labels.labels, max_records, roots)
