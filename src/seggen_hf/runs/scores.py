@@ -24,7 +24,7 @@ from ..labels import LabelSet, differing_labels
 from ..modules import move
 from ..pictures.segments import paint_record, paint_segments
 from ..provenance import join_versions, library_versions, public_value
-from ..segmenter.build import build_segmenter
+from ..segmenter.build import load_segmenter
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import predict_panoptic, predict_semantic
 from ..segmenter.postprocessing import MAX_INSTANCES
@@ -129,7 +129,7 @@ def score_folder(folder: Path, records: Dataset, settings: EvaluationConfig, tas
 
 
 def _open_segmenter(folder: Path, labels: LabelSet):
-    model, processor = build_segmenter(folder, labels)
+    model, processor = load_segmenter(folder, labels)
     return move(model, "cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
 

@@ -14,7 +14,10 @@ from transformers import (
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
 from ..labels import LabelSet, differing_labels
+from ..weights import check_loaded
 from .sizes import SEGMENTER_NAMES, named_config
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def build_segmenter(
@@ -26,6 +29,7 @@ def build_segmenter(
     seed: int = 0,
     num_queries: int | None = None,
     tiles: int | None = None,
+    is_whole: bool = False,
 ):
     """Build a Mask2Former for `labels` and the processor that travels with it.
 
@@ -41,6 +45,7 @@ def build_segmenter(
         tiles (`int`): inference sees images through windows, this many along their short side, since the segmenter is
             trained on images cut like that; by default as the loaded processor says, and whole for random weights.
         seed (`int`): of all random weights; the global generator is left as it was.
+        is_whole (`bool`): every tensor must come from the weights, the class head's too.
 
     Returns: the model (float32, batch norm of a pretrained backbone frozen) and its image processor.
     Raises: `ValueError` if there is no Mask2Former under that name.
@@ -53,14 +58,17 @@ def build_segmenter(
         config.num_queries = num_queries or config.num_queries
         config.id2label, config.label2id = labels.id2label, labels.label2id
         if weights:
-            model = Mask2FormerForUniversalSegmentation.from_pretrained(
+            model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
                 name_or_path,
                 revision=revision,  # pyright: ignore[reportArgumentType]  # None: main
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
+            if is_whole:
+                check_loaded(str(name_or_path), model, report)
         else:
             model = Mask2FormerForUniversalSegmentation(config)
     if backbone_model is not None:
@@ -74,14 +82,14 @@ def build_segmenter(
 def load_segmenter(name_or_path: str | Path, labels: LabelSet):
     """A trained segmenter that predicts `labels`, and its processor; for scoring, where a new head would be nonsense.
 
-    Raises: `ValueError` if there is none, or it has other labels.
+    Raises: `ValueError` if there is none, it has other labels, or its weights are not whole.
     """
     config, has_weights = find_config(name_or_path, None)
     if not has_weights:
         raise ValueError(f"{name_or_path} has no weights; name a trained segmenter.")
     if differences := differing_labels(config, labels):
         raise ValueError(f"The segmenter {name_or_path} and the records have other labels: {differences}.")
-    return build_segmenter(name_or_path, labels)
+    return build_segmenter(name_or_path, labels, is_whole=True)
 
 
 def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
@@ -99,6 +107,12 @@ def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
             f"folder or JSON file with a Mask2Former configuration, or one of {list(SEGMENTER_NAMES)}."
         ) from error
     has_weights = not path.is_dir() or any(path.glob("*.safetensors"))
+    others = [] if has_weights else [file.name for kind in PICKLES for file in sorted(path.glob(kind))]
+    if others:
+        raise ValueError(
+            f"{name_or_path} has its weights in {others[0]}, a pickle, which can run any code and is not read; save "
+            f"them as safetensors."
+        )
     return _checked(config, name_or_path), has_weights
 
 

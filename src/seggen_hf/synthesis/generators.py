@@ -12,6 +12,7 @@ import torch
 from ..config import SynthesisConfig
 from ..content_digests import weights_digest
 from ..labels import LabelSet, differing_labels
+from ..weights import check_pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,9 @@ def open_pipeline(pipeline_class, name_or_path: str, config: SynthesisConfig):
     """One of our pipelines from a folder or Hub id, safetensors only, in the precision that `config` names."""
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision, torch.float32)
     try:
-        return pipeline_class.from_pretrained(name_or_path, use_safetensors=True, dtype=dtype)
+        pipeline = pipeline_class.from_pretrained(name_or_path, use_safetensors=True, dtype=dtype)
+        check_pipeline(name_or_path, pipeline)
+        return pipeline
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path} cannot be read as a {pipeline_class.__name__}: {error}") from error
 

@@ -17,6 +17,7 @@ from ..digests import digest_of
 from ..files import write_folder
 from ..miniature.architecture import resolve_base
 from ..spacing import spread
+from ..weights import check_pipeline
 from .compiled import compile_blocks
 from .encoding import Encoders, check_captions, images_at_once
 from .latents import LatentCache, compress_map, unpack_map
@@ -33,13 +34,16 @@ def load_base(config: GeneratorConfig) -> StableDiffusionXLPipeline:
         ValueError: there is no such pipeline, or it cannot be read.
     """
     try:
-        return StableDiffusionXLPipeline.from_pretrained(
-            resolve_base(config.base_model),
+        folder = resolve_base(config.base_model)
+        pipeline = StableDiffusionXLPipeline.from_pretrained(
+            folder,
             revision=config.revision,
             use_safetensors=True,
             dtype=torch.float32,
             add_watermarker=False,
         )
+        check_pipeline(folder, pipeline)
+        return pipeline
     except (OSError, ValueError) as error:
         raise ValueError(f"--base_model {config.base_model} cannot be loaded: {error}") from error
 
