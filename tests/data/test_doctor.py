@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import warnings
 
 import datasets
 import numpy as np
@@ -22,6 +23,7 @@ from makers import (
 from PIL import Image
 
 from seggen_hf.data.doctor import examine, fix
+from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.data.schema import encode_image, encode_map, labels_of, read_image, read_map
 from seggen_hf.data.sources.load import load_records
 
@@ -109,17 +111,61 @@ def test_the_clean_copy_loads_and_the_source_is_untouched(tmp_path):
     assert load_records(tmp_path / "clean", "val")["caption"][1] == "a car"
 
 
-def test_painted_and_panoptic_sources_become_label_ids(tmp_path):
+def test_painted_sources_become_label_ids(tmp_path):
     root = make_folder(tmp_path / "painted", count=2)
     for index in range(2):
         Image.fromarray(paint(block_map(index))).save(root / "train/masks" / f"{index:04d}.png")
     write_classes(root, CATEGORIES, void_color=[0, 0, 0])
-    for source in (root, make_coco(tmp_path / "coco", "train", count=2)):
-        clean = tmp_path / f"clean-{source.name}"
-        assert fix(source, clean, "train").left_out == []
-        for index, path in enumerate(sorted((clean / "train/masks").iterdir())):
-            assert np.array_equal(np.array(Image.open(path)), block_map(index)) and Image.open(path).mode == "L"
-        assert labels_of(load_records(clean)).id2label == {0: "sky", 1: "road", 2: "car"}
+    clean = tmp_path / "clean"
+    assert fix(root, clean, "train").left_out == []
+    for index, path in enumerate(sorted((clean / "train/masks").iterdir())):
+        assert np.array_equal(np.array(Image.open(path)), block_map(index)) and Image.open(path).mode == "L"
+    assert labels_of(load_records(clean)).id2label == {0: "sky", 1: "road", 2: "car"}
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "instances", "records"])
+def test_the_copy_of_a_source_with_segments_keeps_them(tmp_path, kind):
+    if kind == "panoptic":
+        source = make_coco(tmp_path / "data", "train", count=3)
+        (source / "images/train/000000000001.jpg").write_bytes(b"")
+    elif kind == "instances":
+        source = tmp_path / "data"
+        (source / "train").mkdir(parents=True)
+        Image.fromarray(photo()).save(source / "train/a.png")
+        thing = {"id": 1, "image_id": 0, "category_id": 4, "segmentation": [[2, 2, 20, 2, 20, 9, 2, 9]], "iscrowd": 0}
+        content = {
+            "images": [{"id": 0, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}],
+            "categories": [{"id": 4, "name": "cell"}],
+            "annotations": [thing, thing | {"id": 2, "segmentation": None, "bbox": [24, 12, 4, 4]}],
+        }
+        (source / "train/_annotations.coco.json").write_text(json.dumps(content))
+    else:
+        source = tmp_path / "data"
+        scene_records("train", num_records=2).save_to_disk(source)
+    whole = not examine(source, "train").problems
+    report = fix(source, tmp_path / "clean", "train")
+    assert (report.left_out == []) == whole == (kind != "panoptic")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the annotation that is passed over
+        own = load_records(source, "train", check=False)
+    copied = load_records(tmp_path / "clean", "train")
+    assert labels_of(copied).id2label == labels_of(own).id2label and labels_of(copied).things == labels_of(own).things
+    by_id = {record["image_id"]: record for record in copied}
+    assert len(by_id) == len(own) - len(report.left_out)
+    for record in own.remove_columns("image"):  # one of them is broken
+        if record["image_id"] in by_id:
+            copy = by_id[record["image_id"]]
+            for name in ("segmentation_map", "panoptic_map"):
+                assert np.array_equal(read_image(copy[name]), read_image(record[name]))
+            assert copy["segments_info"] == record["segments_info"]
+
+
+def test_a_copy_of_nothing_is_an_error(tmp_path):
+    root = make_folder(tmp_path / "data", count=1)
+    (root / "train/masks/0000.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"Nothing of .* could be kept: train: .*0000\.png: the file is empty"):
+        fix(root, tmp_path / "clean")
+    assert not (tmp_path / "clean").exists()
 
 
 def test_the_copy_goes_to_a_new_folder_outside_the_source(tmp_path):
@@ -172,3 +218,32 @@ def test_camvid_is_healthy(camvid_dir):
 def test_the_scenes_can_be_examined_too():
     report = examine("scenes", "val")
     assert report.problems == [] and report.splits[0].num_records > 50
+
+
+def test_a_picture_in_another_file_is_told_as_the_same(tmp_path):
+    """Another format, a pass of compression, another size; frames of one scene are not the same picture."""
+    root = make_folder(tmp_path / "data", count=3, splits=("train", "val"))
+    scenes = scene_records("train", num_records=8)
+    for split in ("train", "val"):
+        shutil.rmtree(root / split)
+        for name in ("images", "masks"):
+            (root / split / name).mkdir(parents=True)
+    for index, scene in enumerate(scenes):
+        image, mask = scene["image"].convert("RGB"), Image.new("L", scene["image"].size)
+        image.save(root / "train/images" / f"{index}.png")
+        mask.save(root / "train/masks" / f"{index}.png")
+    pixels = np.asarray(scenes[3]["image"].convert("RGB"))
+    changed = {
+        "format": scenes[0]["image"].convert("RGB"),
+        "pass": scenes[1]["image"].convert("RGB"),
+        "size": scenes[2]["image"].convert("RGB").resize((48, 48), Image.Resampling.BOX),
+        "moved": Image.fromarray(np.roll(pixels, 6, axis=1)),
+        "flat": Image.new("RGB", (64, 64), (9, 9, 9)),
+    }
+    for name, image in changed.items():
+        suffix, options = ("jpg", {"quality": 80}) if name == "pass" else ("bmp" if name == "format" else "png", {})
+        image.save(root / "val/images" / f"{name}.{suffix}", **options)
+        Image.new("L", image.size).save(root / "val/masks" / f"{name}.png")
+    found = [line for line in examine(root).problems if "the same picture" in line]
+    assert [line.split(" is the same picture as ")[0] for line in found] == ["val: format", "val: pass", "val: size"]
+    assert "train: 0, in another file (its pixels differ by 0.0 of 255)" in found[0] and "train: 1" in found[1]

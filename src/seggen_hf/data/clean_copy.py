@@ -1,4 +1,4 @@
-"""Writes the records that are whole in the folder layout: upright images, PNG masks of label ids."""
+"""Writes the records that are whole: upright images, and PNG masks of label ids, or COCO panoptic ones."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -9,37 +9,57 @@ from tqdm.auto import tqdm
 
 from ..files import write_json
 from ..labels import LabelSet
-from .schema import encode_map, open_image
+from ..segments import measure_segments
+from .schema import encode_map, encode_panoptic, open_image, read_panoptic
 from .sources.checks import Inspection, Source, drop_exif, explain_missing_label, inspect_rows
 from .sources.folder import CAPTIONS_FILE
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 
 
-def write_clean_split(found: Source, folder: Path) -> tuple[int, list[str]]:
-    """Write images/, masks/ and captions.json of a split; returns how many, and a line for each record left out."""
+def write_clean_split(found: Source, root: Path, split: str) -> tuple[int, list[str]]:
+    """Write one split of a copy whose folder is `root`; returns how many records, and a line for each left out.
+
+    Records with segments are written as COCO panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/), others as
+    SPLIT/images, SPLIT/masks, SPLIT/captions.json and classes.json: the copy can learn what its source can.
+    """
     inspections = inspect_rows(found)
     missing = explain_missing_label(found, inspections)
     if missing:
-        raise ValueError(f"{folder.name}: {missing}.")
+        raise ValueError(f"{split}: {missing}.")
     left_out = found.problems + [entry.problem for entry in inspections if entry.problem]
     good = [index for index, entry in enumerate(inspections) if entry.problem is None]
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
+    has_segments = found.decoder.panoptic or "panoptic_map" in found.rows.column_names
+    images = root / "images" / split if has_segments else root / split / "images"
+    maps = root / f"panoptic_{split}" if has_segments else root / split / "masks"
+    for folder in (images, maps):
+        folder.mkdir(parents=True)
+
+    def write(index: int) -> tuple[str, tuple[int, int], list[dict]]:
+        row = found.rows[index]
+        name = _write_image(row, inspections[index], images)
+        content, size, segments = _encode_panoptic_map(found, row) if has_segments else _encode_map(found, row)
+        _write(maps, f"{row['image_id']}.png", content)
+        return name, size, segments
+
     with ThreadPoolExecutor(max_workers=4) as pool:
-        writing = pool.map(lambda index: _write_pair(found, found.rows[index], inspections[index], folder), good)
-        list(tqdm(writing, f"Writing {folder.name}", total=len(good), delay=3, leave=False))
+        writing = tqdm(pool.map(write, good), f"Writing {split}", total=len(good), delay=3, leave=False)
+        written = list(writing)
+    if has_segments:
+        ids = [found.rows["image_id"][index] for index in good]
+        write_json(root / f"panoptic_{split}.json", _coco_panoptic(found.labels, ids, written))
+        return len(good), left_out
     ids, texts = found.rows["image_id"][:], found.rows["caption"][:]
     captions = {ids[index]: texts[index] for index in good if texts[index]}
     if captions:
-        write_json(folder / CAPTIONS_FILE, captions)
+        write_json(root / split / CAPTIONS_FILE, captions)
+    write_json(root / "classes.json", clean_labels(found.labels))
     return len(good), left_out
 
 
-def _write_pair(found: Source, row: dict, inspection: Inspection, folder: Path) -> None:
+def _write_image(row: dict, inspection: Inspection, folder: Path) -> str:
+    """The upright image below `folder`; returns its name there. One that needs nothing is copied byte for byte."""
     value, stem = row["image"], row["image_id"]
-    if not (folder / stem).resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"The image_id {stem!r} leads out of the folder of the copy; give the record another one.")
     with open_image(value) as image:
         suffix = SUFFIXES.get(image.format or "")
         if inspection.drops_exif:
@@ -50,15 +70,60 @@ def _write_pair(found: Source, row: dict, inspection: Inspection, folder: Path) 
             ImageOps.exif_transpose(image).convert("RGB").save(buffer, "PNG")  # lossless; without EXIF
             value, suffix = {"bytes": buffer.getvalue(), "path": None}, ".png"
     data = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    _write(folder, f"{stem}{suffix}", data)
+    return f"{stem}{suffix}"
+
+
+def _encode_map(found: Source, row: dict) -> tuple[bytes, tuple[int, int], list[dict]]:
     with open_image(row["segmentation_map"]) as mask:
-        upright = ImageOps.exif_transpose(mask) if mask.getexif().get(0x0112, 1) != 1 else mask
-        labels = found.decoder.decode(upright, row.get("segments_info"))
-    for path, content in (
-        (folder / "images" / f"{stem}{suffix}", data),
-        (folder / "masks" / f"{stem}.png", encode_map(labels, found.labels.num_labels)["bytes"]),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        labels = found.decoder.decode(_upright(mask), row.get("segments_info"))
+    return encode_map(labels, found.labels.num_labels)["bytes"], labels.shape, []
+
+
+def _encode_panoptic_map(found: Source, row: dict) -> tuple[bytes, tuple[int, int], list[dict]]:
+    with open_image(row.get("panoptic_map") or row["segmentation_map"]) as mask:
+        ids = read_panoptic(_upright(mask))
+    if found.decoder.panoptic:
+        labels = {segment["id"]: found.decoder.label_of(segment) for segment in row["segments_info"]}
+    else:
+        labels = {segment["id"]: segment["category_id"] for segment in row["segments_info"]}
+    things = set(found.labels.things)
+    segments = [
+        {"id": s["id"], "category_id": labels[s["id"]], "iscrowd": bool(s.get("iscrowd"))}
+        for s in row["segments_info"]
+    ]
+    segments = measure_segments(ids, [s | {"isthing": s["category_id"] in things} for s in segments])
+    return encode_panoptic(ids)["bytes"], ids.shape, segments
+
+
+def _coco_panoptic(labels: LabelSet, ids: list[str], written: list[tuple]) -> dict:
+    content: dict = {"categories": clean_labels(labels)["categories"], "images": [], "annotations": []}
+    for number, (image_id, (name, (height, width), segments)) in enumerate(zip(ids, written, strict=True)):
+        content["images"].append({"id": number, "file_name": name, "height": height, "width": width})
+        described = [
+            {
+                "id": s["id"],
+                "category_id": s["category_id"],
+                "iscrowd": int(s["iscrowd"]),
+                "area": s["area"],
+                "bbox": s["bbox"],
+            }
+            for s in segments
+        ]
+        content["annotations"].append({"image_id": number, "file_name": f"{image_id}.png", "segments_info": described})
+    return content
+
+
+def _upright(mask):
+    return ImageOps.exif_transpose(mask) if mask.getexif().get(0x0112, 1) != 1 else mask
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"The image_id {Path(name).stem!r} leads out of the folder of the copy; give it another one.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def clean_labels(labels: LabelSet) -> dict:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import write_json
 from ..labels import LabelSet
 from ..names import check_name
-from .clean_copy import clean_labels, write_clean_split
+from .clean_copy import write_clean_split
+from .likeness import compare, find_pairs, thumbnails
 from .sources.checks import LISTED, Source, explain_missing_label, explain_no_label, inspect_rows
 from .sources.load import open_source, splits_of
 
@@ -55,19 +55,23 @@ class SplitReport:
 
 @dataclass
 class DoctorReport:
-    """What `examine` found. `problems` keep the data from being used as it is; `warnings` want a look."""
+    """What `examine` found. `problems` keep the data from being used as it is; `warnings` want a look.
+
+    `alike` has a line for each image of a split that is another split's picture in another file.
+    """
 
     source: str
     labels: LabelSet
     splits: list[SplitReport]
     collisions: list[str]
+    alike: list[str]
 
     @property
     def problems(self) -> list[str]:
         found = [f"classes.json: {collision}" for collision in self.collisions]
         for report in self.splits:
             found += [f"{report.split}: {line}" for line in report.broken]
-        return found + self._shared_images()
+        return found + self._shared_images() + self.alike
 
     @property
     def warnings(self) -> list[str]:
@@ -175,18 +179,37 @@ def examine(source: str | Path, split: str | list[str] | None = None, **settings
         settings: image_column, mask_column, labels, zero_is_void, config_name, revision of `load_records`.
     Raises: `ValueError` where there is nothing to examine: an unknown layout, split, or no labels.
     """
-    reports, labels, collisions = [], None, []
+    reports, labels, collisions, alike, seen = [], None, [], [], []
     for name in _split_names(source, split, settings):
         found = open_source(source, name, **settings)
         labels, collisions = found.labels, found.collisions
         reports.append(_examine_split(found, name))
+        small = thumbnails(found.rows)
+        for earlier, report, others in seen:
+            alike += _tell_alike(earlier, report, others, found, reports[-1], small)
+        seen.append((found, reports[-1], small))
     if labels is None:
         raise ValueError(f"No split of {source} is named; name one, or none for all.")
-    return DoctorReport(str(source), labels, reports, collisions)
+    return DoctorReport(str(source), labels, reports, collisions, alike)
+
+
+def _tell_alike(
+    first: Source, of_first: SplitReport, small_first: np.ndarray, second: Source, of_second: SplitReport, small
+) -> list[str]:
+    """Images of `second` that are pictures of `first` in other files; those in equal files are told elsewhere."""
+    ids = first.rows["image_id"][:], second.rows["image_id"][:]
+    told = set(of_first.digests.values())
+    pairs = [pair for pair in find_pairs(small_first, small) if of_second.digests.get(ids[1][pair[1]], "") not in told]
+    return [
+        f"{of_second.split}: {ids[1][pair.second]} is the same picture as {of_first.split}: {ids[0][pair.first]}, in "
+        f"another file (its pixels differ by {pair.difference:.1f} of 255)"
+        for pair in compare(first.rows, second.rows, pairs)
+    ]
 
 
 def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | None = None, **settings) -> FixReport:
-    """Write a clean copy in the folder layout: SPLIT/images, SPLIT/masks (PNG label ids), classes.json.
+    """Write a clean copy: SPLIT/images, SPLIT/masks (PNG label ids) and classes.json; of a source with segments COCO
+    panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/), so that its task stays.
 
     EXIF rotation is applied (or dropped, where the mask was drawn without it), label ids become 0..C-1, broken records
     are left out. Images that need nothing are copied byte for byte. The source is only read; the copy gets its name
@@ -205,9 +228,10 @@ def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | No
         report = FixReport(output_dir, {}, [])
         for name in names:
             found = open_source(source, check_name(name, "A split"), **settings)
-            report.written[name], left_out = write_clean_split(found, temporary / name)
+            report.written[name], left_out = write_clean_split(found, temporary, name)
             report.left_out += [f"{name}: {line}" for line in left_out]
-            write_json(temporary / "classes.json", clean_labels(found.labels))
+        if not any(report.written.values()):
+            raise ValueError(f"Nothing of {source} could be kept: {report.left_out[0]}.")
         os.replace(temporary, output_dir)
     except BaseException:
         shutil.rmtree(temporary)

@@ -154,6 +154,8 @@ def open_image(value) -> PILImage.Image:
         raise ValueError("the row holds no picture here")
     if isinstance(value, bytes):
         return PILImage.open(io.BytesIO(value))
+    if os.path.exists(value) and not os.path.isfile(value):  # to open a pipe or a device may wait for ever
+        raise ValueError(f"{os.fspath(value)} is no file")
     return PILImage.open(os.fspath(value))
 
 

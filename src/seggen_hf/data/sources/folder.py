@@ -134,7 +134,7 @@ def _files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Pa
             continue
         if entry.is_dir():
             yield from _files_below(entry.path, (*above, real))
-        else:
+        elif entry.is_file():  # no pipe, no device: to open one may wait for ever
             yield Path(entry.path)
 
 

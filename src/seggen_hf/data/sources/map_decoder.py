@@ -15,6 +15,7 @@ from ...segments import measure_segments
 from ..schema import MAX_LABELS_8BIT, ignore_index_for, read_map, read_panoptic
 
 UNKNOWN = -1
+MOST_ID = 65_535  # of 16-bit masks
 FEW = 8  # ids that a message lists
 
 
@@ -48,7 +49,10 @@ class MapDecoder:
 
     @cached_property
     def _id_table(self) -> np.ndarray:
-        table = np.full(max(max(self.ids, default=0) + 1, 256), UNKNOWN, np.int32)
+        largest = max(self.ids, default=0)
+        if largest > MOST_ID:
+            raise ValueError(f"the label file has the id {largest}; a mask holds ids up to {MOST_ID}")
+        table = np.full(max(largest + 1, 256), UNKNOWN, np.int32)
         for raw, label in self.ids.items():
             table[raw] = label
         return table
@@ -153,7 +157,7 @@ class MapDecoder:
         segment_ids = pixels[..., 0] | (pixels[..., 1] << 8) | (pixels[..., 2] << 16)
         segments = sorted(segments_info, key=lambda segment: segment["id"])
         known = np.array([0] + [segment["id"] for segment in segments], np.int64)
-        values = np.array([self.ignore_index] + [self._label_of(segment) for segment in segments], np.int32)
+        values = np.array([self.ignore_index] + [self.label_of(segment) for segment in segments], np.int32)
         # Small ids go through a table: ten times faster than a search. COCO's ids are colors, up to 2^24.
         if known[-1] < 1 << 16:
             table = np.full(known[-1] + 2, UNKNOWN, np.int32)
@@ -170,12 +174,13 @@ class MapDecoder:
     def read_segments(self, mask: Image.Image, segments_info: list[dict]) -> list[dict]:
         """segments_info of a panoptic mask as records hold it: label ids, and area and bbox as they are."""
         segments = [
-            {"id": s["id"], "category_id": self._label_of(s), "iscrowd": bool(s.get("iscrowd"))} for s in segments_info
+            {"id": s["id"], "category_id": self.label_of(s), "iscrowd": bool(s.get("iscrowd"))} for s in segments_info
         ]
         segments = [segment | {"isthing": segment["category_id"] in self.things} for segment in segments]
         return measure_segments(read_panoptic(mask), segments)
 
-    def _label_of(self, segment: dict) -> int:
+    def label_of(self, segment: dict) -> int:
+        """Label id of a segment of the source. Raises: `ValueError` for a category that is none."""
         label = self.ids.get(segment["category_id"])
         if label is None:
             raise ValueError(f"segment {segment['id']} has category {segment['category_id']}, which is no label")
