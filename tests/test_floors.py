@@ -37,6 +37,7 @@ FLOORS = {
     "segments": 0,
     "stopping": 0,
     "tasks": 0,
+    "weights": 0,
     "config": 1,
     "folders": 1,
     "labels": 1,

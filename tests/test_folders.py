@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from seggen_hf.folders import (
     TRAINING,
     check_folder,
     claim_folder,
+    hold_folder,
 )
 from seggen_hf.labels import LabelSet
 from seggen_hf.trainers.script import run_script
@@ -209,7 +211,8 @@ def test_runs_of_versions_without_a_sign_go_on(tiny_run, tiny_recipe, tmp_path):
     begun = fill(tmp_path / "begun", {"log/.lock": "4711"})  # as early as can be
     assert check_folder(begun, RUN)
     for name, kind in (("text2mask", TRAINING), ("segmenter-real/seed-0", TRAINING), ("synthetic", SYNTHESIS)):
-        assert not (run / name / SIGN).exists() and check_folder(run / name, kind)
+        (run / name / SIGN).unlink()
+        assert check_folder(run / name, kind)
         shutil.copytree(run / name, tmp_path / "alone" / name, ignore=shutil.ignore_patterns("stage.json"))
         assert check_folder(tmp_path / "alone" / name, kind)
     with pytest.raises(ValueError, match="was not begun as the folder of a synthesis"):
@@ -249,3 +252,34 @@ def test_a_published_data_set_does_not_take_decisions(tmp_path):
         Decisions(tmp_path, labels)
     Decisions(tmp_path / "new", labels)
     assert Decisions(tmp_path / "new", labels).counts() == {"keep": 0, "reject": 0}
+
+
+HOLD = """
+import sys, time
+from seggen_hf.folders import SYNTHESIS, claim_folder, hold_folder
+claim_folder(sys.argv[1], SYNTHESIS)
+with hold_folder(sys.argv[1], SYNTHESIS):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("has_sign", [True, False])
+def test_one_process_fills_a_folder_and_another_says_so(tmp_path, has_sign):
+    out = tmp_path / "out"
+    if not has_sign:  # begun by a version that left none
+        (out / "data").mkdir(parents=True)
+        (out / "manifest.json").write_text('{"shards": [], "fingerprint": {}}')
+    first = subprocess.Popen([sys.executable, "-c", HOLD, out], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "held\n"
+        claim_folder(out, SYNTHESIS)
+        with pytest.raises(ValueError, match=rf"{out} is in use by another process\. Wait .* --output_dir"):
+            with hold_folder(out, SYNTHESIS):
+                pass
+    finally:
+        first.kill()
+        first.communicate()
+    with hold_folder(out, SYNTHESIS), pytest.raises(ValueError, match="in use"), hold_folder(out, SYNTHESIS):
+        pass
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == [".seggen.json"]

@@ -4,14 +4,17 @@ What a command fills holds a sign of its kind, written before anything else: a f
 any moment, is empty or bears it. Folders of versions that left no sign are known by what these wrote first.
 """
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import write_json
+from filelock import lock_descriptor
+
+from .files import sync_file
 
 SIGN = ".seggen.json"
 STAGE_MARKERS = ("stage.json", "stage.started.json")  # the second is the first file of a stage in a run
@@ -158,7 +161,39 @@ def claim_folder(folder: str | os.PathLike, kind: Kind, is_main: bool = True) ->
             f"The output folder {folder} cannot be made: {error.strerror}. Name another with {kind.option}."
         ) from error
     _check_writable(folder, kind)
-    write_json(folder / SIGN, {"kind": kind.name})
+    _write_sign(folder, kind)
+
+
+@contextlib.contextmanager
+def hold_folder(folder: str | os.PathLike, kind: Kind) -> Iterator[None]:
+    """Keep other processes out of a claimed folder while the block runs; the system frees the lock of one that dies.
+
+    Raises: `ValueError` if another process has it.
+    """
+    folder = Path(folder)
+    if not (folder / SIGN).is_file():  # begun by a version that left none
+        _write_sign(folder, kind)
+    with open(folder / SIGN, "r+", encoding="utf-8") as sign:
+        if not lock_descriptor(sign.fileno(), blocking=False):
+            raise ValueError(
+                f"{folder} is in use by another process. Wait for it, or name another with {kind.option}."
+            )
+        yield
+
+
+def _write_sign(folder: Path, kind: Kind) -> None:
+    """Never over another process's: who locks the one would not see the lock of the other."""
+    temporary = folder / f"{SIGN}.tmp"
+    temporary.write_text(json.dumps({"kind": kind.name}, indent=2) + "\n", encoding="utf-8")
+    sync_file(temporary)
+    try:
+        os.link(temporary, folder / SIGN)
+    except FileExistsError:
+        pass
+    except OSError:  # no links on this file system, or another process was here first
+        if temporary.is_file():
+            os.replace(temporary, folder / SIGN)
+    temporary.unlink(missing_ok=True)
 
 
 def _check_writable(folder: Path, kind: Kind) -> None:

@@ -59,7 +59,7 @@ def caption(
     from ..config import CaptionConfig
     from ..data.captions import write_captions
     from ..data.sources.load import load_records
-    from ..folders import CAPTIONS, check_folder, claim_folder
+    from ..folders import CAPTIONS, check_folder, claim_folder, hold_folder
 
     config = CaptionConfig(
         captioner=captioner, caption_prompt=prompt, caption_batch_size=batch_size, recaption=recaption
@@ -69,5 +69,6 @@ def caption(
     check_folder(out, CAPTIONS)
     records = load_records(source, split, **reading)
     claim_folder(out, CAPTIONS)
-    captioned = write_captions(records, config, out)
+    with hold_folder(out, CAPTIONS):
+        captioned = write_captions(records, config, out)
     say(f"{len(captioned)} records with captions are in {out}")

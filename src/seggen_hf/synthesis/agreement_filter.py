@@ -15,7 +15,7 @@ from ..config import FilterConfig
 from ..content_digests import records_digest, weights_digest
 from ..data.schema import check_columns, encode_map, encode_panoptic, labels_of
 from ..files import write_json
-from ..folders import FILTERED, claim_folder
+from ..folders import FILTERED, claim_folder, hold_folder
 from ..labels import LabelSet, differing_labels
 from ..segmenter.inference import without_windows
 from .alignment import align_rows, class_losses
@@ -70,6 +70,21 @@ def filter_records(
     check_columns("real records", real_records, task)
     check_columns("synthetic records", load_synthetic(source), task)
     claim_folder(folder, FILTERED)
+    with hold_folder(folder, FILTERED):
+        return _fill(source, folder, names, model, processor, real_records, labels, config, task)
+
+
+def _fill(
+    source: Path,
+    folder: Path,
+    names: list[str],
+    model,
+    processor,
+    real_records: Dataset,
+    labels: LabelSet,
+    config: FilterConfig,
+    task: str,
+) -> Dataset:
     maps = ["segmentation_map" if task == "semantic" else "panoptic_map"]
     fingerprint = {
         "source": hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest()[:16],

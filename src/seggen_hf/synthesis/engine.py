@@ -23,7 +23,7 @@ from ..content_digests import records_digest
 from ..data.schema import check_columns, encode_image, encode_map, encode_panoptic, read_map, read_panoptic
 from ..data.transforms import cover_crop_map
 from ..files import write_json
-from ..folders import SYNTHESIS, check_folder, claim_folder
+from ..folders import SYNTHESIS, check_folder, claim_folder, hold_folder
 from ..labels import LabelSet
 from ..pictures.contact_sheet import write_preview
 from ..provenance import public_value
@@ -111,6 +111,23 @@ def synthesize(
     if not check_manifest(folder, fingerprint):
         raise ValueError(f"{folder} is not shared by all processes; name an --output_dir on a shared file system.")
 
+    alone = hold_folder(folder, SYNTHESIS) if accelerator.is_main_process else contextlib.nullcontext()
+    with alone:
+        return _fill(folder, records, plan, labels, generators, (height, width), accelerator, provenance)
+
+
+def _fill(
+    folder: Path,
+    records: Dataset,
+    plan: SynthesisPlan,
+    labels: LabelSet,
+    generators: dict,
+    size: tuple[int, int],
+    accelerator: Accelerator,
+    provenance,
+) -> Dataset:
+    """Make what is missing in a folder that has its manifest: shards, summary and preview."""
+    config, (height, width) = plan.config, size
     started = time.monotonic()
     has_gpu = accelerator.device.type != "cpu"
     if config.offload != "none" and not has_gpu:

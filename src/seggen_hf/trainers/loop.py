@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..config import HOW_ONLY, TrainingConfig, save_config
 from ..files import write_text
-from ..folders import TRAINING, claim_folder
+from ..folders import TRAINING, claim_folder, hold_folder
 from ..stopping import Stopped, StopRequest, stop_requests
 from .checkpoint_writer import CheckpointWriter
 from .checkpoints import (
@@ -127,11 +127,15 @@ def train(task: TrainingTask, config: TrainingConfig, accelerator: Accelerator |
         OSError: a checkpoint could not be written.
         Stopped: after Ctrl-C or SIGTERM, with a checkpoint of the step; at Ctrl-C after that at once, without.
         ValueError: a checkpoint in the folder was made with other settings or data, or is beyond the last step; the
-            folder holds what is no training's; the optimizer's package is not installed.
+            folder holds what is no training's, or another process fills it; the optimizer's package is not installed.
     """
     accelerator = accelerator or build_accelerator(config)
     try:
-        return _Training(task, config, accelerator).run()
+        check_optimizer(config)
+        claim_folder(config.output_dir, TRAINING, accelerator.is_main_process)
+        alone = hold_folder(config.output_dir, TRAINING) if accelerator.is_main_process else contextlib.nullcontext()
+        with alone:
+            return _Training(task, config, accelerator).run()
     finally:
         for tracker in accelerator.trackers:
             tracker.finish()
@@ -144,8 +148,6 @@ class _Training:
     def __init__(self, task: TrainingTask, config: TrainingConfig, accelerator: Accelerator):
         self.task, self.config, self.accelerator = task, config, accelerator
         self.folder = Path(config.output_dir)
-        check_optimizer(config)
-        claim_folder(self.folder, TRAINING, accelerator.is_main_process)
         self.fingerprint = describe_training(task, config, accelerator.num_processes)
         begun_at = self._find_begun()
         precisions = {"fp16": torch.float16, "bf16": torch.bfloat16}
