@@ -1,12 +1,17 @@
 """Digests of weights and records: what changes them, and what does not."""
 
+import hashlib
+import os
 import shutil
+import time
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image
 
-from seggen_hf.content_digests import even_places, records_digest, weights_digest
+from seggen_hf import content_digests
+from seggen_hf.content_digests import FileDigests, even_places, records_digest, weights_digest
 from seggen_hf.digests import digest_of, json_digest
 
 
@@ -55,3 +60,36 @@ def test_a_tensor_of_twenty_million_elements_has_a_digest_that_its_last_one_chan
     before = weights_digest({"a": module})
     module.weight[-1] += 1
     assert weights_digest({"a": module}) != before
+
+
+def test_a_byte_in_the_middle_of_a_file_changes_its_digest_and_the_index_sees_it(tmp_path):
+    """With the size and the time of change that it had: the file system's own stamp tells."""
+    file, index = tmp_path / "image.bmp", tmp_path / "cache" / "digests.sqlite"
+    content = bytearray(np.random.default_rng(0).bytes(200_000))
+    file.write_bytes(content)
+    old = time.time() - 3600
+    os.utime(file, (old, old))
+
+    def digest() -> bytes:
+        with FileDigests(index) as files:
+            return files.digest(str(file))
+
+    first = digest()
+    assert digest() == first == hashlib.blake2b(content, digest_size=16).digest()
+    content[70_001] ^= 1
+    file.write_bytes(content)
+    os.utime(file, (old, old))
+    assert digest() == hashlib.blake2b(content, digest_size=16).digest() != first
+
+
+def test_a_file_that_stays_is_read_once_and_without_an_index_each_time(tmp_path, monkeypatch):
+    file, read = tmp_path / "image.bmp", []
+    file.write_bytes(b"pixels")
+    monkeypatch.setattr(content_digests, "TICK", -1)  # long ago
+    file_digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: read.append(1) or file_digest(*given))
+    for place, expected in ((tmp_path / "index.sqlite", 1), (tmp_path / "image.bmp" / "index.sqlite", 3)):
+        for _ in range(2):
+            with FileDigests(place) as files:
+                assert files.digest(str(file)) == hashlib.blake2b(b"pixels", digest_size=16).digest()
+        assert len(read) == expected

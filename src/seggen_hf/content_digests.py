@@ -1,13 +1,21 @@
 """Digests that tell weights and records apart: quick, and the same on every machine."""
 
+import contextlib
 import hashlib
 import json
+import os
+import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import cast
 
+import datasets.config
 import torch
 from accelerate.utils.modeling import get_state_dict_offloaded_model
 from datasets import Dataset, Image
+
+TICK = 2_000_000_000  # ns; the coarsest clock of a file system that is in use
 
 
 def vocabulary_digest(tokenizers: Iterable) -> str:
@@ -44,30 +52,75 @@ def weights_digest(modules: dict[str, torch.nn.Module]) -> str:
 
 
 def records_digest(records: Dataset, columns: Sequence[str]) -> str:
-    """Digest of `columns` of the records in their order; image columns by parts of their bytes, undecoded."""
+    """Digest of `columns` of the records in their order; image columns by all of their bytes, undecoded."""
     records = records.select_columns(list(columns))
     images = [name for name in columns if isinstance(records.features[name], Image)]
     for name in images:
         records = records.cast_column(name, Image(decode=False))
     hasher = hashlib.blake2b(digest_size=16)
-    for record in cast(Iterator[dict], iter(records)):  # `datasets` leaves open that these are rows
-        for name in columns:
-            value = record[name]
-            content = _stamp(value) if name in images else json.dumps(value).encode()
-            hasher.update(len(content).to_bytes(8, "little") + content)
+    with FileDigests(Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf" / "digests.sqlite") as files:
+        for record in cast(Iterator[dict], iter(records)):  # `datasets` leaves open that these are rows
+            for name in columns:
+                value = record[name]
+                if name not in images:
+                    content = json.dumps(value).encode()
+                elif value["bytes"] is not None:
+                    content = hashlib.blake2b(value["bytes"], digest_size=16).digest()
+                else:
+                    content = files.digest(value["path"])
+                hasher.update(len(content).to_bytes(8, "little") + content)
     return hasher.hexdigest()
 
 
-def _stamp(value: dict) -> bytes:
-    """What identifies an undecoded image: the length and three parts of its bytes, wherever they lie. A file's time
-    would not do: copies of one data set on several machines are the same records."""
-    if value["bytes"] is not None:
-        data = value["bytes"]
-        return _parts(len(data), lambda start: data[start : start + 2048])
-    with open(value["path"], "rb") as file:
-        return _parts(file.seek(0, 2), lambda start: (file.seek(start), file.read(2048))[1])
+class FileDigests:
+    """Digests of whole files, each read once as long as its size and times stay: an index in one SQLite file.
 
+    The digest is of the content alone: copies of one data set on several machines are the same records. Where the
+    index cannot be kept (a folder without rights, a full disk), every file is read each time.
+    """
 
-def _parts(length: int, read) -> bytes:
-    places = (0, length // 2, max(length - 2048, 0))
-    return length.to_bytes(8, "little") + b"".join(read(start) for start in places)
+    def __init__(self, index: Path):
+        self.index, self._connection = index, None
+
+    def __enter__(self) -> "FileDigests":
+        try:
+            self.index.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self.index, timeout=30)
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, digest BLOB) WITHOUT ROWID"
+            )
+        except (OSError, sqlite3.Error):
+            self._connection = None
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.commit()
+            self._connection.close()
+
+    def digest(self, path: str) -> bytes:
+        """16 bytes. Raises: `OSError` for a file that cannot be read."""
+        real, status = os.path.realpath(path), os.stat(path)
+        stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+        if (known := self._known(real, stamp)) is not None:
+            return known
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        # A file that changes again within the same tick of the clock would have the same stamp.
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > TICK:
+            self._keep(real, stamp, found)
+        return found
+
+    def _known(self, real: str, stamp: str) -> bytes | None:
+        if self._connection is None:
+            return None
+        with contextlib.suppress(sqlite3.Error):
+            row = self._connection.execute("SELECT stamp, digest FROM files WHERE path = ?", (real,)).fetchone()
+            return row[1] if row and row[0] == stamp else None
+        return None
+
+    def _keep(self, real: str, stamp: str, digest: bytes) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (real, stamp, digest))
