@@ -105,8 +105,8 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "labels.json").write_text('{"categories": [')
     with pytest.raises(ValueError, match=r"labels\.json"):
         LabelSet.from_file(tmp_path)
-    with pytest.raises(ValueError, match="ade20k, coco"):
-        LabelSet.builtin("cityscapes")
+    with pytest.raises(ValueError, match="ade20k, coco, cityscapes, voc"):
+        LabelSet.builtin("mapillary")
     with pytest.raises(ValueError, match="must map label ids to names"):
         LabelSet.from_dict({"sky": 0})
 

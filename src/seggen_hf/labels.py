@@ -9,7 +9,8 @@ from typing import Any
 
 from .files import write_json
 
-BUILTIN_LABEL_SETS = ("ade20k", "coco")  # ADE20K SceneParsing 150; COCO panoptic 133
+# ADE20K SceneParsing 150; COCO panoptic 133; the 19 that Cityscapes is scored on; the 21 of Pascal VOC.
+BUILTIN_LABEL_SETS = ("ade20k", "coco", "cityscapes", "voc")
 LABEL_FILES = ("labels.json", "classes.json", "id2label.json")
 
 
@@ -78,7 +79,7 @@ class LabelSet:
     def from_file(cls, path: str | Path, remap: bool = False) -> "LabelSet":
         """Read labels.json, classes.json, an id2label mapping, a COCO annotation file, or the folder that has one.
 
-        `ade20k` and `coco` are accepted too and name the built-in sets. See `from_dict` for `remap`.
+        The names of the built-in sets (`ade20k`, ...) are accepted too. See `from_dict` for `remap`.
         """
         if str(path) in BUILTIN_LABEL_SETS and not Path(path).exists():
             return cls.builtin(str(path))
@@ -158,7 +159,7 @@ class LabelSet:
 
     @classmethod
     def builtin(cls, name: str) -> "LabelSet":
-        """The label set of a benchmark: `ade20k` (150) or `coco` (panoptic, 133; ids renumbered, see `source_ids`)."""
+        """One of `BUILTIN_LABEL_SETS`; ids with gaps (COCO, Cityscapes) are renumbered, see `source_ids`."""
         if name not in BUILTIN_LABEL_SETS:
             raise ValueError(f"There is no built-in label set {name!r}; there are {', '.join(BUILTIN_LABEL_SETS)}.")
         text = (files("seggen_hf") / "assets" / "label_sets" / f"{name}.json").read_text(encoding="utf-8")

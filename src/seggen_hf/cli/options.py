@@ -25,7 +25,7 @@ Splits = Annotated[list[str] | None, typer.Option("--split", help="Split to read
 
 # The options of every command that reads a SOURCE, under the names that load_records has for them.
 READING = {
-    "labels": (str | None, typer.Option(help="Label file, `ade20k` or `coco`; read from the source if absent.")),
+    "labels": (str | None, typer.Option(help="Label file, or ade20k, coco, cityscapes, voc; else the source has it.")),
     "image_column": (str | None, typer.Option("--image-column", "--image_column", help="Guessed if absent.")),
     "mask_column": (str | None, typer.Option("--mask-column", "--mask_column", help="Guessed if absent.")),
     "zero_is_void": (

@@ -28,7 +28,9 @@ class DataConfig:
     mask_column: str | None = field(default=None, metadata=about("Mask column; guessed when not given."))
     labels: str | None = field(
         default=None,
-        metadata=about("labels.json, classes.json, or `ade20k` / `coco`; read from the source if absent."),
+        metadata=about(
+            "labels.json, classes.json, or `ade20k`, `coco`, `cityscapes`, `voc`; read from the source if absent."
+        ),
     )
     zero_is_void: bool = field(
         default=False, metadata=about("Ids in the maps are 1..C and 0 is void (ADE20K's annotations on the Hub).")

@@ -231,6 +231,8 @@ def explain(error: Exception, value: dict | None) -> str:
         return "the file is missing"
     if not value or (value.get("bytes") is None and not value.get("path")):
         return str(error)
+    if value.get("bytes") is None and not os.path.isfile(value["path"]):
+        return "it is no file, but a pipe, a device or a folder"
     size = len(value["bytes"]) if value.get("bytes") is not None else os.path.getsize(value["path"])
     if size == 0:
         return "the file is empty"

@@ -14,6 +14,7 @@ import datasets.config
 from PIL import Image
 
 from ...files import write_json
+from ..schema import open_image
 from .checks import TRANSPOSED, fingerprint_of, read_orientation
 from .map_decoder import whole_id
 
@@ -177,7 +178,7 @@ def size_of(image: CocoImage, notes: Notes) -> tuple[int, int]:
     Raises: `ValueError` if neither is known, or they differ otherwise: then the annotations are of another picture.
     """
     try:
-        with Image.open(image.path) as picture:
+        with open_image(image.path) as picture:
             stored = picture.height, picture.width
             turned = read_orientation(picture, loaded=False) in TRANSPOSED
     except NO_HEADER:

@@ -21,6 +21,7 @@ from datasets.features import List
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from ...labels import BUILTIN_LABEL_SETS
 from ..schema import labels_of, picture_files
 from .checks import Source
 from .folder import LABEL_FILES
@@ -203,7 +204,7 @@ def labels_for(
             return read_label_file(dict(enumerate(feature.feature.names)))
     raise ValueError(
         f"{where} does not say what its label ids mean: no labels.json, no id2label.json, no column of class names. "
-        f"Give a label file with --labels, or one of the built-in sets ade20k and coco."
+        f"Give a label file with --labels, or a built-in set ({', '.join(BUILTIN_LABEL_SETS)})."
     )
 
 

@@ -31,6 +31,7 @@ from .checks import (
     name_of,
     raise_problems,
 )
+from .cityscapes import cityscapes_splits, read_cityscapes
 from .coco_instances import ALIASES, instance_splits, read_coco_instances
 from .coco_panoptic import YEAR as COCO_YEAR
 from .coco_panoptic import coco_splits, read_coco
@@ -38,7 +39,9 @@ from .folder import explain_missing_splits, folder_splits, read_folder
 from .hub import HUB_ID, dataset_splits, is_saved, parquet_files, read_dataset, rows_of
 from .map_decoder import LabelFile, label_file_of, read_label_file
 from .roots import Roots
+from .voc import read_voc, voc_root, voc_splits
 
+MASKED = {"ade20k": read_ade20k, "voc": read_voc, "cityscapes": read_cityscapes}  # layouts of images and masks
 FORMAT = 3  # raised when conversion changes, so that older caches are left alone
 
 
@@ -95,10 +98,11 @@ def load_records(
     source's files stay the same.
 
     Args:
-        source (`str`): a folder (SPLIT/images + SPLIT/masks + classes.json; COCO panoptic or instances; ADE20K;
-            `save_to_disk`; Parquet), a Hub id, or `scenes`.
+        source (`str`): a folder (SPLIT/images + SPLIT/masks + classes.json; COCO panoptic or instances; ADE20K; Pascal
+            VOC or CVAT; Cityscapes; `save_to_disk`; Parquet), a Hub id, or `scenes`.
         image_column, mask_column (`str`): of a `datasets` source; guessed if not given.
-        labels: a label file, `ade20k`, `coco` or a `LabelSet`; read from the source if not given.
+        labels: a label file, the name of a built-in set (`ade20k`, `coco`, `cityscapes`, `voc`) or a `LabelSet`; read
+            from the source if not given.
         max_records (`int`): only the first records, in the order of their names.
         check (`bool`): look at every pixel of every record first; the result is remembered while the files stay equal.
         zero_is_void (`bool`): the masks hold ids 1..C with 0 as void (ADE20K's annotations on the Hub).
@@ -164,8 +168,8 @@ def open_source(
         found = read_folder(root, split, label_file, roots, mask_suffix)
     elif kind == "coco":
         found = read_coco(root, split, label_file, roots)
-    elif kind == "ade20k":
-        found = read_ade20k(root, split, label_file, roots)
+    elif kind in MASKED:
+        found = MASKED[kind](root, split, label_file, roots)
     else:
         columns = (image_column, mask_column)
         found = read_dataset(str(source), split, label_file, *columns, config_name, revision, roots)
@@ -187,6 +191,8 @@ def splits_of(source: str | Path, config_name: str | None = None, revision: str 
         "coco": coco_splits,
         "coco-instances": instance_splits,
         "ade20k": ade20k_splits,
+        "voc": voc_splits,
+        "cityscapes": cityscapes_splits,
     }
     return listing[kind](root) if kind in listing else dataset_splits(str(source), config_name, revision)
 
@@ -201,6 +207,10 @@ def _kind(source: str | Path) -> str:
             return "datasets"
         if folder_splits(root):
             return "folder"
+        if cityscapes_splits(root):
+            return "cityscapes"
+        if voc_root(root):
+            return "voc"
         if ade20k_root(root):
             return "ade20k"
         if coco_splits(root):
@@ -214,7 +224,8 @@ def _kind(source: str | Path) -> str:
             or f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
             f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or COCO instances "
             f"(instances_SPLIT.json, images/SPLIT/; SPLIT/_annotations.coco.json beside the images); or ADE20K "
-            f"(images/training, annotations/training); or a `datasets` folder (save_to_disk, Parquet). "
+            f"(images/training, annotations/training); or Pascal VOC and CVAT's masks (JPEGImages, SegmentationClass, "
+            f"ImageSets); or Cityscapes (leftImg8bit, gtFine); or a `datasets` folder (save_to_disk, Parquet). "
             f"It holds: {_listing(root)}."
         )
     if root.exists() or str(source).startswith((".", "/", "~")) or not HUB_ID.fullmatch(str(source)):

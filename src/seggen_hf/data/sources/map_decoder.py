@@ -197,7 +197,7 @@ class LabelFile:
 
 
 def read_label_file(content, name: str = "classes.json") -> LabelFile:
-    """Understand a label file's JSON, or a path to one, or `ade20k` / `coco`.
+    """Understand a label file's JSON, or a path to one, or the name of a built-in set (`BUILTIN_LABEL_SETS`).
 
     Takes `{"categories": [{"id", "name", "isthing", "color"}], "ignore_index"}`, such a list alone, a list of names,
     or `{id: name}`. Ids with gaps are renumbered in their order; a category whose id is `ignore_index` is void; masks

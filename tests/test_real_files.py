@@ -1,0 +1,493 @@
+"""What people's files look like, one row a case: the value that is read, or the line that the user sees."""
+
+import json
+import os
+import unicodedata
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import real_files as make
+from PIL import Image
+from real_files import NAN, SIZE, SQUARE, annotation, category, entry
+
+from seggen_hf.config import load_recipe
+from seggen_hf.data.schema import labels_of, read_map
+from seggen_hf.data.sources.load import load_records, splits_of
+
+HEIGHT, WIDTH = SIZE
+
+
+def read(root: Path, split: str = "train", **settings):
+    """(records by id, lines of warnings)."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        records = load_records(root, split, **settings)
+    lines = [str(line.message) for line in told if line.category is UserWarning]
+    return {record["image_id"]: record for record in records}, lines, labels_of(records)
+
+
+def has_square(record) -> bool:
+    """Whether label 0 is where SQUARE is, and background around it."""
+    expected = np.ones(SIZE, int)
+    expected[2:10, 2:10] = 0
+    return np.array_equal(read_map(record["segmentation_map"]), expected)
+
+
+# COCO instances that are read: (what differs, ids of the records, a note or None)
+READ = {
+    "plain": ({}, ["a"], None),
+    "image-id-text": ({"images": [entry("0")]}, ["a"], None),
+    "image-id-float": ({"images": [entry(0.0)]}, ["a"], None),
+    "annotation-of-text-id": ({"annotations": [annotation(image="0")]}, ["a"], None),
+    "image-id-words": ({"images": [entry("scan-7")], "annotations": [annotation(image="scan-7")]}, ["a"], None),
+    "category-id-text": (
+        {"categories": [{"id": "1", "name": "cell"}], "annotations": [annotation(category="1")]}, ["a"], None,
+    ),
+    "category-id-text-in-one-place": ({"annotations": [annotation(category="1")]}, ["a"], None),
+    "category-id-huge": (
+        {"categories": [{"id": 2_000_000_000, "name": "cell"}], "annotations": [annotation(category=2_000_000_000)]},
+        ["a"], None,
+    ),
+    "name-with-its-folder": ({"images": [entry(name="train/a.png")]}, ["a"], None),
+    "name-with-another-folder": ({"images": [entry(name="upload/7/a.png")]}, ["a"], None),
+    "name-with-backslashes": ({"images": [entry(name="C:\\data\\train\\a.png")]}, ["a"], None),
+    "name-of-another-machine": ({"images": [entry(name="/mnt/data/set/a.png")]}, ["a"], None),
+    "name-with-a-dot": ({"images": [entry(name="./a.png")]}, ["a"], None),
+    "name-below-a-folder": ({"images": [entry(name="x/a.png")], "files": ["x/a.png"]}, ["x/a"], None),
+    "two-suffixes": (
+        {
+            "images": [entry(0, "a.png"), entry(1, "a.jpg")],
+            "annotations": [annotation(1, 0), annotation(2, 1)],
+            "files": ["a.png", "a.jpg"],
+        },
+        ["a.jpg", "a.png"], None,
+    ),
+    "no-height": ({"images": [entry(height=None)]}, ["a"], "have no size"),
+    "no-width": ({"images": [entry(width=None)]}, ["a"], "have no size"),
+    "zero-size": ({"images": [entry(height=0, width=0)]}, ["a"], "have no size"),
+    "negative-size": ({"images": [entry(height=-4)]}, ["a"], "have no size"),
+    "size-as-text": ({"images": [entry(height=str(HEIGHT), width=str(WIDTH))]}, ["a"], None),
+    "size-swapped": ({"images": [entry(height=WIDTH, width=HEIGHT)]}, ["a"], "in each other's place"),
+    "flat-polygon": ({"annotations": [annotation(segmentation=SQUARE[0])]}, ["a"], None),
+    "good-and-sliver": ({"annotations": [annotation(segmentation=[*SQUARE, [3, 3, 9, 9]])]}, ["a"], None),
+    "good-and-empty-part": ({"annotations": [annotation(segmentation=[*SQUARE, []])]}, ["a"], None),
+    "polygon-partly-outside": (
+        {"annotations": [annotation(), annotation(2, segmentation=[[-9, -9, -2, -9, -2, -2, -9, -2]])]},
+        ["a"], "1 annotations are passed over: they cover no pixel",
+    ),
+    "no-iscrowd": ({"annotations": [{k: v for k, v in annotation().items() if k != "iscrowd"}]}, ["a"], None),
+    "iscrowd-null": ({"annotations": [annotation(iscrowd=None)]}, ["a"], None),
+    "area-nan": ({"annotations": [annotation(area=NAN, bbox=[NAN] * 4)]}, ["a"], None),
+    "root-category": (
+        {"categories": [category(0, "things", "none"), category(1, "cell", "things")]},
+        ["a"], "'things' (id 0) is the root of the others",
+    ),
+    "root-named-like-its-class": (
+        {"categories": [category(0, "cell", "none"), category(1, "cell", "cell")]},
+        ["a"], "'cell' (id 0) is the root of the others",
+    ),
+    "box-only": (
+        {"annotations": [annotation(), annotation(2, segmentation=[], bbox=[3, 3, 2, 2])]},
+        ["a"], "1 annotations are passed over: they have no segmentation, first annotation 2 of a.png",
+    ),
+    "no-segmentation-key": (
+        {"annotations": [annotation(), {"id": 2, "image_id": 0, "category_id": 1, "bbox": [3, 3, 2, 2]}]},
+        ["a"], "they have no segmentation",
+    ),
+    "bad-box": (
+        {"annotations": [annotation(), annotation(2, segmentation=None, bbox=["x", NAN, None, -1])]},
+        ["a"], "they have no segmentation",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", READ)
+def test_coco_instances_are_read(tmp_path, case):
+    changes, ids, note = READ[case]
+    make.instances(tmp_path, **changes)
+    records, told, labels = read(tmp_path)
+    assert list(records) == ids and labels.id2label == {0: "cell", 1: "background"}
+    assert all(has_square(record) for record in records.values())
+    assert [note in line for line in told] == [True] if note else told == []
+
+
+# COCO instances that are refused: (what differs, what the line says)
+REFUSED = {
+    "image-id-twice": (
+        {"images": [entry(0, "a.png"), entry(0, "b.png")], "files": ["a.png", "b.png"]},
+        "image id 0 is given 2 times, to a.png, b.png",
+    ),
+    "image-listed-twice": ({"images": [entry(0), entry(1)]}, "a.png is listed 2 times, as images 0, 1"),
+    "two-names-of-one-file": ({"images": [entry(0), entry(1, "./a.png")]}, "and .* are the same file"),
+    "no-file-name": ({"images": [entry(name=None)]}, "lacks a file_name"),
+    "no-image-id": ({"images": [entry(None)]}, "lacks an id"),
+    "file-missing": ({"images": [entry(name="b.png")]}, "b.png: the file is missing"),
+    "ambiguous-name": (
+        {"images": [entry(0, "x/a.png"), entry(1, "y/a.png")]}, "x/a.png: the file is missing",
+    ),
+    "size-of-another-picture": ({"images": [entry(height=99)]}, "declares 99 x 24 .* the file is 16 x 24"),
+    "size-absurd": ({"images": [entry(height=10**6, width=10**6)]}, "declares 1000000 x 1000000"),
+    "size-and-file-missing": ({"images": [entry(name="b.png", height=None)]}, "declares no size, and the file cannot"),
+    "category-unlisted": ({"annotations": [annotation(category=5)]}, "annotation 1 has category 5, not listed"),
+    "category-null": ({"annotations": [annotation(category=None)]}, "annotation 1 has category None, not listed"),
+    "category-id-words": ({"categories": [{"id": "cell", "name": "cell"}]}, "must be a whole number"),
+    "category-without-id": ({"categories": [{"name": "cell"}]}, "must be a whole number"),
+    "category-twice": ({"categories": [{"id": 1, "name": "cell"}, {"id": 1, "name": "nerve"}]}, "id"),
+    "image-unlisted": ({"annotations": [annotation(image=9)]}, "is of image 9, which is not listed"),
+    "image-entry-is-text": ({"images": ["a.png"]}, "images is no list of entries"),
+    "annotations-null": ({"annotations": "none"}, "annotations is no list of entries"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_coco_instances_are_refused(tmp_path, case):
+    changes, line = REFUSED[case]
+    make.instances(tmp_path, **changes)
+    with pytest.raises(ValueError, match=line):
+        read(tmp_path)
+
+
+# Of two annotations the second has no mask: what it holds, and why it is passed over.
+PASSED_OVER = {
+    "polygon-nan": ([[NAN, 5, 9, 5, 9, 9]], "NaN or infinite"),
+    "polygon-infinite": ([[float("inf"), 5, 9, 5, 9, 9]], "NaN or infinite"),
+    "polygon-far": ([[1e12, 5, 9, 5, 9, 9]], "far outside"),
+    "polygon-far-negative": ([[-1e12, 5, 9, 5, 9, 9]], "far outside"),
+    "polygon-odd": ([[1, 2, 9, 2, 9, 9, 4]], "x without a y"),
+    "polygon-of-text": ([["1", 2, 9, 2, 9, 9]], "no number"),
+    "polygon-of-null": ([[None, 2, 9, 2, 9, 9]], "no number"),
+    "polygon-of-points": ([[[1, 2], [9, 2], [9, 9]]], "no number"),
+    "two-points": ([[1, 2, 9, 9]], "cover no pixel"),
+    "outside": ([[40, 2, 50, 2, 50, 9]], "cover no pixel"),
+    "empty": ([], "no segmentation"),
+    "null": (None, "no segmentation"),
+    "text": ("polygon", "neither polygons nor an RLE"),
+    "number": (7, "neither polygons nor an RLE"),
+    "rle-short": ({"size": list(SIZE), "counts": [10, 50]}, "do not add up"),
+    "rle-long": ({"size": list(SIZE), "counts": [10, 5000]}, "do not add up"),
+    "rle-negative": ({"size": list(SIZE), "counts": [HEIGHT * WIDTH + 5, -5]}, "do not add up"),
+    "rle-floats": ({"size": list(SIZE), "counts": [10.5, 373.5]}, "no whole numbers"),
+    "rle-nan": ({"size": list(SIZE), "counts": [NAN]}, "no whole numbers"),
+    "rle-huge": ({"size": list(SIZE), "counts": [10**30]}, "do not add up"),
+    "rle-other-size": ({"size": [4, 4], "counts": [16]}, "size of their RLE"),
+    "rle-swapped-size": ({"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]}, "size of their RLE"),
+    "rle-no-size": ({"counts": [HEIGHT * WIDTH]}, "size of their RLE"),
+    "rle-no-counts": ({"size": list(SIZE)}, "no whole numbers"),
+    "rle-text-short": ({"size": list(SIZE), "counts": "04"}, "do not add up"),
+    "rle-text-broken": ({"size": list(SIZE), "counts": "0PPP"}, "text of their RLE"),
+    "rle-text-garbage": ({"size": list(SIZE), "counts": "\u00fc\x01"}, "text of their RLE"),
+    "rle-text-empty": ({"size": list(SIZE), "counts": ""}, "text of their RLE"),
+    "rle-empty-mask": ({"size": list(SIZE), "counts": [HEIGHT * WIDTH]}, "cover no pixel"),
+}
+
+
+@pytest.mark.parametrize("case", PASSED_OVER)
+def test_an_annotation_is_passed_over_and_its_image_stays(tmp_path, case):
+    segmentation, reason = PASSED_OVER[case]
+    make.instances(tmp_path, annotations=[annotation(), annotation(2, segmentation=segmentation)])
+    records, (line,), _ = read(tmp_path)
+    assert has_square(records["a"]) and "1 annotations are passed over: " in line and reason in line
+
+
+def test_what_is_in_the_box_of_a_mask_that_cannot_be_read_is_void(tmp_path):
+    make.instances(tmp_path, annotations=[annotation(), annotation(2, segmentation=None, bbox=[8, 8, 4.5, 4])])
+    expected = np.ones(SIZE, int)
+    expected[8:12, 8:13] = 255
+    expected[2:10, 2:10] = 0
+    records, _, _ = read(tmp_path)
+    assert np.array_equal(read_map(records["a"]["segmentation_map"]), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "is not a COCO instances JSON"),
+        ("{", "is not a COCO instances JSON"),
+        ("[]", "is not a COCO instances JSON"),
+        ("{}", "is not a COCO instances JSON"),
+        ('{"images": [], "annotations": []}', "KeyError"),
+        ("[" * 100_000, "is not a COCO instances JSON"),
+        ('{"images": null, "annotations": [], "categories": []}', "images is no list of entries"),
+    ],
+)
+def test_a_json_that_is_none_is_told(tmp_path, text, line):
+    make.instances(tmp_path).write_text(text)
+    with pytest.raises(ValueError, match=line):
+        read(tmp_path)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    for file in (make.instances(tmp_path / "instances"), make.panoptic(tmp_path / "panoptic")):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert has_square(read(tmp_path / "instances")[0]["a"]) and list(read(tmp_path / "panoptic")[0]) == ["0"]
+
+
+@pytest.mark.parametrize("name", ["result.json", "annotations.json", "annotations/instances.json"])
+def test_a_single_json_beside_its_images_is_the_split_train(tmp_path, name):
+    file = make.instances(tmp_path / "export", split="images", images=[entry(name="images/a.png")])
+    (tmp_path / "export" / name).parent.mkdir(exist_ok=True)
+    file.rename(tmp_path / "export" / name)
+    assert splits_of(tmp_path / "export") == ["train"]
+    assert has_square(read(tmp_path / "export")[0]["a"])
+
+
+def test_splits_that_number_their_categories_anew_have_one_label_set(tmp_path):
+    both = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    swapped = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    make.instances(tmp_path, categories=both)
+    make.instances(tmp_path, categories=swapped, annotations=[annotation(category=2)], split="valid")
+    make.instances(tmp_path, categories=swapped[1:], annotations=[annotation(category=2)], split="test")
+    for split in ("train", "val", "test"):
+        records, told, labels = read(tmp_path, split)
+        assert labels.id2label == {0: "cat", 1: "dog", 2: "background"}
+        assert set(np.unique(read_map(records["a"]["segmentation_map"]))) == {0, 2}
+        assert ["matched by name" in line for line in told] == ([] if split == "train" else [True])
+
+
+def test_a_split_with_more_categories_than_train_is_refused(tmp_path):
+    make.instances(tmp_path)
+    make.instances(tmp_path, categories=[{"id": 1, "name": "cell"}, {"id": 2, "name": "nerve"}], split="valid")
+    for split in ("train", "val"):
+        with pytest.raises(ValueError, match="has 1 categories that .* lacks, first 'nerve'"):
+            read(tmp_path, split)
+    records, _, labels = read(tmp_path, labels={0: "cell", 1: "nerve", 2: "background"})
+    assert labels.num_labels == 3 and list(records) == ["a"]
+
+
+# COCO panoptic: (what differs, the line, or None where it is read)
+PANOPTIC = {
+    "plain": ({}, None),
+    "ids-as-text": ({"segments": [{"id": "5", "category_id": "1"}, {"id": "9", "category_id": 7}]}, None),
+    "area-nan": (
+        {"segments": [{"id": 5, "category_id": 1, "area": NAN}, {"id": 9, "category_id": 7, "bbox": None}]}, None,
+    ),
+    "segment-without-pixels": (
+        {"segments": [{"id": 5, "category_id": 1}, {"id": 9, "category_id": 7}, {"id": 77, "category_id": 7}]}, None,
+    ),
+    "no-segments-info": ({"annotations": [{"image_id": 0, "file_name": "0.png"}]}, "0.png: no segments_info"),
+    "segments-info-null": (
+        {"annotations": [{"image_id": 0, "file_name": "0.png", "segments_info": None}]}, "no segments_info",
+    ),
+    "segments-info-text": ({"segments": ["5"]}, "no segments_info"),
+    "id-twice": ({"segments": [{"id": 5, "category_id": 1}, {"id": 5, "category_id": 7}]}, "lists the id 5 twice"),
+    "id-zero": ({"segments": [{"id": 0, "category_id": 7}]}, "a segment has the id 0"),
+    "id-negative": ({"segments": [{"id": -5, "category_id": 7}]}, "a segment has the id -5"),
+    "id-huge": ({"segments": [{"id": 2**70, "category_id": 7}]}, "a segment has the id 1180591620717411303424"),
+    "id-null": ({"segments": [{"id": None, "category_id": 7}]}, "a segment has the id None"),
+    "id-not-listed": ({"segments": [{"id": 5, "category_id": 1}]}, "segment ids 9 are not in the JSON's segments"),
+    "category-unlisted": ({"segments": [{"id": 5, "category_id": 3}]}, r"no category \[3\]"),
+    "category-missing": ({"segments": [{"id": 5}]}, r"no category \[None\]"),
+    "image-annotated-twice": (
+        {"annotations": [{"image_id": 0, "file_name": name, "segments_info": []} for name in ("0.png", "1.png")]},
+        "0.jpg: 2 annotations in .*, 0.png and more",
+    ),
+    "annotation-without-file": ({"annotations": [{"image_id": 0, "segments_info": []}]}, "lacks a file_name"),
+    "annotation-of-no-image": (
+        {"annotations": [{"image_id": 4, "file_name": "0.png", "segments_info": []}]}, "is of image 4, which is not",
+    ),
+    "png-missing": (
+        {"annotations": [{"image_id": 0, "file_name": "7.png", "segments_info": []}]}, "7.png: the file is missing",
+    ),
+    "no-annotation": ({"annotations": []}, "0.jpg: no annotation"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PANOPTIC)
+def test_coco_panoptic(tmp_path, case):
+    changes, line = PANOPTIC[case]
+    make.panoptic(tmp_path, **changes)
+    if line:
+        with pytest.raises(ValueError, match=line):
+            read(tmp_path)
+        return
+    records, told, labels = read(tmp_path)
+    found = read_map(records["0"]["segmentation_map"])
+    assert told == [] and (found[:, : WIDTH // 2] == 0).all() and (found[:, WIDTH // 2 :] == 1).all()
+    assert [s["area"] for s in records["0"]["segments_info"]] == [HEIGHT * WIDTH // 2] * 2
+
+
+# Folders: (what differs, settings, ids or the line, a note)
+FOLDERS = {
+    "plain": ({}, {}, ["a"], None),
+    "suffix-mask": ({"masks": ["a_mask.png"]}, {}, ["a"], "like their images and _mask"),
+    "suffix-label-ids": ({"masks": ["a_labelIds.png"]}, {}, ["a"], "like their images and _labelIds"),
+    "suffix-with-a-dash": ({"masks": ["a-seg.png"]}, {}, ["a"], "like their images and -seg"),
+    "suffix-of-the-image": ({"masks": ["a.jpg.png"]}, {}, ["a"], "image's own suffix"),
+    "suffix-of-two-kinds-of-image": (
+        {"images": ["a.jpg", "b.png"], "masks": ["a.jpg.png", "b.png.png"]}, {}, ["a", "b"], "image's own suffix",
+    ),
+    "longest-name-wins": (
+        {"images": ["a.jpg", "a_b.jpg"], "masks": ["a_mask.png", "a_b_mask.png"]}, {}, ["a", "a_b"], "and _mask",
+    ),
+    "suffix-named": (
+        {"masks": ["a_labelIds.png", "a_color.png"]}, {"mask_suffix": "_labelIds"}, ["a"], None,
+    ),
+    "suffix-to-be-named": (
+        {"masks": ["a_labelIds.png", "a_color.png"]}, {},
+        r"each image has 2 masks, which end in _color, _labelIds; .*--mask_suffix _color", None,
+    ),
+    "suffix-of-none": ({"masks": ["a_x.png"]}, {"mask_suffix": "_y"}, "no mask's name ends in '_y', but in _x", None),
+    "suffix-of-some": (
+        {"images": ["a.jpg", "b.jpg"], "masks": ["a_mask.png"]}, {}, "b.jpg: no mask", None,
+    ),
+    "names-apart": (
+        {"images": [unicodedata.normalize("NFC", "Übung.jpg")], "masks": [unicodedata.normalize("NFD", "Übung.png")]},
+        {}, ["Übung"], None,
+    ),
+    "two-images-of-one-name": ({"images": ["a.jpg", "a.png"]}, {}, "has the name of", None),
+    "upper-case-suffix": ({"images": ["a.JPG"], "masks": ["a.PNG"]}, {}, ["a"], None),
+    "mask-jpeg": ({"masks": ["a.jpg"]}, {}, "the mask is a lossy JPEG", None),
+    "mask-webp-lossy": ({"masks": ["a.webp"]}, {}, "the mask is a lossy WEBP", None),
+    "void-to-be-named": (
+        {"values": ((0, 1, 3),)}, {}, r"label ids 3 are outside the label set .*say so with --void_ids 3", None,
+    ),
+    "void-named": ({"values": ((0, 1, 3),)}, {"void_ids": [3]}, ["a"], None),
+    "void-that-is-a-label": ({}, {"void_ids": [1]}, "void_ids.* names 1, which is the id of a label", None),
+    "all-void": ({"values": ((255,),)}, {}, "every pixel of every map is void", None),
+    "other-size": ({"size": (8, 8)}, {}, "the mask is 8 x 8", None),
+    "label-id-huge": ({"labels": {"0": "sky", "2000000000": "road"}}, {}, "id 2000000000; a mask holds ids up", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_folders_of_images_and_masks(tmp_path, case):
+    changes, settings, expected, note = FOLDERS[case]
+    make.folder(tmp_path, **changes)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            read(tmp_path, **settings)
+        return
+    records, told, _ = read(tmp_path, **settings)
+    assert list(records) == expected
+    assert [note in line for line in told] == [True] if note else told == []
+    for record in records.values():
+        assert set(np.unique(read_map(record["segmentation_map"]))) >= {0, 1}
+
+
+def test_a_mask_of_lossless_webp_is_read(tmp_path):
+    make.folder(tmp_path, masks=["a.webp"], lossless=True)
+    assert set(np.unique(read_map(read(tmp_path)[0]["a"]["segmentation_map"]))) == {0, 1}
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    make.folder(tmp_path)
+    os.mkfifo(tmp_path / "train/images/b.jpg")
+    os.mkfifo(tmp_path / "train/masks/b.png")
+    assert list(read(tmp_path)[0]) == ["a"]
+    make.instances(tmp_path / "coco")
+    (tmp_path / "coco/train/a.png").unlink()
+    os.mkfifo(tmp_path / "coco/train/a.png")
+    with pytest.raises(ValueError, match=r"a\.png: it is no file, but a pipe"):
+        read(tmp_path / "coco")
+
+
+def test_voc_has_its_own_labels_and_its_border_is_void(tmp_path):
+    make.voc(tmp_path, values=((0, 15, 255),), names=("a", "b"), listed=("b",))
+    records, told, labels = read(tmp_path)
+    assert splits_of(tmp_path) == ["train"] and list(records) == ["b"] and told == []
+    assert labels.num_labels == 21 and labels.id2label[15] == "person"
+    assert np.unique(read_map(records["b"]["segmentation_map"])).tolist() == [0, 15, 255]
+
+
+def test_voc_in_colors_and_in_its_archives_folder(tmp_path):
+    root = make.voc(tmp_path / "VOCdevkit/VOC2012", values=(((0, 0, 0), (192, 128, 128), (224, 224, 192)),))
+    records, _, _ = read(tmp_path)
+    assert np.unique(read_map(records["a"]["segmentation_map"])).tolist() == [0, 15, 255] and root.is_dir()
+
+
+LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128::\ncell wall:1,2,3:a,b:\n"
+
+
+def test_cvats_masks_have_the_labels_of_their_labelmap(tmp_path):
+    make.voc(tmp_path, LABELMAP, values=(((0, 0, 0), (1, 2, 3), (128, 64, 128)),))
+    records, _, labels = read(tmp_path)
+    assert labels.id2label == {0: "background", 1: "road", 2: "cell wall"}
+    assert read_map(records["a"]["segmentation_map"])[0, [0, WIDTH // 2, WIDTH - 1]].tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"listed": ("a", "z")}, "z has no file in JPEGImages"),
+        ({"labelmap": "road:red::\n"}, "the line 'road:red::' names no color"),
+        ({"labelmap": LABELMAP, "values": (((0, 0, 0), (9, 8, 7)),)}, "colors that no class has, first"),
+        ({"values": ((0, 99),)}, "label ids 99 are outside the label set"),
+    ],
+)
+def test_voc_is_refused(tmp_path, changes, line):
+    make.voc(tmp_path, **changes)
+    with pytest.raises(ValueError, match=line):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ending", "values"), [("_gtFine_labelIds", ((7, 23, 0, 26),)), ("_gtFine_labelTrainIds", ((0, 10, 255, 13),))]
+)
+def test_cityscapes_has_19_labels_and_the_rest_is_void(tmp_path, ending, values):
+    make.cityscapes(tmp_path, ending, values)
+    assert splits_of(tmp_path) == ["train"]
+    records, told, labels = read(tmp_path)
+    (record,) = records.values()
+    assert list(records) == ["ulm/ulm_000000_000019"] and told == [] and labels.num_labels == 19
+    assert read_map(record["segmentation_map"])[0, [0, 6, 12, 18]].tolist() == [0, 10, 255, 13]
+    assert labels.id2label[13] == "car" and 13 in labels.things
+
+
+def test_a_row_without_a_picture_is_one_line(tmp_path):
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    mask = Image.fromarray(np.zeros(SIZE, np.uint8))
+    rows = {"image": [Image.new("RGB", SIZE[::-1])] * 2, "mask": [mask, None]}
+    data = Dataset.from_dict(rows, features=Features({"image": ImageFeature(), "mask": ImageFeature()}))
+    data.save_to_disk(tmp_path / "data")
+    (tmp_path / "data/id2label.json").write_text(json.dumps({"0": "sky", "1": "road"}))
+    with pytest.raises(ValueError, match="record 00000001: the row holds no picture here"):
+        read(tmp_path / "data")
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+# Recipes that are refused: (text, what the line says)
+RECIPES = {
+    "section-twice": (
+        "segmenter: {learning_rate: 1.0e-5}\nsegmenter: {max_train_steps: 3}",
+        "segmenter is given twice",
+    ),
+    "setting-twice": ("data: {height: 64, height: 128}", "height is given twice"),
+    "bomb": (BOMB, "its aliases make more than"),
+    "holds-itself": ("data: &a {height: *a}", "its aliases make more than"),
+    "not-utf-8": (b"name: \xff\xfe", "is not YAML"),
+    "nan": ("segmenter: {weight_decay: .nan}", "weight_decay is nan; it must be a finite number"),
+    "infinite": ("segmenter: {lr_power: .inf}", "lr_power is inf; it must be a finite number"),
+    "guidance-nan": ("synthesis: {mask2img_guidance: .nan}", "mask2img_guidance is nan"),
+    "weight-decay-negative": ("segmenter: {weight_decay: -0.1}", "weight_decay is -0.1; it must be 0 or positive"),
+    "lr-power-negative": ("segmenter: {lr_power: -1}", "lr_power is -1.0; it must be 0 or positive"),
+    "guidance-negative": ("synthesis: {text2mask_guidance: -3}", "text2mask_guidance is -3.0"),
+    "clipping-negative": ("text2mask: {max_grad_norm: -1}", "max_grad_norm is -1.0"),
+    "checkpoints-negative": ("text2mask: {checkpointing_steps: -5}", "checkpointing_steps is -5"),
+    "jitter-negative": ("segmenter: {color_jitter: -0.5}", "color_jitter"),
+    "zoom-nan": ("mask2img: {max_crop_zoom: .nan}", "max_crop_zoom is nan"),
+    "seed-huge": ("evaluation: {seeds: [99999999999999]}", "seeds is .*at most 4294967295"),
+    "seed-negative": ("text2mask: {seed: -1}", "seed is -1"),
+    "fraction-of-a-step": ("text2mask: {max_train_steps: '3.7'}", "must be a whole number"),
+    "tiles-infinite": ("data: {tiles: .inf}", "must be a whole number"),
+}
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_recipes_are_refused(tmp_path, case):
+    text, line = RECIPES[case]
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=line):
+        load_recipe(file)
+
+
+def test_a_quoted_number_is_not_rounded_and_a_byte_order_mark_is_read_over(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbftext2mask: {seed: '4294967291', learning_rate: '1e-5'}\n")
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert recipe.text2mask.seed == 4_294_967_291 and recipe.text2mask.learning_rate == 1e-5
