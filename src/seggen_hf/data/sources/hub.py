@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import datasets.config
 from datasets import (
     ClassLabel,
     Dataset,
@@ -18,8 +19,10 @@ from datasets import (
     load_from_disk,
 )
 from datasets.features import List
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import httpx
 
 from ...labels import BUILTIN_LABEL_SETS
 from ..schema import labels_of, picture_files
@@ -34,6 +37,8 @@ PANOPTIC_COLUMNS = ("panoptic_map", "panoptic", "panoptic_seg")
 CAPTION_COLUMNS = ("caption", "text")
 SYNTHETIC_COLUMNS = ("kind", "source_id", "variant", "seed", "scores")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+CONNECTION_ERRORS = (HfHubHTTPError, httpx.HTTPError, ConnectionError, TimeoutError)
 
 
 def is_saved(root: Path) -> bool:
@@ -64,9 +69,26 @@ def dataset_splits(source: str, config_name: str | None = None, revision: str | 
         return [json.loads((root / "state.json").read_text()).get("_split") or "train"]
     if root.is_dir():
         return sorted(parquet_files(root))
+    ask_hub(source, revision)
     try:
         return get_dataset_split_names(source, config_name, revision=revision)
     except (OSError, HfHubHTTPError) as error:  # unknown, private, offline
+        raise ValueError(f"{source} is no folder here, and as a Hub id it cannot be read: {error}") from error
+
+
+def ask_hub(source: str, revision: str | None) -> None:
+    """Ask once whether the Hub has `source`, unless something of it is in the cache: `datasets` asks again and again,
+    for half a minute where there is no network, before it says no.
+
+    Raises: `ValueError`.
+    """
+    caches = Path(constants.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)
+    names = repo_folder_name(repo_id=source, repo_type="dataset"), source.replace("/", "___").lower()
+    if constants.is_offline_mode() or any((cache / name).is_dir() for cache, name in zip(caches, names, strict=True)):
+        return
+    try:
+        HfApi().dataset_info(source, revision=revision, timeout=20)
+    except (*CONNECTION_ERRORS, OSError, HfHubHTTPError) as error:  # unknown, private, no network
         raise ValueError(f"{source} is no folder here, and as a Hub id it cannot be read: {error}") from error
 
 

@@ -20,14 +20,12 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features, Image, load_dataset_builder
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import httpx
 
 from ...config import SCENES, DataConfig
 from ...labels import LabelSet, differing_labels
 from ...retry import repeat, status_of
 from ..schema import labels_of, open_image, with_labels
-from .hub import columns_of, labels_for
+from .hub import CONNECTION_ERRORS, ask_hub, columns_of, labels_for
 from .load import load_split, reading_of
 from .map_decoder import LabelFile, MapDecoder, read_label_file
 from .roots import Roots
@@ -39,7 +37,6 @@ OPEN_FILES = 64  # in each process that reads: a system may allow 1024, and each
 FOOTERS_AT_ONCE = 8
 WINDOW_ROWS = 400  # read together: far fewer than this would be correlated, far more would not fit the cache
 WAITS = (1, 2, 4, 8, 16)  # seconds between attempts; a training of days meets a Hub that is away for some of them
-CONNECTION_ERRORS = (HfHubHTTPError, httpx.HTTPError, ConnectionError, TimeoutError)
 
 
 class StreamedRecords:
@@ -319,6 +316,8 @@ def stream_records(
     where, roots = f"{source} ({split})", Roots(source, media_roots)
     if mask_suffix:
         raise ValueError(f"{source} holds no folders of images and masks; leave data.mask_suffix (--mask_suffix) out.")
+    if not os.path.isdir(source):
+        ask_hub(source, revision)
     try:
         builder = load_dataset_builder(source, config_name, revision=revision)
     except CONNECTION_ERRORS + (OSError,) as error:  # unknown, private, offline
