@@ -51,7 +51,6 @@ def test_help_lists_what_there_is_and_nothing_else():
         (["run", "quickstart", "--set", "data.test_splits=[val"], "is not YAML"),
         (["run", "quickstart", "--only", "training"], "no stage 'training'"),
         (["train", "vae", "quickstart"], "no training 'vae'"),
-        (["evaluate", "nowhere"], "neither a run folder"),
         (["synthesize", "scenes", "out", "--mask2img", "x", "--set", "imgsyn_variant=4"], "imgsyn_variants"),
     ],
 )
@@ -70,7 +69,9 @@ def test_what_fails_in_use_exits_with_1_and_one_line(tmp_path):
     result = call("report", tmp_path)
     assert result.exit_code == 1 and "no recipe.yaml" in result.stderr and result.stderr.count("\n") == 1
     assert "Traceback" in call("report", tmp_path, "--debug").stderr
-    assert call("doctor", tmp_path / "nowhere").exit_code == 1
+    for command in (["doctor"], ["evaluate"], ["filter"], ["report"], ["push", "--namespace", "me"]):
+        missing = call(command[0], tmp_path / "nowhere", *command[1:])
+        assert missing.exit_code == 1 and missing.stderr.count("\n") == 1, command
 
 
 def test_a_finished_run_is_told_as_a_table_or_as_json(tiny_run, tiny_recipe):
@@ -79,6 +80,8 @@ def test_a_finished_run_is_told_as_a_table_or_as_json(tiny_run, tiny_recipe):
     assert "mIoU, %" in result.stdout and "no statement about chance" in result.stdout
     answer = json.loads(call("evaluate", tiny_run, "--json").stdout)
     assert len(answer["results"]["scores"]) == 4
+    answer = json.loads(call("report", tiny_run, "--json").stdout)
+    assert len(answer["scores"]) == 4 and answer["report"].endswith("report.md")
 
 
 def test_changed_settings_exit_with_1(tiny_run, tiny_recipe):
@@ -112,6 +115,10 @@ def test_captions_and_synthesis_run_alone(tiny_run, tmp_path):
     flags = ["--set", "mask2img_steps=1", "--height", 64, "--width", 64, "--mask2img", tiny_run / "mask2img"]
     result = call("synthesize", tmp_path / "captioned", tmp_path / "made", *flags)
     assert result.exit_code == 0 and "8 synthetic records" in result.stderr
+    answer = json.loads(call("synthesize", tmp_path / "captioned", tmp_path / "made", *flags, "--json").stdout)
+    assert answer["num_samples"] == 8
+    again = call("caption", tiny_run / "captions", tmp_path / "again", "--recaption", "--json")
+    assert len(json.loads(again.stdout)["captions"]) == json.loads(again.stdout)["records"] == 8
     assert call("caption", tiny_run / "captions", tmp_path / "captioned").exit_code == 1
 
 

@@ -41,6 +41,11 @@ def write_json(path: str | os.PathLike, content, **options) -> None:
     write_text(path, json.dumps(content, indent=2, **options) + "\n")
 
 
+def read_json(path: str | os.PathLike):
+    """The value of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def save_image(image, path: str | os.PathLike, **options) -> Path:
     """Write a PIL image as PNG; `options` are those of `Image.save`."""
     with replacing(path) as temporary:

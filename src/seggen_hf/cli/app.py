@@ -1,6 +1,7 @@
 """The application: how a command is registered, what it says, and how its errors end it.
 
-Exit status: 0 done, 1 failed in use, 2 wrong arguments, 130 ended by Ctrl-C, 143 by SIGTERM.
+Exit status: 0 done, 1 failed in use (a folder that is missing or not what the command needs is that too), 2 wrong
+arguments, 130 ended by Ctrl-C, 143 by SIGTERM.
 """
 
 import functools

@@ -50,6 +50,7 @@ def caption(
     prompt: Annotated[str | None, typer.Option("--prompt", help="Question asked of a chat-style model.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images captioned at once.")] = 8,
     recaption: Annotated[bool, typer.Option("--recaption", help="Replace captions that are there.")] = False,
+    json: Json = False,
     debug: Debug = False,
     *,
     reading: dict,
@@ -72,3 +73,6 @@ def caption(
     with hold_folder(out, CAPTIONS):
         captioned = write_captions(records, config, out)
     say(f"{len(captioned)} records with captions are in {out}")
+    if json:
+        captions = dict(zip(captioned["image_id"], captioned["caption"], strict=True))
+        print(dumps({"records": len(captioned), "captions": captions}))

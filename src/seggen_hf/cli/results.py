@@ -36,7 +36,7 @@ def evaluate(
         raise WrongArguments(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
     is_run = RunFolder(run).is_run
     if not is_run and not (run / "config.json").is_file():
-        raise WrongArguments(f"{run} is neither a run folder (recipe.yaml) nor a segmenter (config.json).")
+        raise ValueError(f"{run} is neither a run folder (recipe.yaml) nor a segmenter (config.json).")
     if is_run and source is None:
         if split or task:
             name = "--split" if split else "--task"
@@ -79,9 +79,17 @@ def _score_on(source, splits, folders, recipe, batch_size, task, as_json, readin
 
 
 @command
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")], debug: Debug = False):
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False, debug: Debug = False
+):
     """Write report.md and report.html of a run folder, from what is finished there."""
     quiet_libraries()
     from ..runs.report import write_report
 
-    print(write_report(run))
+    written = write_report(run)
+    if json:
+        from ..runs.results import read_results
+
+        print(dumps({"report": str(written)} | (read_results(run) or {})))
+    else:
+        print(written)

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from ..quiet import quiet_libraries
-from .app import WrongArguments, command, say
+from .app import WrongArguments, command, dumps, say
 from .loop import start_run
-from .options import Debug, Settings, reads_source
+from .options import Debug, Json, Settings, reads_source
 from .settings import synthesis_settings
 
 
@@ -26,6 +26,7 @@ def synthesize(
     height: Annotated[int | None, typer.Option("--height", help="Height of the samples in pixels.")] = None,
     width: Annotated[int | None, typer.Option("--width", help="Width of the samples in pixels.")] = None,
     settings: Settings = None,
+    json: Json = False,
     debug: Debug = False,
     *,
     reading: dict,
@@ -49,7 +50,9 @@ def synthesize(
     from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 
     from ..data.sources.load import load_records
+    from ..files import read_json
     from ..synthesis import synthesize as make_records
+    from ..synthesis.engine import SUMMARY
     from ..synthesis.generators import open_pipeline
 
     made = make_records(
@@ -63,6 +66,8 @@ def synthesize(
         provenance={"data": source, "mask2img": mask2img} | ({"text2mask": text2mask} if text2mask else {}),
     )
     say(f"{len(made)} synthetic records are in {out}")
+    if json:
+        print(dumps(read_json(out / SUMMARY)))
 
 
 @command
@@ -75,6 +80,7 @@ def filter(
     min_alignment: Annotated[
         float | None, typer.Option("--min-alignment", help="Drop records that keep less of their labelled pixels.")
     ] = None,
+    json: Json = False,
     debug: Debug = False,
 ):
     """Void what the segmenter of real records does not see in synthetic ones; arm `filtered` trains with the rest."""
@@ -82,7 +88,7 @@ def filter(
 
     place = RunFolder(run)
     if not place.is_run:
-        raise WrongArguments(f"{run} is no run folder (recipe.yaml).")
+        raise ValueError(f"{run} is no run folder (recipe.yaml).")
     recipe = place.recipe()
     given = {"tolerance": tolerance, "min_alignment": min_alignment}
     try:
@@ -91,6 +97,10 @@ def filter(
         raise WrongArguments(str(error)) from error
     if "filtered" in recipe.evaluation.arms and settings == recipe.filter and out is None:
         start_run(str(run), [], None, only=["filter"])
+        if json:
+            from ..synthesis.agreement_filter import read_summary
+
+            print(dumps(read_summary(place.filtered)))
         return
     quiet_libraries()
     from ..folders import FILTERED, check_folder
@@ -102,5 +112,8 @@ def filter(
     check_folder(folder, FILTERED)
     with lock_run(run):
         kept = filter_run(dataclasses.replace(recipe, filter=settings), run, folder)
-    alignment = read_summary(folder)["mean_alignment"]
-    say(f"{len(kept)} records, of whose labelled pixels {alignment:.1%} are kept, are in {folder}")
+    summary = read_summary(folder)
+    kept_share = summary["mean_alignment"]
+    say(f"{len(kept)} records, of whose labelled pixels {kept_share:.1%} are kept, are in {folder}")
+    if json:
+        print(dumps(summary))
