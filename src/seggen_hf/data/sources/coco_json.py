@@ -95,6 +95,9 @@ def key_of(value) -> str | None:
 
 
 def whole_or_none(value) -> int | None:
+    """An id as a whole number, whether it is written as 7, 7.0 or "7"; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     try:
         return whole_id(value, "")
     except ValueError:
