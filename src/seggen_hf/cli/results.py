@@ -79,9 +79,7 @@ def _score_on(source, splits, folders, recipe, batch_size, task, as_json, readin
 
 
 @command
-def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False, debug: Debug = False
-):
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False, debug: Debug = False):
     """Write report.md and report.html of a run folder, from what is finished there."""
     quiet_libraries()
     from ..runs.report import write_report

@@ -58,7 +58,7 @@ def build_segmenter(
         config.num_queries = num_queries or config.num_queries
         config.id2label, config.label2id = labels.id2label, labels.label2id
         if weights:
-            model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
+            loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
                 name_or_path,
                 revision=revision,  # pyright: ignore[reportArgumentType]  # None: main
                 config=config,
@@ -67,6 +67,7 @@ def build_segmenter(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
+            model, report = loaded
             if is_whole:
                 check_loaded(str(name_or_path), model, report)
         else:

@@ -68,12 +68,13 @@ class InstancePainter:
         return panoptic_map, [s | {"isthing": s["category_id"] in self.things} | more for s in kept]
 
 
-def read_mask(segmentation: Any, height: int, width: int) -> dict | None:
+def read_mask(segmentation: Any, height: int, width: int) -> Any:
     """A COCO `segmentation` (polygons, or RLE as text or as counts) as a compressed RLE; None if it covers no pixel.
 
     Of several polygons those of fewer than three points cover nothing, and the others count. A single polygon may
     stand without the list around it.
 
+    Returns: what `pycocotools.mask` takes, whose own type is private.
     Raises: `Unreadable`.
     """
     if not segmentation:
@@ -85,7 +86,7 @@ def read_mask(segmentation: Any, height: int, width: int) -> dict | None:
     return rle if rle is not None and mask_utils.area(rle) else None
 
 
-def _read_polygons(polygons: Any, height: int, width: int) -> dict | None:
+def _read_polygons(polygons: Any, height: int, width: int) -> Any:
     if not isinstance(polygons, (list, tuple)):
         raise Unreadable("their segmentation is neither polygons nor an RLE")
     if all(isinstance(value, (int, float)) for value in polygons):
@@ -105,7 +106,7 @@ def _read_polygons(polygons: Any, height: int, width: int) -> dict | None:
     return mask_utils.merge(mask_utils.frPyObjects(kept, height, width)) if kept else None
 
 
-def _read_rle(rle: Mapping, height: int, width: int) -> dict:
+def _read_rle(rle: Mapping, height: int, width: int) -> Any:
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
         raise Unreadable("the size of their RLE is not that of the image")
@@ -123,7 +124,8 @@ def _read_rle(rle: Mapping, height: int, width: int) -> dict:
     if (numbers < 0).any() or numbers.sum() != height * width:
         raise Unreadable("the counts of their RLE do not add up to its pixels")
     if text is None:
-        return mask_utils.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)
+        given: Any = {"size": [height, width], "counts": list(counts)}  # a form that its types do not tell
+        return mask_utils.frPyObjects(given, height, width)
     return {"size": [height, width], "counts": text}
 
 
