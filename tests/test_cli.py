@@ -81,7 +81,7 @@ def test_a_finished_run_is_told_as_a_table_or_as_json(tiny_run, tiny_recipe):
     answer = json.loads(call("evaluate", tiny_run, "--json").stdout)
     assert len(answer["results"]["scores"]) == 4
     answer = json.loads(call("report", tiny_run, "--json").stdout)
-    assert len(answer["scores"]) == 4 and answer["report"].endswith("report.md")
+    assert len(answer["scores"]) == 4 and answer["report"].endswith("report.html")
 
 
 def test_changed_settings_exit_with_1(tiny_run, tiny_recipe):
