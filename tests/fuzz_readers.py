@@ -105,8 +105,8 @@ def break_names(rng: random.Random, file: Path) -> None:
         file.with_name("copy" + file.suffix).write_bytes(file.read_bytes())
 
 
-def run_case(seed: int) -> str | None:
-    """What went wrong with one broken data set; None if it was read or refused as it should be."""
+def run_case(seed: int) -> str:
+    """`read` or `refused`, as one broken data set should be, or what went wrong."""
     from seggen_hf.data.doctor import examine
     from seggen_hf.data.sources.load import load_records, splits_of
 
@@ -130,14 +130,14 @@ def run_case(seed: int) -> str | None:
                     for record in load_records(root, split, cache_dir=Path(folder) / "cache"):
                         record["segmentation_map"].load()
         except ValueError:
-            return None
+            return "refused"
         except TimeoutError:
             return f"seed {seed} takes more than {LONGEST} s"
         except BaseException:
             return f"seed {seed}\n{traceback.format_exc()}"
         finally:
             signal.alarm(0)
-    return None
+    return "read"
 
 
 def _work(first: int) -> None:
@@ -147,8 +147,7 @@ def _work(first: int) -> None:
     signal.signal(signal.SIGALRM, stop)
     for seed in range(first, first + CASES):
         print(f"at {seed}", flush=True)
-        if found := run_case(seed):
-            print(f"FOUND {json.dumps(found)}", flush=True)
+        print(f"FOUND {json.dumps(run_case(seed))}", flush=True)
 
 
 def main() -> None:
@@ -161,21 +160,28 @@ def main() -> None:
     if arguments.work:
         return _work(arguments.seed)
     if arguments.once:
-        print(run_case(arguments.seed) or "nothing is wrong")
+        print(run_case(arguments.seed))
         return None
     seed, end, found = arguments.seed, time.monotonic() + 60 * arguments.minutes, []
+    ended = {"read": 0, "refused": 0}
     with tempfile.TemporaryDirectory() as cache:
         while time.monotonic() < end:
             command = [sys.executable, __file__, "--work", "--seed", str(seed)]
             environment = os.environ | {"HF_DATASETS_CACHE": cache, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             lines = done.stdout.splitlines()
-            found += [json.loads(line.removeprefix("FOUND ")) for line in lines if line.startswith("FOUND ")]
+            for line in lines:
+                told = json.loads(line.removeprefix("FOUND ")) if line.startswith("FOUND ") else None
+                if told in ended:
+                    ended[told] += 1
+                elif told:
+                    found.append(told)
             last = int([line for line in lines if line.startswith("at ")][-1].split()[1]) if lines else seed
             if done.returncode:
                 found.append(f"seed {last} ends the process with {done.returncode}\n{done.stderr[-2000:]}")
             seed = last + 1
-            print(f"\r{seed - arguments.seed} cases, {len(found)} bugs", end="", flush=True)
+            counts = f"{ended['read']} read, {ended['refused']} refused"
+            print(f"\r{seed - arguments.seed} cases: {counts}, {len(found)} bugs", end="", flush=True)
     print()
     print("\n\n".join(found) or "Nothing was found.")
     raise SystemExit(bool(found))
