@@ -11,7 +11,7 @@ from ..files import write_json
 from ..labels import LabelSet
 from ..segments import measure_segments
 from .schema import encode_map, encode_panoptic, open_image, read_panoptic
-from .sources.checks import Inspection, Source, drop_exif, explain_missing_label, inspect_rows
+from .sources.checks import Inspection, Source, drop_exif, explain_missing_label, inspect_rows, turn_upright
 from .sources.folder import CAPTIONS_FILE
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
@@ -76,23 +76,18 @@ def _write_image(row: dict, inspection: Inspection, folder: Path) -> str:
 
 def _encode_map(found: Source, row: dict) -> tuple[bytes, tuple[int, int], list[dict]]:
     with open_image(row["segmentation_map"]) as mask:
-        labels = found.decoder.decode(_upright(mask), row.get("segments_info"))
+        labels = found.decoder.decode(turn_upright(mask), row.get("segments_info"))
     return encode_map(labels, found.labels.num_labels)["bytes"], labels.shape, []
 
 
 def _encode_panoptic_map(found: Source, row: dict) -> tuple[bytes, tuple[int, int], list[dict]]:
     with open_image(row.get("panoptic_map") or row["segmentation_map"]) as mask:
-        ids = read_panoptic(_upright(mask))
-    if found.decoder.panoptic:
-        labels = {segment["id"]: found.decoder.label_of(segment) for segment in row["segments_info"]}
-    else:
-        labels = {segment["id"]: segment["category_id"] for segment in row["segments_info"]}
-    things = set(found.labels.things)
-    segments = [
-        {"id": s["id"], "category_id": labels[s["id"]], "iscrowd": bool(s.get("iscrowd"))}
-        for s in row["segments_info"]
-    ]
-    segments = measure_segments(ids, [s | {"isthing": s["category_id"] in things} for s in segments])
+        upright = turn_upright(mask)
+        ids = read_panoptic(upright)
+        if found.decoder.panoptic:
+            segments = found.decoder.read_segments(upright, row["segments_info"])
+        else:  # records, whose segments hold label ids
+            segments = measure_segments(ids, row["segments_info"])
     return encode_panoptic(ids)["bytes"], ids.shape, segments
 
 
@@ -112,10 +107,6 @@ def _coco_panoptic(labels: LabelSet, ids: list[str], written: list[tuple]) -> di
         ]
         content["annotations"].append({"image_id": number, "file_name": f"{image_id}.png", "segments_info": described})
     return content
-
-
-def _upright(mask):
-    return ImageOps.exif_transpose(mask) if mask.getexif().get(0x0112, 1) != 1 else mask
 
 
 def _write(folder: Path, name: str, content: bytes) -> None:

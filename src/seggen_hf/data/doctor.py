@@ -180,10 +180,13 @@ def examine(source: str | Path, split: str | list[str] | None = None, **settings
     Raises: `ValueError` where there is nothing to examine: an unknown layout, split, or no labels.
     """
     reports, labels, collisions, alike, seen = [], None, [], [], []
-    for name in _split_names(source, split, settings):
+    names = _split_names(source, split, settings)
+    for name in names:
         found = open_source(source, name, **settings)
         labels, collisions = found.labels, found.collisions
         reports.append(_examine_split(found, name))
+        if len(names) == 1:
+            continue  # nothing to compare with
         small = thumbnails(found.rows)
         for earlier, report, others in seen:
             alike += _tell_alike(earlier, report, others, found, reports[-1], small)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...labels import LabelSet
 from .checks import Source
-from .folder import LABEL_FILES, file_rows, list_images
+from .folder import LABEL_FILES, list_images, pair_rows
 from .map_decoder import LabelFile, MapDecoder, label_file_of, read_label_file
 from .roots import Roots
 
@@ -57,10 +57,5 @@ def read_ade20k(root: Path, split: str, labels: LabelFile | None, roots: Roots) 
     else:
         labels = labels or label_file_of(LabelSet.builtin("ade20k"))
         decoder = MapDecoder(labels.labels.num_labels, {}).with_zero_void()
-    rows = file_rows(
-        image=[str(images[stem]) for stem in stems],
-        segmentation_map=[str(masks[stem]) for stem in stems],
-        caption=[None] * len(stems),
-        image_id=stems,
-    )
+    rows = pair_rows(stems, images, masks, {})
     return Source("ade20k", rows, labels.labels, decoder, problems, labels.collisions if own else [])

@@ -192,6 +192,11 @@ def read_orientation(image: Image.Image, loaded: bool = True) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
+def turn_upright(mask: Image.Image) -> Image.Image:
+    """EXIF orientation applied; the same object, format included, where there is none."""
+    return ImageOps.exif_transpose(mask) if mask.getexif().get(ORIENTATION, 1) != 1 else mask
+
+
 def fingerprint_of(content) -> str:
     """A digest of JSON values, equal in every process; far faster than `datasets`' own on long lists."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...labels import LabelSet
 from .checks import Source
-from .folder import file_rows, list_images
+from .folder import list_images, pair_rows
 from .map_decoder import LabelFile, label_file_of
 from .roots import Roots
 
@@ -44,10 +44,5 @@ def read_cityscapes(root: Path, split: str, labels: LabelFile | None, roots: Roo
         has_train_ids = ending.endswith("TrainIds")
         void = [255] if has_train_ids else [255, *sorted(set(range(NUM_IDS)) - set(own.source_ids))]
         labels = label_file_of(own, source_ids=not has_train_ids, void_ids=void)
-    rows = file_rows(
-        image=[str(images[stem]) for stem in stems],
-        segmentation_map=[str(masks[stem]) for stem in stems],
-        caption=[None] * len(stems),
-        image_id=stems,
-    )
+    rows = pair_rows(stems, images, masks, {})
     return Source("cityscapes", rows, labels.labels, labels.decoder, problems, labels.collisions)

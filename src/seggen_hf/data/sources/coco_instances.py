@@ -7,13 +7,13 @@ import datasets.config
 from tqdm.auto import tqdm
 
 from ...files import replacing, write_json
-from ..schema import encode_panoptic, ignore_index_for
+from ..schema import encode_panoptic
 from .checks import Source, fingerprint_of
-from .coco_json import CocoJson, Notes, list_entries, load_json, read_categories, shared_categories, whole_or_none
-from .coco_panoptic import YEAR, match_labels
+from .coco_json import CocoJson, Notes, list_entries, whole_or_none
+from .coco_panoptic import YEAR, match_labels, open_coco
 from .folder import file_rows
 from .instance_painter import InstancePainter
-from .map_decoder import LabelFile, MapDecoder, read_label_file
+from .map_decoder import LabelFile, MapDecoder
 from .roots import Roots
 
 BACKGROUND = "background"
@@ -39,15 +39,7 @@ def read_coco_instances(root: Path, split: str, labels: LabelFile | None, roots:
     files = _annotation_files(root)
     split = ALIASES.get(split, split.removesuffix(YEAR))
     file = files[split]
-    for other in files.values():
-        roots.check_file(other)
-    content = load_json(file, "instances")
-    if labels:
-        wanted, own, notes = labels.labels, read_categories(content, file), []
-    else:
-        first, own, notes = shared_categories(files, split, "instances", content)
-        wanted = read_label_file({"categories": _with_background(first)}, str(file)).labels
-    found = read_label_file({"categories": _with_background(own)}, str(file))
+    content, wanted, found, notes = open_coco(files, split, "instances", labels, roots, _with_background)
     label_of = match_labels(found.labels, wanted, file)
     background = label_of[found.labels.source_ids[found.labels.label2id[BACKGROUND]]]
     if background in wanted.things:
@@ -73,9 +65,7 @@ def read_coco_instances(root: Path, split: str, labels: LabelFile | None, roots:
         columns["caption"].append(None)
         columns["image_id"].append(entry["image_id"])
         columns["segments_info"].append(entry["segments_info"])
-    ids = {label: label for label in range(wanted.num_labels)}
-    ids[ignore_index_for(wanted.num_labels)] = ignore_index_for(wanted.num_labels)
-    decoder = MapDecoder(wanted.num_labels, ids, panoptic=True, things=tuple(wanted.things))
+    decoder = MapDecoder.of_panoptic(wanted)
     rows = file_rows(**columns)
     roots.check_rows(rows.select_columns(["image", "image_id"]), f"{root} ({split})")  # the maps are in the cache
     return Source(

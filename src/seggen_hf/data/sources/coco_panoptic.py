@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...labels import LabelSet
-from ..schema import ignore_index_for
 from .checks import Source, fingerprint_of
 from .coco_json import CocoImage, CocoJson, list_entries, load_json, read_categories, shared_categories, whole_or_none
 from .folder import file_rows
@@ -30,15 +29,7 @@ def read_coco(root: Path, split: str, labels: LabelFile | None, roots: Roots) ->
     split = split.removesuffix(YEAR)
     files = _annotation_files(root)
     annotation_file = files[split]
-    for other in files.values():
-        roots.check_file(other)
-    content = load_json(annotation_file, "panoptic")
-    if labels:
-        wanted, own, notes = labels.labels, read_categories(content, annotation_file), []
-    else:
-        first, own, notes = shared_categories(files, split, "panoptic", content)
-        wanted = read_label_file({"categories": first}, str(annotation_file)).labels
-    found = read_label_file({"categories": own}, str(annotation_file))
+    content, wanted, found, notes = open_coco(files, split, "panoptic", labels, roots)
     label_of = match_labels(found.labels, wanted, annotation_file)
     things = set(wanted.things)
     png_dir, image_dir = annotation_file.with_suffix(""), _image_dir(root, split, annotation_file)
@@ -58,9 +49,7 @@ def read_coco(root: Path, split: str, labels: LabelFile | None, roots: Roots) ->
         columns["caption"].append(None)
         columns["image_id"].append(image.image_id)
         columns["segments_info"].append(segments)
-    ids = {label: label for label in range(wanted.num_labels)}
-    ids[ignore_index_for(wanted.num_labels)] = ignore_index_for(wanted.num_labels)
-    decoder = MapDecoder(wanted.num_labels, ids, panoptic=True, things=tuple(wanted.things))
+    decoder = MapDecoder.of_panoptic(wanted)
     return Source(
         "coco-panoptic",
         file_rows(**columns),
@@ -88,6 +77,26 @@ def _pair(entries: CocoJson, file: Path, image_dir: Path, problems: list[str]) -
         else:
             pairs.append((image, annotations[0]))
     yield from sorted(pairs, key=lambda pair: pair[1]["file_name"])
+
+
+def open_coco(
+    files: dict[str, Path], split: str, kind: str, labels: LabelFile | None, roots: Roots, complete=lambda found: found
+) -> tuple[dict, LabelSet, LabelFile, list[str]]:
+    """The JSON of `split`, the labels that its records get, those that it has itself, and notes.
+
+    Args:
+        files: of all splits, which share their labels.
+        complete: what its categories lack, added to a list of them.
+    """
+    for file in files.values():
+        roots.check_file(file)
+    content = load_json(files[split], kind)
+    if labels:
+        wanted, own, notes = labels.labels, read_categories(content, files[split]), []
+    else:
+        first, own, notes = shared_categories(files, split, kind, content)
+        wanted = read_label_file({"categories": complete(first)}, str(files[split])).labels
+    return content, wanted, read_label_file({"categories": complete(own)}, str(files[split])), notes
 
 
 def match_labels(found: LabelSet, wanted: LabelSet, annotation_file: Path) -> dict[int, int]:

@@ -47,12 +47,7 @@ def read_folder(
     if (folder / CAPTIONS_FILE).is_file():
         roots.check_file(folder / CAPTIONS_FILE)
         captions = _read_captions(folder / CAPTIONS_FILE, images)
-    rows = file_rows(
-        image=[str(images[stem]) for stem in stems],
-        segmentation_map=[str(masks[stem]) for stem in stems],
-        caption=[captions.get(stem) for stem in stems],
-        image_id=stems,
-    )
+    rows = pair_rows(stems, images, masks, captions)
     return Source("folder", rows, labels.labels, labels.decoder, problems, labels.collisions, notes=notes)
 
 
@@ -170,6 +165,16 @@ def explain_missing_splits(root: Path) -> str | None:
         f"{root} has images/ and masks/ but no splits, and a segmenter is scored on images that it did not train on. "
         f"Each split needs SPLIT/images and SPLIT/masks{'' if parts else '; this keeps every fifth image for test'}: "
         f"cd {shlex.quote(str(root))} && {commands}"
+    )
+
+
+def pair_rows(stems: list[str], images: dict[str, Path], masks: dict[str, Path], captions: dict[str, str]) -> Dataset:
+    """Rows of images and their masks, by stem, which is the image_id."""
+    return file_rows(
+        image=[str(images[stem]) for stem in stems],
+        segmentation_map=[str(masks[stem]) for stem in stems],
+        caption=[captions.get(stem) for stem in stems],
+        image_id=stems,
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import datasets.config
 from datasets import Dataset, Features, Image
-from PIL import ImageOps
 
 from ...config import SCENES, DataConfig
 from ...files import write_json
@@ -30,6 +29,7 @@ from .checks import (
     inspect_rows,
     name_of,
     raise_problems,
+    turn_upright,
 )
 from .cityscapes import cityscapes_splits, read_cityscapes
 from .coco_instances import ALIASES, instance_splits, read_coco_instances
@@ -323,7 +323,7 @@ def _to_records(found: Source, plan: dict, folder: Path, fingerprint: str) -> Da
             record = {name: row[name] for name in features if name in row}
             if plan["maps"]:
                 with open_image(current) as mask:
-                    upright = _upright(mask)
+                    upright = turn_upright(mask)
                     labels = found.decoder.decode(upright, row.get("segments_info"))
                     if found.decoder.panoptic:
                         record["segments_info"] = found.decoder.read_segments(upright, row["segments_info"])
@@ -348,11 +348,6 @@ def _to_records(found: Source, plan: dict, folder: Path, fingerprint: str) -> Da
         new_fingerprint=fingerprint,
         desc="Converting records",
     )
-
-
-def _upright(mask):
-    """EXIF orientation applied; the same object, format included, where there is none."""
-    return ImageOps.exif_transpose(mask) if mask.getexif().get(0x0112, 1) != 1 else mask
 
 
 def _features(found: Source) -> Features:

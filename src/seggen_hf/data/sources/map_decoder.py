@@ -38,6 +38,13 @@ class MapDecoder:
     panoptic: bool = False
     things: tuple[int, ...] = ()
 
+    @classmethod
+    def of_panoptic(cls, labels: LabelSet) -> "MapDecoder":
+        """Of panoptic PNGs whose segments_info holds label ids."""
+        void = ignore_index_for(labels.num_labels)
+        ids = {label: label for label in range(labels.num_labels)} | {void: void}
+        return cls(labels.num_labels, ids, panoptic=True, things=tuple(labels.things))
+
     @property
     def ignore_index(self) -> int:
         return ignore_index_for(self.num_labels)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...labels import LabelSet
 from .checks import Source
-from .folder import LABEL_FILES, file_rows, list_images
+from .folder import LABEL_FILES, list_images, pair_rows
 from .map_decoder import LabelFile, label_file_of, read_label_file
 from .roots import Roots
 
@@ -50,12 +50,7 @@ def read_voc(root: Path, split: str, labels: LabelFile | None, roots: Roots) -> 
             if stem not in found:
                 problems.append(f"{listing}: {stem} has no file in {place}")
     stems = [stem for stem in stems if stem in images and stem in masks]
-    rows = file_rows(
-        image=[str(images[stem]) for stem in stems],
-        segmentation_map=[str(masks[stem]) for stem in stems],
-        caption=[None] * len(stems),
-        image_id=stems,
-    )
+    rows = pair_rows(stems, images, masks, {})
     return Source("voc", rows, labels.labels, labels.decoder, problems, labels.collisions)
 
 
