@@ -12,7 +12,6 @@ import real_files as make
 from PIL import Image
 from real_files import NAN, SIZE, SQUARE, annotation, category, entry
 
-from seggen_hf.config import load_recipe
 from seggen_hf.data.schema import labels_of, read_map
 from seggen_hf.data.sources.load import load_records, splits_of
 
@@ -366,6 +365,49 @@ def test_folders_of_images_and_masks(tmp_path, case):
         assert set(np.unique(read_map(record["segmentation_map"]))) >= {0, 1}
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # `read` takes back what it set
+def test_a_picture_of_more_megapixels_than_allowed_is_refused_and_read_when_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    make.folder(tmp_path)
+    with pytest.raises(ValueError, match=r"a.jpg: it has more than \S+ megapixels; .* data.max_megapixels"):
+        read(tmp_path, max_megapixels=HEIGHT * WIDTH / 2e6)
+    records, told, _ = read(tmp_path, max_megapixels=HEIGHT * WIDTH / 1e6)
+    assert list(records) == ["a"] and told == []
+
+
+def test_an_imagefolder_of_datasets_is_read(tmp_path):
+    for split, names in (("train", "ab"), ("test", "c")):
+        for name in names:
+            make.picture(tmp_path / split / f"{name}.jpg")
+            make.mask(tmp_path / split / f"{name}_map.png")
+        lines = [json.dumps({"file_name": f"{name}.jpg", "mask_file_name": f"{name}_map.png"}) for name in names]
+        (tmp_path / split / "metadata.jsonl").write_text("\n".join(lines))
+    (tmp_path / "classes.json").write_text(json.dumps({"0": "sky", "1": "road"}))
+    assert sorted(splits_of(tmp_path)) == ["test", "train"]
+    records, _, labels = read(tmp_path)
+    assert list(records) == ["a", "b"] and labels.id2label == {0: "sky", 1: "road"}
+    assert set(np.unique(read_map(records["b"]["segmentation_map"]))) == {0, 1}
+    assert list(read(tmp_path, "test")[0]) == ["c"]
+
+
+# Folders of tools whose own files are not read: (the files, what the line says)
+OTHERS = {
+    "labelme": ({"a.jpg": "", "a.json": {"shapes": [], "imagePath": "a.jpg"}}, "labelme's JSON files.* as COCO"),
+    "supervisely": ({"meta.json": {}, "ds0/img/a.jpg": "", "ds0/ann/a.jpg.json": {}}, "Supervisely's.* as COCO"),
+    "yolo": ({"data.yaml": "", "train/images/a.jpg": "", "train/labels/a.txt": "0 0.1"}, "YOLO's.* as COCO"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_files_of_tools_that_are_not_read_are_named(tmp_path, case):
+    files, line = OTHERS[case]
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=line):
+        read(tmp_path)
+
+
 def test_a_mask_of_lossless_webp_is_read(tmp_path):
     make.folder(tmp_path, masks=["a.webp"], lossless=True)
     assert set(np.unique(read_map(read(tmp_path)[0]["a"]["segmentation_map"]))) == {0, 1}
@@ -446,48 +488,3 @@ def test_a_row_without_a_picture_is_one_line(tmp_path):
     (tmp_path / "data/id2label.json").write_text(json.dumps({"0": "sky", "1": "road"}))
     with pytest.raises(ValueError, match="record 00000001: the row holds no picture here"):
         read(tmp_path / "data")
-
-
-BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-)
-# Recipes that are refused: (text, what the line says)
-RECIPES = {
-    "section-twice": (
-        "segmenter: {learning_rate: 1.0e-5}\nsegmenter: {max_train_steps: 3}",
-        "segmenter is given twice",
-    ),
-    "setting-twice": ("data: {height: 64, height: 128}", "height is given twice"),
-    "bomb": (BOMB, "its aliases make more than"),
-    "holds-itself": ("data: &a {height: *a}", "its aliases make more than"),
-    "not-utf-8": (b"name: \xff\xfe", "is not YAML"),
-    "nan": ("segmenter: {weight_decay: .nan}", "weight_decay is nan; it must be a finite number"),
-    "infinite": ("segmenter: {lr_power: .inf}", "lr_power is inf; it must be a finite number"),
-    "guidance-nan": ("synthesis: {mask2img_guidance: .nan}", "mask2img_guidance is nan"),
-    "weight-decay-negative": ("segmenter: {weight_decay: -0.1}", "weight_decay is -0.1; it must be 0 or positive"),
-    "lr-power-negative": ("segmenter: {lr_power: -1}", "lr_power is -1.0; it must be 0 or positive"),
-    "guidance-negative": ("synthesis: {text2mask_guidance: -3}", "text2mask_guidance is -3.0"),
-    "clipping-negative": ("text2mask: {max_grad_norm: -1}", "max_grad_norm is -1.0"),
-    "checkpoints-negative": ("text2mask: {checkpointing_steps: -5}", "checkpointing_steps is -5"),
-    "jitter-negative": ("segmenter: {color_jitter: -0.5}", "color_jitter"),
-    "zoom-nan": ("mask2img: {max_crop_zoom: .nan}", "max_crop_zoom is nan"),
-    "seed-huge": ("evaluation: {seeds: [99999999999999]}", "seeds is .*at most 4294967295"),
-    "seed-negative": ("text2mask: {seed: -1}", "seed is -1"),
-    "fraction-of-a-step": ("text2mask: {max_train_steps: '3.7'}", "must be a whole number"),
-    "tiles-infinite": ("data: {tiles: .inf}", "must be a whole number"),
-}
-
-
-@pytest.mark.parametrize("case", RECIPES)
-def test_recipes_are_refused(tmp_path, case):
-    text, line = RECIPES[case]
-    file = tmp_path / "mine.yaml"
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=line):
-        load_recipe(file)
-
-
-def test_a_quoted_number_is_not_rounded_and_a_byte_order_mark_is_read_over(tmp_path):
-    (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbftext2mask: {seed: '4294967291', learning_rate: '1e-5'}\n")
-    recipe = load_recipe(tmp_path / "mine.yaml")
-    assert recipe.text2mask.seed == 4_294_967_291 and recipe.text2mask.learning_rate == 1e-5

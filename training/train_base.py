@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
 from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.files import write_json
-from seggen_hf.folders import BASE, claim_folder
+from seggen_hf.folders import BASE, claim_folder, hold_folder
 from seggen_hf.hub.staging import without_origins
 from seggen_hf.runs.cards import write_base_card
 from seggen_hf.trainers.checkpoints import list_checkpoints
@@ -48,7 +48,7 @@ def build_config(output: Path, stage: str, device: str, steps: int | None) -> Ba
         average = 0.998 if device == "cuda" else 0.9995
     return BaseConfig(
         output_dir=str(output / stage),
-        max_train_steps=steps or own_steps,
+        max_train_steps=own_steps if steps is None else steps,
         train_batch_size=batch,
         learning_rate=rate,
         # Hours on a CPU go on where they ended, so more steps can be added; what is kept is the weights' average.
@@ -127,12 +127,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    output = arguments.output_dir
     try:
-        claim_folder(output, BASE)
+        claim_folder(arguments.output_dir, BASE)
+        with hold_folder(arguments.output_dir, BASE):
+            run(arguments)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    earlier = None
+
+
+def run(arguments: argparse.Namespace) -> None:
+    output, earlier = arguments.output_dir, None
     if arguments.warm_start:
         earlier = StableDiffusionXLPipeline.from_pretrained(
             str(arguments.warm_start), use_safetensors=True, dtype=torch.float32
@@ -159,7 +163,3 @@ def main() -> None:
             train(task, config)
     if arguments.stage in ("all", "ship"):
         ship(output, arguments.warm_start)
-
-
-if __name__ == "__main__":
-    main()

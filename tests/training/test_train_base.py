@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from diffusers import StableDiffusionXLPipeline
 
+from seggen_hf.folders import BASE, claim_folder, hold_folder
+
 
 @pytest.fixture
 def train_base(load_script, tmp_path, monkeypatch):
@@ -48,3 +50,14 @@ def test_a_base_is_trained_shipped_and_trained_on(train_base, tmp_path):
     moved = (weights[0] - weights[1]).abs().max()
     assert 0 < moved < 0.01  # it went on from the first one's weights; others are some 0.1 away
     assert not any(str(tmp_path) in path.read_text() for path in shipped.rglob("*.json"))
+
+
+def test_two_processes_do_not_share_a_folder(train_base, tmp_path):
+    claim_folder(tmp_path / "base", BASE)
+    with hold_folder(tmp_path / "base", BASE), pytest.raises(SystemExit, match="in use by another process"):
+        train_base(4, "--output_dir", tmp_path / "base")
+
+
+def test_no_steps_are_refused(train_base, tmp_path):
+    with pytest.raises(SystemExit, match="max_train_steps is 0; it must be positive"):
+        train_base(4, "--decoder_steps", 0, "--output_dir", tmp_path / "base")

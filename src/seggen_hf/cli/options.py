@@ -50,6 +50,10 @@ READING = {
             help="Folder beside the source that its files may lie in (links, COCO's file_name). Repeat it for more.",
         ),
     ),
+    "max_megapixels": (
+        float | None,
+        typer.Option("--max-megapixels", "--max_megapixels", help="Of the largest picture to open; 179 if absent."),
+    ),
 }
 
 

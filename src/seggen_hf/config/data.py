@@ -50,6 +50,13 @@ class DataConfig:
             "Folders beside the data set that its files may lie in; links and names that lead elsewhere are refused."
         ),
     )
+    max_megapixels: float = field(
+        default=179.0,
+        metadata=about(
+            "Larger pictures are refused: a small file may unfold to any size. Raise it for files that are trusted.",
+            how_only=True,
+        ),
+    )
     streaming: bool = field(
         default=False,
         metadata=about("Read data sets on the Hub (real, synthetic) as needed; no shard is downloaded whole."),
@@ -77,6 +84,7 @@ class DataConfig:
         check(self.task in TASKS, "task", self.task, f"one of {tuple(TASKS)}")
         check(self.panoptic_coding in CODINGS, "panoptic_coding", self.panoptic_coding, f"one of {CODINGS}")
         check(self.num_shades >= 2, "num_shades", self.num_shades, "at least 2")
+        check(self.max_megapixels > 0, "max_megapixels", self.max_megapixels, "positive")
         check(self.tiles >= 1, "tiles", self.tiles, "1 (images whole) or more")
         check(self.tiles == 1 or not self.streaming, "tiles", self.tiles, "1 with --streaming")
         for name in ("height", "width"):

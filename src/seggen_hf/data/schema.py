@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -139,6 +140,15 @@ def encode_image(image, name: str = "image") -> dict:
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "PNG", compress_level=4)
     return {"bytes": buffer.getvalue(), "path": f"{name}.png"}
+
+
+def allow_megapixels(megapixels: float) -> None:
+    """Let this process open pictures of up to so many megapixels.
+
+    Pillow's own bound is 179: a small file may unfold to any size, and fill the memory.
+    """
+    PILImage.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses beyond twice what it warns of
+    warnings.filterwarnings("ignore", category=PILImage.DecompressionBombWarning)
 
 
 def open_image(value) -> PILImage.Image:

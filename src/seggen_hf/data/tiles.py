@@ -1,7 +1,7 @@
 """Large or crowded images cut into tiles, records of their own."""
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Image
 from datasets.fingerprint import Hasher
 
 from ..segments import measure_segments
@@ -34,10 +34,14 @@ def tile_records(records: Dataset, tiles: int) -> Dataset:
         made = [tile for row in rows for tile in _cut_row(row, tiles, labels.num_labels)]
         return {name: [tile[name] for tile in made] for name in records.column_names}
 
-    cut_records = records.map(
+    pictures = [name for name, feature in records.features.items() if isinstance(feature, Image)]
+    undecoded = records
+    for name in pictures:
+        undecoded = undecoded.cast_column(name, Image(decode=False))
+    cut_records = undecoded.map(
         cut,
         batched=True,
-        batch_size=8,
+        batch_size=1,  # one image in memory: it may have hundreds of megapixels
         writer_batch_size=100,
         features=records.features,
         new_fingerprint=Hasher.hash([records._fingerprint, tiles, FORMAT]),

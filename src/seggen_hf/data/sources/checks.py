@@ -241,6 +241,12 @@ def explain(error: Exception, value: dict | None) -> str:
     size = len(value["bytes"]) if value.get("bytes") is not None else os.path.getsize(value["path"])
     if size == 0:
         return "the file is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        return (
+            f"it has more than {most} megapixels; if the file is to be trusted, allow them with data.max_megapixels "
+            f"(--max_megapixels), and cut it into tiles with data.tiles"
+        )
     if isinstance(error, Image.UnidentifiedImageError):
         return "the file is not an image that PIL can read"
     return str(error)

@@ -16,6 +16,7 @@ from datasets import (
     Value,
     get_dataset_split_names,
     load_dataset,
+    load_dataset_builder,
     load_from_disk,
 )
 from datasets.features import List
@@ -60,6 +61,13 @@ def parquet_files(root: Path) -> dict[str, list[str]]:
     return splits
 
 
+def is_imagefolder(root: Path) -> bool:
+    """Whether the metadata files of `datasets`' imagefolder lie in this folder, or in those of its splits."""
+    places = ("metadata.*", "*/metadata.*", "data/*/metadata.*")
+    found = [path for place in places for path in root.glob(place)]
+    return any(path.suffix in (".csv", ".jsonl", ".parquet") for path in found)
+
+
 def dataset_splits(source: str, config_name: str | None = None, revision: str | None = None) -> list[str]:
     """The splits of a saved folder, a Parquet folder or a Hub id."""
     root = Path(source)
@@ -67,6 +75,8 @@ def dataset_splits(source: str, config_name: str | None = None, revision: str | 
         return json.loads((root / "dataset_dict.json").read_text())["splits"]
     if (root / "state.json").is_file():
         return [json.loads((root / "state.json").read_text()).get("_split") or "train"]
+    if is_imagefolder(root):
+        return [str(name) for name in load_dataset_builder("imagefolder", data_dir=source).config.data_files or {}]
     if root.is_dir():
         return sorted(parquet_files(root))
     ask_hub(source, revision)
@@ -109,6 +119,8 @@ def read_dataset(
         dataset = dataset[split] if isinstance(dataset, DatasetDict) else dataset
         for file in dataset.cache_files:
             roots.check_file(file["filename"])
+    elif is_imagefolder(root):
+        dataset = load_dataset("imagefolder", data_dir=source, split=split)
     elif root.is_dir():
         files = parquet_files(root)[split]
         for file in files:

@@ -1,5 +1,6 @@
 """`load_records`: any source -> a `datasets.Dataset` of records, every broken file named before anything starts."""
 
+import itertools
 import json
 import os
 import warnings
@@ -14,7 +15,15 @@ from ...config import SCENES, DataConfig
 from ...files import write_json
 from ...labels import LabelSet
 from ..scenes.records import SCENE_SPLITS, scene_records
-from ..schema import attach_labels, encode_image, encode_map, open_image, picture_files, record_features
+from ..schema import (
+    allow_megapixels,
+    attach_labels,
+    encode_image,
+    encode_map,
+    open_image,
+    picture_files,
+    record_features,
+)
 from ..tiles import tile_records
 from .ade20k import SPLITS as ADE20K_SPLITS
 from .ade20k import ade20k_root, ade20k_splits, read_ade20k
@@ -36,7 +45,7 @@ from .coco_instances import ALIASES, instance_splits, read_coco_instances
 from .coco_panoptic import YEAR as COCO_YEAR
 from .coco_panoptic import coco_splits, read_coco
 from .folder import explain_missing_splits, folder_splits, read_folder
-from .hub import HUB_ID, dataset_splits, is_saved, parquet_files, read_dataset, rows_of
+from .hub import HUB_ID, dataset_splits, is_imagefolder, is_saved, parquet_files, read_dataset, rows_of
 from .map_decoder import LabelFile, label_file_of, read_label_file
 from .roots import Roots
 from .voc import read_voc, voc_root, voc_splits
@@ -56,6 +65,7 @@ def reading_of(data: DataConfig) -> dict:
         "config_name": data.dataset_config_name,
         "revision": data.dataset_revision,
         "media_roots": data.media_roots,
+        "max_megapixels": data.max_megapixels,
     }
 
 
@@ -89,6 +99,7 @@ def load_records(
     config_name: str | None = None,
     revision: str | None = None,
     media_roots: Sequence[str | Path] | None = None,
+    max_megapixels: float | None = None,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
     """Read one split of a source as records (`data.schema.record_features`), with its labels attached.
@@ -112,6 +123,7 @@ def load_records(
         config_name, revision (`str`): of a Hub id.
         media_roots: folders that the source's files may lie in beside its own; links and names that lead elsewhere are
             refused.
+        max_megapixels: of the largest picture that this process opens from now on; Pillow's 179 if not given.
         cache_dir (`str`): for converted copies; the `datasets` cache if not given.
     Raises: `ValueError` for a source that is no known layout, a split that it lacks, missing labels, and broken
         records: file and reason of the first 20, and their number; and a record whose files lie elsewhere.
@@ -123,7 +135,7 @@ def load_records(
     where = f"{source} ({split})"
     found = open_source(
         source, split, image_column, mask_column, labels, zero_is_void, config_name, revision, media_roots,
-        void_ids, mask_suffix,
+        void_ids, mask_suffix, max_megapixels,
     )  # fmt: skip
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
@@ -149,11 +161,14 @@ def open_source(
     media_roots: Sequence[str | Path] | None = None,
     void_ids: Sequence[int] | None = None,
     mask_suffix: str | None = None,
+    max_megapixels: float | None = None,
 ) -> Source:
     """List a split's records without reading a picture. Arguments as in `load_records`.
 
     Raises: `ValueError` for a record whose files lie outside the source and `media_roots`.
     """
+    if max_megapixels:
+        allow_megapixels(max_megapixels)
     root, label_file = Path(source), _label_file(labels)
     kind = _kind(source)
     if mask_suffix and kind != "folder":
@@ -217,21 +232,42 @@ def _kind(source: str | Path) -> str:
             return "coco"
         if instance_splits(root):
             return "coco-instances"
-        if parquet_files(root):
+        if is_imagefolder(root) or parquet_files(root):
             return "datasets"
         raise ValueError(
             explain_missing_splits(root)
+            or _explain_tool(root)
             or f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
             f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or COCO instances "
             f"(instances_SPLIT.json, images/SPLIT/; SPLIT/_annotations.coco.json beside the images); or ADE20K "
             f"(images/training, annotations/training); or Pascal VOC and CVAT's masks (JPEGImages, SegmentationClass, "
-            f"ImageSets); or Cityscapes (leftImg8bit, gtFine); or a `datasets` folder (save_to_disk, Parquet). "
+            f"ImageSets); or Cityscapes (leftImg8bit, gtFine); or a `datasets` folder (save_to_disk, Parquet, "
+            f"imagefolder with metadata). "
             f"It holds: {_listing(root)}."
         )
     if root.exists() or str(source).startswith((".", "/", "~")) or not HUB_ID.fullmatch(str(source)):
         reason = "is a file" if root.exists() else "does not exist"
         raise ValueError(f"{source} {reason}; give the folder of a data set, a Hub id or `{SCENES}`.")
     return "datasets"
+
+
+def _explain_tool(root: Path) -> str | None:
+    """What to do with files of a tool that are not read; None where they are of no tool known here."""
+    tool = None
+    if (root / "meta.json").is_file() and any(root.glob("*/ann")):
+        tool = "Supervisely's own format"
+    elif any(root.glob("**/labels/*.txt")) and any(root.glob("*.y*ml")):
+        tool = "YOLO's polygons in text files"
+    elif any(_is_labelme(path) for path in itertools.islice(root.glob("**/*.json"), 5)):
+        tool = "labelme's JSON files"
+    if tool is None:
+        return None
+    return f"{root} holds {tool}, which are not read; let the tool export it as COCO, which keeps every polygon."
+
+
+def _is_labelme(path: Path) -> bool:
+    head = path.read_text(errors="replace") if path.stat().st_size < 1_000_000 else ""
+    return '"shapes"' in head and '"imagePath"' in head
 
 
 def _listing(root: Path) -> str:

@@ -24,7 +24,7 @@ from datasets import Dataset, DatasetInfo, Features, Image, load_dataset_builder
 from ...config import SCENES, DataConfig
 from ...labels import LabelSet, differing_labels
 from ...retry import repeat, status_of
-from ..schema import labels_of, open_image, with_labels
+from ..schema import allow_megapixels, labels_of, open_image, with_labels
 from .hub import CONNECTION_ERRORS, ask_hub, columns_of, labels_for
 from .load import load_split, reading_of
 from .map_decoder import LabelFile, MapDecoder, read_label_file
@@ -306,6 +306,7 @@ def stream_records(
     config_name: str | None = None,
     revision: str | None = None,
     media_roots: Sequence[str | Path] | None = None,
+    max_megapixels: float | None = None,
 ) -> StreamedRecords:
     """Open a split of a Hub id (or a folder of Parquet files) whose shards are Parquet; only footers are read.
 
@@ -314,6 +315,8 @@ def stream_records(
     Raises: `ValueError` for a split or column that it lacks, missing labels, and data in other files than Parquet.
     """
     where, roots = f"{source} ({split})", Roots(source, media_roots)
+    if max_megapixels:
+        allow_megapixels(max_megapixels)
     if mask_suffix:
         raise ValueError(f"{source} holds no folders of images and masks; leave data.mask_suffix (--mask_suffix) out.")
     if not os.path.isdir(source):
