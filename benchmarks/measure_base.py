@@ -43,7 +43,6 @@ from seggen_hf.data.scenes.records import (
     scene_labels,
     scene_records,
 )
-from seggen_hf.files import write_json
 from seggen_hf.metrics import MeanIoU, PanopticQuality
 from seggen_hf.miniature.architecture import resolve_base
 from seggen_hf.pictures.grid import save_grid
@@ -53,6 +52,7 @@ from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.inference import normalize, predict_queries, semantic_map
 from seggen_hf.segmenter.postprocessing import panoptic_segments
 from seggen_hf.spacing import spread
+from seggen_hf.storage.files import write_json
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.miniature_config import to_pixels
 from seggen_hf.trainers.objective import DenoisingObjective

@@ -18,12 +18,12 @@ from tqdm.auto import tqdm
 from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.data.schema import labels_of, read_panoptic
 from seggen_hf.data.sources.load import load_records
-from seggen_hf.files import write_text
-from seggen_hf.markdown import table
 from seggen_hf.metrics import PanopticQuality
 from seggen_hf.miniature.architecture import resolve_base
+from seggen_hf.pictures.markdown import table
 from seggen_hf.pipelines import PanopticCodec, resize_nearest
 from seggen_hf.provenance import library_versions, public_value
+from seggen_hf.storage.files import write_text
 
 CODINGS = {"edges": ("edges", 4), "3 shades": ("shades", 3), "4 shades": ("shades", 4)}
 NOISES = (0, 5, 10)

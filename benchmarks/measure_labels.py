@@ -16,11 +16,11 @@ from seggen_hf.config import list_overridden, load_recipe
 from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.tiles import tile_records
-from seggen_hf.files import write_text
-from seggen_hf.markdown import table
+from seggen_hf.pictures.markdown import table
 from seggen_hf.provenance import library_versions, public_command
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
+from seggen_hf.storage.files import write_text
 from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.segmenter import SegmenterTask

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from seggen_hf.config import load_recipe
 from seggen_hf.plan.measure import STEPS, Measured, Trial
-from seggen_hf.quiet import quiet_libraries
+from seggen_hf.process.quiet import quiet_libraries
 from seggen_hf.runs.preflight import plan_run
 
 # What makes the host wait: a value read on it, and CUDA's own calls. On a CPU the first alone can be counted.

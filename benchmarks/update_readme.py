@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 
 from seggen_hf.config import SCENES, load_recipe
-from seggen_hf.files import write_text
-from seggen_hf.markdown import table as markdown_table
+from seggen_hf.pictures.markdown import table as markdown_table
 from seggen_hf.runs.report import list_costs, list_scores
 from seggen_hf.runs.results import percent, read_results
+from seggen_hf.storage.files import write_text
 from seggen_hf.tasks import task_of
 
 ROOT = Path(__file__).parents[1]

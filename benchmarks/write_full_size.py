@@ -19,7 +19,7 @@ from seggen_hf.plan.generators import plan_mask2img, plan_text2mask
 from seggen_hf.plan.run_plan import plan_recipe
 from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.plan.stage_plan import GIB
-from seggen_hf.quiet import quiet_libraries
+from seggen_hf.process.quiet import quiet_libraries
 from seggen_hf.trainers.sdxl_config import SDXL_BASE_ID
 
 TARGET = Path(__file__).parents[1] / "docs" / "full_size.md"

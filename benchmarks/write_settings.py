@@ -12,7 +12,7 @@ from pathlib import Path
 from seggen_hf.config import SECTIONS, GeneratorConfig, TrainingConfig
 from seggen_hf.config.presets import MEMORY, preset_lines
 from seggen_hf.config.values import yaml_text
-from seggen_hf.files import write_text
+from seggen_hf.storage.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 BEGIN = """<!-- written by benchmarks/write_settings.py -->

@@ -19,8 +19,8 @@ from seggen_hf.config import CaptionConfig, DataConfig, SynthesisConfig, parse_o
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources.load import load_split
-from seggen_hf.folders import SYNTHESIS, check_folder
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
+from seggen_hf.storage.folders import SYNTHESIS, check_folder
 from seggen_hf.synthesis import synthesize
 from seggen_hf.synthesis.generators import open_pipeline
 from seggen_hf.trainers.loop import PROCESS_TIMEOUT

@@ -19,10 +19,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
 from seggen_hf.data.scenes.records import scene_records
-from seggen_hf.files import write_json
-from seggen_hf.folders import BASE, claim_folder, hold_folder
 from seggen_hf.hub.staging import without_origins
 from seggen_hf.runs.cards import write_base_card
+from seggen_hf.storage.files import write_json
+from seggen_hf.storage.folders import BASE, claim_folder, hold_folder
 from seggen_hf.trainers.checkpoints import list_checkpoints
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.miniature_base import BaseTask, draw_samples

@@ -21,13 +21,13 @@ from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources.load import open_source
 from seggen_hf.data.sources.map_decoder import read_label_file
 from seggen_hf.data.sources.streamed import read_split
-from seggen_hf.files import write_json
-from seggen_hf.folders import TRAINING, check_folder
 from seggen_hf.labels import LabelSet
-from seggen_hf.modules import move
+from seggen_hf.networks.modules import move
 from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
+from seggen_hf.storage.files import write_json
+from seggen_hf.storage.folders import TRAINING, check_folder
 from seggen_hf.synthesis import load_synthetic, stream_synthetic
 from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.loop import build_accelerator, train

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
+from .storage.files import write_json
 
 # ADE20K SceneParsing 150; COCO panoptic 133; the 19 that Cityscapes is scored on; the 21 of Pascal VOC.
 BUILTIN_LABEL_SETS = ("ade20k", "coco", "cityscapes", "voc")

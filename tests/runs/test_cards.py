@@ -13,8 +13,8 @@ from PIL import Image
 from seggen_hf.config import SynthesisConfig
 from seggen_hf.hub.space import app_source
 from seggen_hf.labels import LabelSet
-from seggen_hf.markdown import cell, code_span, literal, one_line
 from seggen_hf.pictures.cards import draw_legend
+from seggen_hf.pictures.markdown import cell, code_span, literal, one_line
 from seggen_hf.pipelines import ColormapCodec
 from seggen_hf.runs.cards import RunCards
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from generators import build
 
-from seggen_hf.content_digests import records_digest
 from seggen_hf.data.schema import labels_of, read_map
+from seggen_hf.storage.content_digests import records_digest
 from seggen_hf.trainers.latents import LatentCache, compress_map, pack_maps, unpack_map
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from toy import ToyTask, settings
 
-from seggen_hf.stopping import Stopped, exit_status, termination_raises
+from seggen_hf.process.stopping import Stopped, exit_status, termination_raises
 from seggen_hf.trainers.checkpoints import list_checkpoints
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.script import told_in_a_line
@@ -124,7 +124,7 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from toy import ToyTask, settings
-from seggen_hf.stopping import exit_status
+from seggen_hf.process.stopping import exit_status
 from seggen_hf.trainers.loop import train
 
 class Slow(ToyTask):

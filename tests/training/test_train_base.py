@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from diffusers import StableDiffusionXLPipeline
 
-from seggen_hf.folders import BASE, claim_folder, hold_folder
+from seggen_hf.storage.folders import BASE, claim_folder, hold_folder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..stopping import GOES_ON, exit_status, termination_raises
+from ..process.stopping import GOES_ON, exit_status, termination_raises
 
 app = typer.Typer(
     help="SegGen: captions become masks, masks become images, and a segmenter trained with them becomes better.",

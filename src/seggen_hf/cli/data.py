@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..quiet import quiet_libraries
+from ..process.quiet import quiet_libraries
 from .app import command, dumps, say
 from .options import Debug, Json, Splits, reads_source
 
@@ -60,7 +60,7 @@ def caption(
     from ..config import CaptionConfig
     from ..data.captions import write_captions
     from ..data.sources.load import load_records
-    from ..folders import CAPTIONS, check_folder, claim_folder, hold_folder
+    from ..storage.folders import CAPTIONS, check_folder, claim_folder, hold_folder
 
     config = CaptionConfig(
         captioner=captioner, caption_prompt=prompt, caption_batch_size=batch_size, recaption=recaption

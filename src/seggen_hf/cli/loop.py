@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ..quiet import quiet_libraries
+from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, dumps, say
 from .options import Debug, Json, Out, Preset, Recipe, Redo, Settings
 from .planning import show_plan

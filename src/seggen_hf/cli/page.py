@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..quiet import quiet_libraries
+from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, say
 from .options import Debug, Settings
 from .settings import synthesis_settings
@@ -60,8 +60,8 @@ def demo(
     except ModuleNotFoundError as error:
         raise ValueError(f"The demo needs {error.name}: pip install 'seggen_hf[demo]'") from error
     from ..demo.models import load_models
-    from ..folders import DECISIONS, check_folder
     from ..runs.folder import RunFolder
+    from ..storage.folders import DECISIONS, check_folder
 
     check_address(host, port)
     out = out or RunFolder(run or "runs").decisions

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..quiet import quiet_libraries
+from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, dumps, say
 from .options import Debug, Json
 
@@ -51,7 +51,7 @@ def push(
     from ..hub.client import connect
     from ..hub.publish import push_all, stage
     from ..hub.push_plan import plan_push
-    from ..names import WrongName
+    from ..storage.names import WrongName
 
     wanted = [kind.strip() for value in only or () for kind in value.split(",") if kind.strip()]
     try:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..quiet import quiet_libraries
+from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, dumps
 from .loop import start_run
 from .options import Debug, Json, Splits, reads_source

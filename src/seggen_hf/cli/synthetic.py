@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..quiet import quiet_libraries
+from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, dumps, say
 from .loop import start_run
 from .options import Debug, Json, Settings, reads_source
@@ -43,14 +43,14 @@ def synthesize(
         config = build(SynthesisConfig, values, "--set")
     except ValueError as error:
         raise WrongArguments(str(error)) from error
-    from ..folders import SYNTHESIS, check_folder
+    from ..storage.folders import SYNTHESIS, check_folder
 
     check_folder(out, SYNTHESIS)
     quiet_libraries()
     from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 
     from ..data.sources.load import load_records
-    from ..files import read_json
+    from ..storage.files import read_json
     from ..synthesis import synthesize as make_records
     from ..synthesis.engine import SUMMARY
     from ..synthesis.generators import open_pipeline
@@ -103,9 +103,9 @@ def filter(
             print(dumps(read_summary(place.filtered)))
         return
     quiet_libraries()
-    from ..folders import FILTERED, check_folder
     from ..runs.lock import lock_run
     from ..runs.makers import filter_run
+    from ..storage.folders import FILTERED, check_folder
     from ..synthesis.agreement_filter import read_summary
 
     folder = out or place.filtered

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from seggen_hf.pipelines.seggen_choices import CODINGS
 
-from ..names import check_name
+from ..storage.names import check_name
 from ..tasks import TASKS
 from .values import about, check, check_numbers, check_unique
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..names import WrongName, check_name
+from ..storage.names import WrongName, check_name
 from .data import CaptionConfig, DataConfig
 from .evaluation import EvaluationConfig
 from .presets import apply_preset

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from ..files import write_json, write_text
+from ..storage.files import write_json, write_text
 
 MOST_NODES = 20_000  # of a recipe's YAML, aliases written out
 MOST_INT = 2**32 - 1  # that NumPy and PyTorch take as a seed

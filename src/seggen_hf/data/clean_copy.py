@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
-from ..files import write_json
 from ..labels import LabelSet
 from ..segments import measure_segments
+from ..storage.files import write_json
 from .schema import encode_map, encode_panoptic, open_image, read_panoptic
 from .sources.checks import Inspection, Source, drop_exif, explain_missing_label, inspect_rows, turn_upright
 from .sources.folder import CAPTIONS_FILE

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..labels import LabelSet
-from ..names import check_name
+from ..storage.names import check_name
 from .clean_copy import write_clean_split
 from .likeness import compare, find_pairs, thumbnails
 from .sources.checks import LISTED, Source, explain_missing_label, explain_no_label, inspect_rows

@@ -15,8 +15,8 @@ from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from ..files import write_folder
 from ..labels import LabelSet
+from ..storage.files import write_folder
 
 # More labels than an 8-bit map holds beside its ignore_index 255.
 MAX_LABELS_8BIT = 255

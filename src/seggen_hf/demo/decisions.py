@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.schema import encode_image, encode_map, encode_panoptic
-from ..files import replacing
-from ..folders import DECISIONS, claim_folder
 from ..labels import LabelSet
+from ..storage.files import replacing
+from ..storage.folders import DECISIONS, claim_folder
 from ..synthesis.shards import DECISION, KEEP, REJECT, SAMPLE_SCORES, data_path, reviewed_features
 from .drawing import Drawing
 

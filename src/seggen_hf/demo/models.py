@@ -16,7 +16,7 @@ from ..arms import shown_arm
 from ..config import SynthesisConfig
 from ..data.schema import load_saved
 from ..labels import LabelSet
-from ..modules import move
+from ..networks.modules import move
 from ..runs.folder import RunFolder
 from ..runs.stage_marker import read_marker
 from ..segmenter.build import load_segmenter

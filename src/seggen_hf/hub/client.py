@@ -25,8 +25,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
-from .. import retry
-from ..folders import SIGN
+from ..process import retry
+from ..storage.folders import SIGN
 
 PASSING = frozenset({408, 409, 412, 425, 429, 500, 502, 503, 504})
 ERRORS = (HfHubHTTPError, httpx.TransportError, ConnectionError, TimeoutError)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..arms import ARMS, parse_segmenter_name, shown_arm
-from ..names import check_name
 from ..runs.folder import RunFolder, find_stage
 from ..runs.stage_marker import read_marker
+from ..storage.names import check_name
 
 # What a run makes; and what is pushed only where it is named.
 KINDS = ("text2mask", "mask2img", "segmenter", "dataset")

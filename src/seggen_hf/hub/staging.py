@@ -18,11 +18,11 @@ from PIL import Image as PILImage
 from seggen_hf.pipelines import ColormapCodec
 
 from ..data.schema import read_map
-from ..files import replacing, write_json
-from ..folders import REPOSITORY, SIGN, claim_folder
 from ..labels import LabelSet
-from ..names import check_name
 from ..pictures.segments import paint_record
+from ..storage.files import replacing, write_json
+from ..storage.folders import REPOSITORY, SIGN, claim_folder
+from ..storage.names import check_name
 from ..synthesis.shards import PREFIX, ROWS_PER_GROUP, data_path, finished_shards, shard_features
 
 # Where diffusers and transformers write the folder that something was loaded from.

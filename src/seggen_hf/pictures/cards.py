@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from seggen_hf.pipelines import ColormapCodec
 
 from ..data.schema import read_image
-from ..files import save_image
-from ..markdown import one_line
+from ..storage.files import save_image
 from .grid import lay_out
+from .markdown import one_line
 from .report import thumbnail
 from .segments import paint_record
 

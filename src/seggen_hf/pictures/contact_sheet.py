@@ -8,7 +8,7 @@ from datasets import Dataset
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.schema import open_image
-from ..files import save_image
+from ..storage.files import save_image
 from .grid import lay_out
 from .segments import paint_record
 

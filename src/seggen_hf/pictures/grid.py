@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import save_image
+from ..storage.files import save_image
 
 
 def lay_out(rows: Sequence[Sequence[Image.Image]], gap: int, margin: int = 0) -> Image.Image:

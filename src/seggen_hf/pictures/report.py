@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import save_image, write_text
-from ..names import check_name
+from ..storage.files import save_image, write_text
+from ..storage.names import check_name
 
 SIDE = 160  # pixels of a thumbnail's longer side, about
 LINE_COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")

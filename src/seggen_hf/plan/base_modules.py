@@ -13,7 +13,7 @@ from seggen_hf.pipelines import condition_channels
 
 from ..config import GeneratorConfig, Mask2ImgConfig
 from ..miniature.architecture import resolve_base
-from ..modules import from_config
+from ..networks.modules import from_config
 from ..trainers.mask2img import check_controlnet, new_controlnet
 from ..trainers.objective import DenoisingObjective
 from ..trainers.sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS

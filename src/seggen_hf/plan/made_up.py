@@ -23,7 +23,7 @@ from ..data.captions import template_caption
 from ..data.schema import attach_labels, encode_image, encode_map, encode_panoptic, record_features
 from ..labels import LabelSet
 from ..miniature.architecture import build_tokenizer
-from ..modules import from_config
+from ..networks.modules import from_config
 from ..segmenter.build import build_segmenter, freeze_batch_norm
 from ..trainers.generator import build_panoptic_codec, cast_weights
 from ..trainers.mask2img import new_controlnet

@@ -20,9 +20,9 @@ from datasets import Dataset
 
 from ..config import Recipe, TrainingConfig
 from ..labels import LabelSet
-from ..modules import move
+from ..networks.modules import move
+from ..process.quiet import quiet_libraries
 from ..provenance import library_versions
-from ..quiet import quiet_libraries
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.layers import enable_checkpointing
 from ..synthesis.engine import ShardMaker

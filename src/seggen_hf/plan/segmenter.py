@@ -8,7 +8,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from ..config import EvaluationConfig, Recipe, SegmenterConfig
 from ..labels import LabelSet
-from ..modules import move
+from ..networks.modules import move
 from ..segmenter import loss as segmentation_loss
 from ..segmenter.build import find_config, freeze_batch_norm
 from ..segmenter.inference import SIZE_DIVISOR

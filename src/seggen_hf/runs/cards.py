@@ -20,11 +20,11 @@ from seggen_hf.pipelines import ColormapCodec
 from ..arms import ARMS, list_folders, parse_segmenter_name
 from ..config import SCENES
 from ..data.schema import labels_of, load_saved
-from ..files import write_text
-from ..markdown import cell, code_span, literal
-from ..names import is_hub_id
+from ..pictures.markdown import cell, code_span, literal
 from ..provenance import join_versions, library_versions, public_settings, public_value
 from ..segmenter.postprocessing import OBJECT_THRESHOLD, OVERLAP_THRESHOLD
+from ..storage.files import write_text
+from ..storage.names import is_hub_id
 from ..tasks import TASKS, task_of
 from .folder import RunFolder
 from .results import percent

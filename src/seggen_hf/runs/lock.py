@@ -7,7 +7,7 @@ from typing import TextIO
 
 from filelock import lock_descriptor
 
-from ..folders import RUN, claim_folder
+from ..storage.folders import RUN, claim_folder
 from .folder import RunFolder
 
 

@@ -17,7 +17,7 @@ from ..config import SCENES, Recipe, TrainingConfig
 from ..data.captions import write_captions
 from ..data.scenes.render import render_records
 from ..data.schema import labels_of, load_saved
-from ..modules import move
+from ..networks.modules import move
 from ..segmenter.build import load_segmenter
 from ..synthesis import filter_records, load_synthetic, synthesize
 from ..synthesis.agreement_filter import read_summary

@@ -20,12 +20,12 @@ from ..config.presets import MEMORY
 from ..data.doctor import digest_image
 from ..data.schema import labels_of, read_map
 from ..data.sources.map_decoder import read_label_file
-from ..files import write_json
 from ..labels import LabelSet, differing_labels
 from ..miniature.architecture import resolve_base
 from ..plan.gpus import Gpu
 from ..plan.run_plan import RunPlan, plan_recipe
 from ..segmenter.sizes import SEGMENTER_NAMES
+from ..storage.files import write_json
 from ..trainers.optimizer import check_optimizer
 from .folder import RunFolder
 from .records import data_digest, load_test_records, load_train_records

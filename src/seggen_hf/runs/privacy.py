@@ -5,8 +5,8 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 
 from ..config import SCENES, Recipe
-from ..names import is_hub_id
 from ..provenance import public_value
+from ..storage.names import is_hub_id
 
 TIMEOUT = 10.0  # seconds for the Hub's answer
 

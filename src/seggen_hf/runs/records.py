@@ -7,11 +7,11 @@ from pathlib import Path
 import datasets.config
 
 from ..config import SCENES, Recipe
-from ..content_digests import records_digest
 from ..data.schema import labels_of
 from ..data.sources.load import load_split
-from ..digests import digest_of
-from ..files import write_json
+from ..storage.content_digests import records_digest
+from ..storage.digests import digest_of
+from ..storage.files import write_json
 
 
 def load_train_records(recipe: Recipe) -> datasets.Dataset:

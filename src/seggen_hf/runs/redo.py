@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import write_json
+from ..storage.files import write_json
 from .folder import SCORES, RunFolder
 from .stage_marker import SettingsChanged, check_stage, read_begun
 from .stages import Stage

@@ -16,13 +16,13 @@ from seggen_hf.pipelines import ColormapCodec
 from ..arms import ARMS, list_folders, parse_segmenter_name
 from ..config import SECTIONS, Recipe
 from ..data.schema import labels_of, load_saved, read_image, read_map
-from ..files import write_text
-from ..folders import RUN, check_folder
-from ..markdown import cell, code_span
+from ..pictures.markdown import cell, code_span
 from ..pictures.report import SIDE, PictureFolder, hex_color, line_chart
 from ..pictures.segments import paint_record
 from ..provenance import join_versions, public_value
 from ..spacing import spread
+from ..storage.files import write_text
+from ..storage.folders import RUN, check_folder
 from ..synthesis import load_synthetic
 from ..tasks import TASKS, task_of
 from .folder import PREDICTIONS, RunFolder

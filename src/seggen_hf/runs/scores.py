@@ -18,10 +18,8 @@ from ..arms import ARMS
 from ..config import SECTIONS, EvaluationConfig, Recipe
 from ..config.values import list_differing
 from ..data.schema import encode_image, encode_map, labels_of, read_image, read_map
-from ..digests import json_digest
-from ..files import write_json
 from ..labels import LabelSet, differing_labels
-from ..modules import move
+from ..networks.modules import move
 from ..pictures.segments import paint_record, paint_segments
 from ..provenance import join_versions, library_versions, public_value
 from ..segmenter.build import load_segmenter
@@ -29,6 +27,8 @@ from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import predict_panoptic, predict_semantic
 from ..segmenter.postprocessing import MAX_INSTANCES
 from ..spacing import spread
+from ..storage.digests import json_digest
+from ..storage.files import write_json
 from ..tasks import TASKS
 from .folder import PREDICTIONS, SCORES, RunFolder
 from .results import list_seeds, list_unfinished, percent, scores_by_arm

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 
 from ..config import DEFAULTS
-from ..digests import json_digest
-from ..files import write_json
-from ..folders import STAGE_MARKERS
 from ..provenance import library_versions
+from ..storage.digests import json_digest
+from ..storage.files import write_json
+from ..storage.folders import STAGE_MARKERS
 
 DONE, STARTED = STAGE_MARKERS
 

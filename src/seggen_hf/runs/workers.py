@@ -16,8 +16,8 @@ from typing import TextIO
 import torch
 
 from ..config import Recipe
-from ..quiet import quiet_libraries
-from ..stopping import GOES_ON, exit_status, termination_raises
+from ..process.quiet import quiet_libraries
+from ..process.stopping import GOES_ON, exit_status, termination_raises
 from .folder import RunFolder
 from .makers import begins, make_stage
 from .records import data_digest, load_test_records, load_train_records

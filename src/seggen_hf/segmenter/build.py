@@ -14,7 +14,7 @@ from transformers import (
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
 from ..labels import LabelSet, differing_labels
-from ..weights import check_loaded
+from ..networks.weights import check_loaded
 from .sizes import SEGMENTER_NAMES, named_config
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")

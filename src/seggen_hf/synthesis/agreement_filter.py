@@ -12,12 +12,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..config import FilterConfig
-from ..content_digests import records_digest, weights_digest
 from ..data.schema import check_columns, encode_map, encode_panoptic, labels_of
-from ..files import write_json
-from ..folders import FILTERED, claim_folder, hold_folder
 from ..labels import LabelSet, differing_labels
 from ..segmenter.inference import without_windows
+from ..storage.content_digests import records_digest, weights_digest
+from ..storage.files import write_json
+from ..storage.folders import FILTERED, claim_folder, hold_folder
 from .alignment import align_rows, class_losses
 from .manifest import MANIFEST, Shard, check_manifest
 from .quality import REASONS

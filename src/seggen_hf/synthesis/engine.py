@@ -19,16 +19,16 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from ..config import SynthesisConfig, save_config
-from ..content_digests import records_digest
 from ..data.schema import check_columns, encode_image, encode_map, encode_panoptic, read_map, read_panoptic
 from ..data.transforms import cover_crop_map
-from ..files import write_json
-from ..folders import SYNTHESIS, check_folder, claim_folder, hold_folder
 from ..labels import LabelSet
 from ..pictures.contact_sheet import write_preview
 from ..provenance import public_value
 from ..segments import label_map, measure_segments
 from ..spacing import spread
+from ..storage.content_digests import records_digest
+from ..storage.files import write_json
+from ..storage.folders import SYNTHESIS, check_folder, claim_folder, hold_folder
 from .generators import PromptCache, check_labels, decoding, generator_digest, place, quiet
 from .manifest import KINDS, PlannedSample, Shard, SynthesisPlan, check_manifest, write_manifest
 from .progress import Progress

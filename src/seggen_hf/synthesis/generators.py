@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from ..config import SynthesisConfig
-from ..content_digests import weights_digest
 from ..labels import LabelSet, differing_labels
-from ..weights import check_pipeline
+from ..networks.weights import check_pipeline
+from ..storage.content_digests import weights_digest
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import SynthesisConfig
-from ..files import write_json
+from ..storage.files import write_json
 
 KINDS = ("imgsyn", "masksyn")  # alphabetical, so that a plain listing of the shards is in the order of the plan
 MANIFEST = "manifest.json"

@@ -20,8 +20,8 @@ from huggingface_hub import hf_hub_download
 from ..data.schema import attach_labels, record_features
 from ..data.sources.roots import Roots
 from ..data.sources.streamed import StreamedRecords, join_streams, stream_records
-from ..files import replacing, write_json
 from ..labels import LabelSet, differing_labels
+from ..storage.files import replacing, write_json
 from .manifest import KINDS, MANIFEST, Shard, SynthesisPlan
 
 PREFIX = "train-"

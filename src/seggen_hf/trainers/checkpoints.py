@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from ..files import write_json
+from ..storage.files import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from ..content_digests import vocabulary_digest, weights_digest
+from ..storage.content_digests import vocabulary_digest, weights_digest
 from .latents import compress_map, pack_maps
 
 logger = logging.getLogger(__name__)

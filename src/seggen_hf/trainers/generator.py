@@ -12,12 +12,12 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DCondit
 from seggen_hf.pipelines import ColormapCodec, PanopticCodec
 
 from ..config import DataConfig, GeneratorConfig
-from ..content_digests import weights_digest
-from ..digests import digest_of
-from ..files import write_folder
 from ..miniature.architecture import resolve_base
+from ..networks.weights import check_pipeline
 from ..spacing import spread
-from ..weights import check_pipeline
+from ..storage.content_digests import weights_digest
+from ..storage.digests import digest_of
+from ..storage.files import write_folder
 from .compiled import compile_blocks
 from .encoding import Encoders, check_captions, images_at_once
 from .latents import LatentCache, compress_map, unpack_map

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
-from ..digests import digest_of
-from ..files import write_json
+from ..storage.digests import digest_of
+from ..storage.files import write_json
 
 logger = logging.getLogger(__name__)
 

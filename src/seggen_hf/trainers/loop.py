@@ -19,9 +19,9 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from tqdm.auto import tqdm
 
 from ..config import HOW_ONLY, TrainingConfig, save_config
-from ..files import write_text
-from ..folders import TRAINING, claim_folder, hold_folder
-from ..stopping import Stopped, StopRequest, stop_requests
+from ..process.stopping import Stopped, StopRequest, stop_requests
+from ..storage.files import write_text
+from ..storage.folders import TRAINING, claim_folder, hold_folder
 from .checkpoint_writer import CheckpointWriter
 from .checkpoints import (
     TrainingState,

@@ -12,13 +12,13 @@ from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditio
 from seggen_hf.pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
 
 from ..config import Mask2ImgConfig
-from ..files import replace_folder
 from ..labels import LabelSet
 from ..metrics import MeanIoU
-from ..modules import move
+from ..networks.modules import move
 from ..pictures.grid import save_grid
 from ..segmenter.build import load_segmenter
 from ..segmenter.inference import predict_semantic, without_windows
+from ..storage.files import replace_folder
 from .generator import VALIDATION_BATCH, GeneratorTask, cast_weights, load_unet, save_pipeline
 from .lora import add_lora, cast_frozen, fuse_lora
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from ..config import PREDICTION_TYPES
-from ..modules import from_config
+from ..networks.modules import from_config
 
 
 def min_snr_weights(snr: torch.Tensor, gamma: float, prediction_type: str, zero_terminal: bool = False):

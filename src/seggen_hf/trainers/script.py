@@ -11,8 +11,8 @@ from ..config import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
 from ..data.captions import TEMPLATE, add_captions
 from ..data.schema import labels_of
 from ..data.sources.streamed import StreamedRecords, read_split
-from ..folders import TRAINING, check_folder, claim_folder
-from ..stopping import GOES_ON, exit_status, termination_raises
+from ..process.stopping import GOES_ON, exit_status, termination_raises
+from ..storage.folders import TRAINING, check_folder, claim_folder
 from .generator import build_panoptic_codec
 from .loop import Run, build_accelerator, train
 

@@ -11,13 +11,10 @@ from torch import nn
 from seggen_hf.pipelines import ColormapCodec
 
 from ..config import SegmenterConfig, save_config
-from ..content_digests import records_digest
 from ..data.mixture import DecodedRecords, RecordMixture
 from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
-from ..digests import digest_of
-from ..files import save_image, write_folder
 from ..labels import LabelSet, differing_labels
 from ..pictures.grid import lay_out
 from ..pictures.segments import paint_segments
@@ -34,6 +31,9 @@ from ..segmenter.loss import (
     semantic_targets,
 )
 from ..spacing import spread
+from ..storage.content_digests import records_digest
+from ..storage.digests import digest_of
+from ..storage.files import save_image, write_folder
 from ..tasks import TASKS
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)

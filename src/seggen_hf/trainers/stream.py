@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import TrainingConfig
-from ..stopping import outlive_first_signal
+from ..process.stopping import outlive_first_signal
 
 
 class SampleStream(Dataset):

@@ -13,8 +13,8 @@ from seggen_hf.pipelines import Text2MaskPipeline
 
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
-from ..files import replace_folder
 from ..pictures.grid import save_grid
+from ..storage.files import replace_folder
 from .generator import VALIDATION_BATCH, GeneratorTask, load_unet, save_pipeline
 from .lora import add_lora, cast_frozen, fuse_lora
 

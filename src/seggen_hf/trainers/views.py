@@ -8,13 +8,13 @@ from datasets import Dataset, Image
 from seggen_hf.pipelines import ColormapCodec, PanopticCodec
 
 from ..config import GeneratorConfig
-from ..content_digests import records_digest
 from ..data.mixture import shuffle_windows
 from ..data.schema import check_columns, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import cover_crop, cover_crop_map, flip_pair, random_zoom_crop
-from ..digests import digest_of
 from ..spacing import spread
+from ..storage.content_digests import records_digest
+from ..storage.digests import digest_of
 
 SURVEYED = 32  # records by which sizes are judged before all of them are read
 

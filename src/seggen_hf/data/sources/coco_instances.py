@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets.config
 from tqdm.auto import tqdm
 
-from ...files import replacing, write_json
+from ...storage.files import replacing, write_json
 from ..schema import encode_panoptic
 from .checks import Source, fingerprint_of
 from .coco_json import CocoJson, Notes, list_entries, whole_or_none

@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets.config
 from PIL import Image
 
-from ...files import write_json
+from ...storage.files import write_json
 from ..schema import open_image
 from .checks import TRANSPOSED, fingerprint_of, read_orientation
 from .map_decoder import whole_id

@@ -12,8 +12,8 @@ import datasets.config
 from datasets import Dataset, Features, Image
 
 from ...config import SCENES, DataConfig
-from ...files import write_json
 from ...labels import LabelSet
+from ...storage.files import write_json
 from ..scenes.records import SCENE_SPLITS, scene_records
 from ..schema import (
     allow_megapixels,

@@ -23,7 +23,7 @@ from datasets import Dataset, DatasetInfo, Features, Image, load_dataset_builder
 
 from ...config import SCENES, DataConfig
 from ...labels import LabelSet, differing_labels
-from ...retry import repeat, status_of
+from ...process.retry import repeat, status_of
 from ..schema import allow_megapixels, labels_of, open_image, with_labels
 from .hub import CONNECTION_ERRORS, ask_hub, columns_of, labels_for
 from .load import load_split, reading_of

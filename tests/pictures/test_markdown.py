@@ -1,4 +1,4 @@
-from seggen_hf.markdown import cell, table
+from seggen_hf.pictures.markdown import cell, table
 
 
 def test_a_table_has_a_rule_below_its_header_and_a_line_for_each_row():

@@ -15,9 +15,9 @@ from seggen_hf.config import load_recipe
 from seggen_hf.hub.publish import stage
 from seggen_hf.hub.push_plan import plan_push
 from seggen_hf.hub.staging import stage_pipeline
-from seggen_hf.names import WrongName, check_name, is_hub_id
 from seggen_hf.pictures.report import PictureFolder
 from seggen_hf.runs.redo import finish_moves
+from seggen_hf.storage.names import WrongName, check_name, is_hub_id
 
 WRONG = (
     "../../victim", "/etc", "a/b", "a/../..", "..", ".", "", ".hidden", "-flag", "a--b", "a..b", "a.git", "CON",

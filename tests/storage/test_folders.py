@@ -13,13 +13,14 @@ import pytest
 from datasets import Dataset, Features, Image
 from typer.testing import CliRunner
 
-from seggen_hf import folders
 from seggen_hf.cli import app
 from seggen_hf.config import Text2MaskConfig
 from seggen_hf.data.schema import encode_image, encode_map
 from seggen_hf.data.sources.load import load_records
 from seggen_hf.demo.decisions import Decisions
-from seggen_hf.folders import (
+from seggen_hf.labels import LabelSet
+from seggen_hf.storage import folders
+from seggen_hf.storage.folders import (
     BASE,
     CAPTIONS,
     DECISIONS,
@@ -32,12 +33,11 @@ from seggen_hf.folders import (
     claim_folder,
     hold_folder,
 )
-from seggen_hf.labels import LabelSet
 from seggen_hf.trainers.script import run_script
 from seggen_hf.trainers.text2mask import Text2MaskTask
 
 KINDS = [kind for kind in vars(folders).values() if isinstance(kind, folders.Kind)]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # What a home folder, a project or a data set of somebody holds, under names that we write too.
 FOREIGN = {
     "labels.json": "mine",
@@ -256,7 +256,7 @@ def test_a_published_data_set_does_not_take_decisions(tmp_path):
 
 HOLD = """
 import sys, time
-from seggen_hf.folders import SYNTHESIS, claim_folder, hold_folder
+from seggen_hf.storage.folders import SYNTHESIS, claim_folder, hold_folder
 claim_folder(sys.argv[1], SYNTHESIS)
 with hold_folder(sys.argv[1], SYNTHESIS):
     print("held", flush=True)

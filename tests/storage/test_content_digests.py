@@ -10,9 +10,9 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image
 
-from seggen_hf import content_digests
-from seggen_hf.content_digests import FileDigests, even_places, records_digest, weights_digest
-from seggen_hf.digests import digest_of, json_digest
+from seggen_hf.storage import content_digests
+from seggen_hf.storage.content_digests import FileDigests, even_places, records_digest, weights_digest
+from seggen_hf.storage.digests import digest_of, json_digest
 
 
 def test_the_digests_of_values_are_those_that_folders_hold():

@@ -1,0 +1,1 @@
+"""Files and folders: whole or absent, whose they are, what is in them."""
