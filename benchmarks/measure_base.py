@@ -54,7 +54,7 @@ from seggen_hf.segmenter.postprocessing import panoptic_segments
 from seggen_hf.spacing import spread
 from seggen_hf.storage.files import write_json
 from seggen_hf.trainers.loop import train
-from seggen_hf.trainers.miniature_config import to_pixels
+from seggen_hf.trainers.miniature_config import psnr, to_pixels
 from seggen_hf.trainers.objective import DenoisingObjective
 from seggen_hf.trainers.segmenter import SegmenterTask
 
@@ -211,9 +211,8 @@ def psnr_by_noise(base: StableDiffusionXLPipeline, scenes: list[Scene]) -> dict[
     embeds, _, pooled, _ = base.encode_prompt([s.caption for s in scenes], do_classifier_free_guidance=False)
     added = {"text_embeds": pooled, "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(len(scenes), 1)}
 
-    def psnr(x0: torch.Tensor) -> float:
-        decoded = base.vae.decode(x0 / scale).sample.clamp(-1, 1)
-        return round(float(-10 * torch.log10(((decoded - pixels) / 2).square().mean())), 2)
+    def quality(x0: torch.Tensor) -> float:
+        return round(psnr(base.vae.decode(x0 / scale).sample, pixels), 2)
 
     found = {}
     for snr in SNRS:
@@ -223,7 +222,7 @@ def psnr_by_noise(base: StableDiffusionXLPipeline, scenes: list[Scene]) -> dict[
         said = base.unet(noisy, step, encoder_hidden_states=embeds, added_cond_kwargs=added).sample
         if objective.prediction_type == "v_prediction":
             said = alpha**0.5 * noisy - (1 - alpha) ** 0.5 * said
-        found[f"{snr:g}"] = {"prediction": psnr(said), "input": psnr(noisy / alpha**0.5)}
+        found[f"{snr:g}"] = {"prediction": quality(said), "input": quality(noisy / alpha**0.5)}
     return found
 
 

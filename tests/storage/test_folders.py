@@ -1,6 +1,5 @@
 """What a command may fill: a new or empty folder, or one of its own kind, whenever it was interrupted."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -37,7 +36,7 @@ from seggen_hf.trainers.script import run_script
 from seggen_hf.trainers.text2mask import Text2MaskTask
 
 KINDS = [kind for kind in vars(folders).values() if isinstance(kind, folders.Kind)]
-ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(__file__).parents[2] / "training"
 # What a home folder, a project or a data set of somebody holds, under names that we write too.
 FOREIGN = {
     "labels.json": "mine",
@@ -69,13 +68,6 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"{name}_in_folders", ROOT / "training" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -101,7 +93,7 @@ def test_commands_leave_a_folder_of_others_alone_and_say_so_first(arguments, tin
 
 
 @pytest.mark.parametrize("name", ["text2mask", "train_seg", "synthesize", "train_base"])
-def test_scripts_leave_a_folder_of_others_alone_and_say_so_first(name, tmp_path, monkeypatch, capsys):
+def test_scripts_leave_a_folder_of_others_alone_and_say_so_first(name, load_script, tmp_path, monkeypatch, capsys):
     out = fill(tmp_path / "mine", FOREIGN)
     arguments = ["--output_dir", str(out)]
     source = ["--dataset_name", "no-such-data", *arguments]
@@ -109,24 +101,25 @@ def test_scripts_leave_a_folder_of_others_alone_and_say_so_first(name, tmp_path,
         assert run_script(Text2MaskConfig, Text2MaskTask, None, source) == 1
         told = capsys.readouterr().err
     elif name == "train_seg":
-        assert script(name)(source) == 1
+        assert load_script(SCRIPTS / f"{name}.py").main(source) == 1
         told = capsys.readouterr().err
     elif name == "synthesize":
         with pytest.raises(SystemExit, match="1"):
-            script(name)([*source, "--mask2img_model", "none", "--masksyn_variants", "0"])
+            load_script(SCRIPTS / f"{name}.py").main([*source, "--mask2img_model", "none", "--masksyn_variants", "0"])
         told = capsys.readouterr().err
     else:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         with pytest.raises(SystemExit) as stopped:
-            script(name)()
+            load_script(SCRIPTS / f"{name}.py").main()
         told = stopped.value.code
     assert told.startswith("error: ") and "holds data, dataset_info.json, id2label.json and 8 more" in told
     assert told.count("--output_dir") == 1 and contents(out) == FOREIGN
 
 
-def test_a_source_that_cannot_be_read_leaves_no_folder(tmp_path):
+def test_a_source_that_cannot_be_read_leaves_no_folder(load_script, tmp_path):
     source = ["--dataset_name", str(tmp_path / "no-such-data"), "--output_dir", str(tmp_path / "out")]
-    assert run_script(Text2MaskConfig, Text2MaskTask, None, source) == script("train_seg")(source) == 1
+    assert run_script(Text2MaskConfig, Text2MaskTask, None, source) == 1
+    assert load_script(SCRIPTS / "train_seg.py").main(source) == 1
     assert call("caption", tmp_path / "no-such-data", tmp_path / "out").exit_code == 1
     assert not (tmp_path / "out").exists()
 

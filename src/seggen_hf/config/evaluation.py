@@ -46,7 +46,6 @@ class EvaluationConfig:
         check_unique("arms", self.arms)
         check(len(self.seeds) > 0, "seeds", self.seeds, "at least one seed")
         check_unique("seeds", self.seeds)
-        check(min(self.seeds) >= 0, "seeds", self.seeds, "0 or positive, each")
         for name in ("object_threshold", "overlap_threshold"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
         for name in ("eval_batch_size", "max_detections", "jobs"):

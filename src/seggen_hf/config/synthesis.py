@@ -86,8 +86,6 @@ class SynthesisConfig:
         check(fits, "vae_precision", self.vae_precision, "float32 with --offload sequential")
         for name in ("batch_size", "shard_size", "text2mask_steps", "mask2img_steps", "max_color_distance"):
             check(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("masksyn_variants", "imgsyn_variants", "min_region_area", "fill_distance", "seed"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or positive")
         for name in ("caption_style_share", "max_ignored_share"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
 

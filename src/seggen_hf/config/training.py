@@ -80,7 +80,6 @@ class TrainingConfig:
             "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "logging_steps",
         ):  # fmt: skip
             check(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        check(self.seed >= 0, "seed", self.seed, "0 or positive")
         check(self.lr_scheduler in LR_SCHEDULES, "lr_scheduler", self.lr_scheduler, f"one of {LR_SCHEDULES}")
         steps = [0, *self.lr_milestones, self.max_train_steps]
         rises = all(a < b for a, b in zip(steps, steps[1:], strict=False))
@@ -151,7 +150,6 @@ class GeneratorConfig(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check(self.lora_rank >= 0, "lora_rank", self.lora_rank, "0 (all weights) or positive")
         check(
             0 <= self.caption_dropout < 1,
             "caption_dropout",
@@ -161,10 +159,8 @@ class GeneratorConfig(TrainingConfig):
         sizes = ("true", "target")
         check(self.size_conditioning in sizes, "size_conditioning", self.size_conditioning, f"one of {sizes}")
         check(self.max_crop_zoom >= 1, "max_crop_zoom", self.max_crop_zoom, "at least 1")
-        check(self.snr_gamma >= 0, "snr_gamma", self.snr_gamma, "0 (off) or positive")
         check(self.cache_variants >= 1, "cache_variants", self.cache_variants, "at least 1")
-        number, steps = self.num_validation_images, self.validation_inference_steps
-        check(number >= 0, "num_validation_images", number, "0 or positive")
+        steps = self.validation_inference_steps
         check(steps > 0, "validation_inference_steps", steps, "positive")
         for name in ("height", "width"):
             value = getattr(self, name)

@@ -45,6 +45,11 @@ def to_pixels(
     return pixels if flipped is None else torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
 
 
+def psnr(decoded: torch.Tensor, pixels: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of `decoded`, cut to the range of `pixels`, which is [-1, 1]."""
+    return float(-10 * torch.log10(((decoded.clamp(-1, 1) - pixels) / 2).square().mean()))
+
+
 def to_uint8(pixels: torch.Tensor) -> list[np.ndarray]:
     """`(B, 3, H, W)` in [-1, 1] -> uint8 `(H, W, 3)` arrays."""
     return list(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())

@@ -13,7 +13,7 @@ from ..miniature.drawings import draw_shapes
 from ..miniature.patch_code import PatchCode, fit_patch_code, write_patch_encoder
 from ..pictures.grid import save_grid
 from ..spacing import spread
-from .miniature_config import BaseConfig, base_words, draw_generator, to_pixels, to_uint8
+from .miniature_config import BaseConfig, base_words, draw_generator, psnr, to_pixels, to_uint8
 from .prior_pictures import PRIOR_SEED, PriorPictures
 
 CODE_PICTURES = 3000  # that the patch code is fitted to
@@ -97,8 +97,8 @@ class DecoderTask:
         numbers = {}
         for name, pictures in shown.items():
             pixels = to_pixels(torch.from_numpy(np.stack(pictures)).to(self.vae.device))
-            decoded = self.vae.decode(self.vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-            numbers[f"psnr_{name}"] = float(-10 * torch.log10(((decoded - pixels) / 2).square().mean()))
+            decoded = self.vae.decode(self.vae.encode(pixels).latent_dist.mean).sample
+            numbers[f"psnr_{name}"] = psnr(decoded, pixels)
             save_grid([pictures[:12], to_uint8(decoded[:12])], folder / f"step-{step:08d}-{name}.png")
         return numbers
 
