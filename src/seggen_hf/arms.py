@@ -29,6 +29,7 @@ ARMS = {
         Arm("filtered", ("imgsyn", "masksyn"), "filter", "with both, less what the segmenter of real records rejects"),
         Arm("synthetic-only", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn, no real records", "only"),
         Arm("style-augmentation", (), None, "control: real records, hand-made color, fog and night augmentation"),
+        Arm("copy-paste", (), None, "control: real records, with things of others pasted into them"),
         Arm(
             "renderer",
             ("imgsyn", "masksyn"),
@@ -37,6 +38,7 @@ ARMS = {
         ),
     )
 }
+PASTED = 0.5  # share of the samples of the arm copy-paste that get things of others
 SYNTHESIZED = {"synthesize", "filter"}  # what the generators' samples are read from
 
 
@@ -76,6 +78,11 @@ def check_arms(recipe: Recipe) -> None:
         raise ValueError(
             "segmenter.style_augmentation is set, which would put the control into every arm. Name it as an arm: "
             "evaluation.arms=[real, synthetic, style-augmentation]."
+        )
+    if recipe.segmenter.copy_paste and "copy-paste" in recipe.evaluation.arms:
+        raise ValueError(
+            "segmenter.copy_paste is set: every arm pastes, and the arm 'copy-paste' would be a second 'real'; "
+            "drop one of the two."
         )
 
 
@@ -117,6 +124,7 @@ def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synth
         output_dir=str(folder),
         seed=seed,
         style_augmentation=arm.name == "style-augmentation",
+        copy_paste=PASTED if arm.name == "copy-paste" else config.copy_paste,
         synthetic_dataset=str(synthetic) if arm.kinds else None,
         **reset,
     )

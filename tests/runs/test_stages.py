@@ -121,14 +121,17 @@ def test_new_arms_and_seeds_are_added_to_a_finished_run(run_copy, tiny_recipe):
     Accelerator(mixed_precision="bf16")  # an earlier training of this process had another precision
     before = file_stamps(run_copy)
     recipe = load_recipe(
-        tiny_recipe, ["evaluation.arms=[real, synthetic, renderer, style-augmentation]", "data.test_splits=[test]"]
+        tiny_recipe,
+        ["evaluation.arms=[real, synthetic, renderer, style-augmentation, copy-paste]", "data.test_splits=[test]"],
     )
     run_stages(recipe, run_copy)
     results = json.loads((run_copy / "results.json").read_text())
-    assert [row["arm"] for row in results["scores"]] == ["real", "synthetic", "renderer", "style-augmentation"]
+    assert [row["arm"] for row in results["scores"]] == recipe.evaluation.arms
     assert not [name for name in changed_files(run_copy, before) if name.endswith(".safetensors") and name in before]
     config = json.loads((run_copy / "segmenter-style-augmentation/seed-0/run_config.json").read_text())
-    assert config["style_augmentation"] and config["synthetic_dataset"] is None
+    assert config["style_augmentation"] and config["synthetic_dataset"] is None and config["copy_paste"] == 0
+    config = json.loads((run_copy / "segmenter-copy-paste/seed-0/run_config.json").read_text())
+    assert config["copy_paste"] == 0.5 and not config["style_augmentation"]
     rendered, captions = load_from_disk(run_copy / "renderer"), load_from_disk(run_copy / "captions")
     assert rendered["kind"][:] == ["imgsyn", "masksyn"] * 8
     # ImgSyn's ceiling: the same map in another light; MaskSyn's: another scene.
@@ -215,7 +218,7 @@ def test_arms_differ_in_their_records_only(tmp_path):
     config = SegmenterConfig(max_train_steps=7)
     configs = {name: vars(arm_config(arm, config, 3, tmp_path, tmp_path / "made")) for name, arm in ARMS.items()}
     differing = {key for other in configs.values() for key in other if other[key] != configs["real"][key]}
-    assert differing == {"synthetic_dataset", "style_augmentation", "synthetic_mode"}
+    assert differing == {"synthetic_dataset", "style_augmentation", "copy_paste", "synthetic_mode"}
     assert configs["synthetic-only"]["synthetic_mode"] == "only"
     assert configs["real"]["synthetic_dataset"] is None and configs["real"]["max_train_steps"] == 7
 

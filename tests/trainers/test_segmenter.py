@@ -123,6 +123,21 @@ def test_segments_are_augmented_with_their_image(scene_records, name):
         SegmenterTask.from_config(settings, scene_records.remove_columns("panoptic_map"), labels, task=name)
 
 
+@pytest.mark.parametrize("name", ["semantic", "panoptic", "instance"])
+def test_things_of_other_records_are_pasted(scene_records, name):
+    """Into some samples more things than a record has, all of them with targets; without the setting nothing moves."""
+    plain = SegmenterTask.from_config(config(color_jitter=0.0), scene_records, task=name)
+    pasting = SegmenterTask.from_config(config(color_jitter=0.0, copy_paste=0.5), scene_records, task=name)
+    more = []
+    for index in range(8):
+        before, after = (task.sample(index, np.random.default_rng(index), 0) for task in (plain, pasting))
+        is_changed = not torch.equal(before["pixel_values"], after["pixel_values"])
+        assert is_changed or torch.equal(before["targets"].mask_labels, after["targets"].mask_labels)
+        assert after["targets"].mask_labels.sum(0).max() == 1 and after["targets"].mask_labels.flatten(1).any(1).all()
+        more.append(len(after["targets"].class_labels) - len(before["targets"].class_labels))
+    assert 0 in more and max(more) > 0
+
+
 def test_every_parameter_gets_a_gradient(task):
     batch = task.collate([task.sample(i, np.random.default_rng(i), 0) for i in range(2)])
     task.trainable.train()

@@ -253,6 +253,13 @@ class SegmenterConfig(TrainingConfig):
         default=False,
         metadata=about("Hand-made night, fog and tint augmentation: the control for synthetic styles."),
     )
+    copy_paste: float = field(
+        default=0.0,
+        metadata=about(
+            "Share of the real samples onto which things of another real record are pasted (arXiv:2012.07177); of "
+            "labels where there are no things (ClassMix)."
+        ),
+    )
     synthetic_dataset: str | None = field(
         default=None, metadata=about("Synthetic data: folder(s, comma-separated) or Hub id.")
     )
@@ -281,6 +288,7 @@ class SegmenterConfig(TrainingConfig):
         check(
             0 <= self.synthetic_until <= 1, "synthetic_until", self.synthetic_until, "a share of the steps, in [0, 1]"
         )
+        check(0 <= self.copy_paste <= 1, "copy_paste", self.copy_paste, "a share of the samples, in [0, 1]")
         known = f"one of {SCALE_REFERENCES}"
         check(self.scale_reference in SCALE_REFERENCES, "scale_reference", self.scale_reference, known)
         check(0 < self.min_scale <= self.max_scale, "min_scale", self.min_scale, "positive and at most max_scale")

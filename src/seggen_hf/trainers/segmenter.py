@@ -11,6 +11,7 @@ from torch import nn
 from seggen_hf.pipelines import ColormapCodec
 
 from ..config import SegmenterConfig, save_config
+from ..data.copy_paste import paste_labels, paste_segments
 from ..data.mixture import DecodedRecords, RecordMixture
 from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
@@ -186,13 +187,9 @@ class SegmenterTask:
         """One augmented crop: `pixel_values` (3, h, w) float32, `targets` and `seed`."""
         config = self.config
         is_synthetic, index = self.mixture.pick(index, rng, step)
-        image, target_map, segments = (self.synthetic if is_synthetic else self.real)[index]
-        crop_size = (config.crop_height, config.crop_width)
-        image, target_map = large_scale_jitter(
-            image, target_map, config.min_scale, config.max_scale, crop_size, rng, self.fill, config.scale_reference
-        )
-        if config.random_flip:
-            image, target_map = flip_pair(image, target_map, rng)
+        image, target_map, segments = self._view((self.synthetic if is_synthetic else self.real)[index], rng)
+        if config.copy_paste > 0 and not is_synthetic:
+            image, target_map, segments = self._paste(image, target_map, segments, rng)
         if config.color_jitter > 0:
             image = color_jitter(image, config.color_jitter, rng)
         if config.style_augmentation:
@@ -203,6 +200,26 @@ class SegmenterTask:
             "seed": int(rng.integers(2**62)),
             "is_synthetic": is_synthetic,
         }
+
+    def _view(self, record: tuple, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict] | None]:
+        """A decoded record scaled, cropped and mirrored by draws from `rng`."""
+        config, (image, target_map, segments) = self.config, record
+        crop_size = (config.crop_height, config.crop_width)
+        image, target_map = large_scale_jitter(
+            image, target_map, config.min_scale, config.max_scale, crop_size, rng, self.fill, config.scale_reference
+        )
+        if config.random_flip:
+            image, target_map = flip_pair(image, target_map, rng)
+        return image, target_map, segments
+
+    def _paste(self, image, target_map, segments, rng: np.random.Generator):
+        """The view, in its share of the samples with things of another real record upon it."""
+        if rng.random() >= self.config.copy_paste:
+            return image, target_map, segments
+        other = self._view(self.real[int(rng.integers(len(self.real)))], rng)
+        if self.task == "semantic":
+            return *paste_labels(image, target_map, other[0], other[1], self.labels, rng), None
+        return paste_segments(image, target_map, segments, *other, rng)
 
     def _targets(self, target_map: torch.Tensor, segments: list[dict] | None) -> SegmentationTargets:
         if self.task == "semantic":
