@@ -27,6 +27,12 @@ ARMS = {
         Arm("masksyn", ("masksyn",), "synthesize", "with MaskSyn: generated maps, generated images"),
         Arm("synthetic", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn"),
         Arm("filtered", ("imgsyn", "masksyn"), "filter", "with both, less what the segmenter of real records rejects"),
+        Arm(
+            "self-training",
+            ("pseudo",),
+            "pseudo",
+            "with unlabelled images and the maps that the real arm sees in them",
+        ),
         Arm("synthetic-only", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn, no real records", "only"),
         Arm("style-augmentation", (), None, "control: real records, hand-made color, fog and night augmentation"),
         Arm("copy-paste", (), None, "control: real records, with things of others pasted into them"),
@@ -40,6 +46,7 @@ ARMS = {
 }
 PASTED = 0.5  # share of the samples of the arm copy-paste that get things of others
 SYNTHESIZED = {"synthesize", "filter"}  # what the generators' samples are read from
+JUDGED = {"filter", "pseudo"}  # what the segmenter of real records makes
 
 
 def shown_arm(recipe: Recipe) -> str:
@@ -51,14 +58,17 @@ def shown_arm(recipe: Recipe) -> str:
 def check_arms(recipe: Recipe) -> None:
     """Raises `ValueError` for an arm that the recipe's data or its synthesis cannot serve."""
     variants = {"imgsyn": recipe.synthesis.imgsyn_variants, "masksyn": recipe.synthesis.masksyn_variants}
+    variants["pseudo"] = 1
     for name in recipe.evaluation.arms:
         kinds = ARMS[name].kinds
         lacking = [kind for kind in kinds if variants[kind] == 0]
         if kinds and len(lacking) == len(kinds):
             settings = " and ".join(f"synthesis.{kind}_variants" for kind in lacking)
             raise ValueError(f"Arm {name!r} needs synthetic records, but {settings} is 0. Raise it or drop the arm.")
-        if name == "filtered" and "real" not in recipe.evaluation.arms:
-            raise ValueError("Arm 'filtered' needs the segmenter of arm 'real', which filters. Name both.")
+        if ARMS[name].reads in JUDGED and "real" not in recipe.evaluation.arms:
+            raise ValueError(f"Arm {name!r} needs the segmenter of arm 'real', which judges. Name both.")
+        if ARMS[name].reads == "pseudo" and not recipe.data.unlabelled:
+            raise ValueError(f"Arm {name!r} learns from images without masks; name them with data.unlabelled.")
         if name == "renderer" and recipe.data.tiles > 1:
             raise ValueError("Arm 'renderer' draws whole scenes, and data.tiles cuts them. Drop one of the two.")
         if name == "renderer" and recipe.data.dataset_name != SCENES:
@@ -100,14 +110,19 @@ def parse_segmenter_name(name: str) -> tuple[str, int] | None:
 def list_folders(recipe: Recipe) -> list[str]:
     """The folders that a run of `recipe` fills, in order; a run folder may hold others, of arms that it had before."""
     read = {ARMS[name].reads for name in recipe.evaluation.arms}
-    folders = ["captions"]
+    folders = ["captions", *(["unlabelled"] if reads_unlabelled(recipe) else [])]
     if read & SYNTHESIZED:
         synthesis = recipe.synthesis
         folders += ["text2mask"] if synthesis.masksyn_variants > 0 and not synthesis.text2mask_model else []
         folders += ["synthetic"] if synthesis.mask2img_model else ["mask2img", "synthetic"]
     folders += ["renderer"] if "renderer" in read else []
     folders += [segmenter_name(arm, seed) for arm in recipe.evaluation.arms for seed in recipe.evaluation.seeds]
-    return folders + (["filtered"] if "filter" in read else [])
+    return folders + [name for reads, name in (("filter", "filtered"), ("pseudo", "pseudo")) if reads in read]
+
+
+def reads_unlabelled(recipe: Recipe) -> bool:
+    """Whether a stage of the run reads images without masks."""
+    return any(ARMS[name].reads == "pseudo" for name in recipe.evaluation.arms)
 
 
 def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synthetic: Path | None) -> SegmenterConfig:

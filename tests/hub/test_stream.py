@@ -69,6 +69,20 @@ def test_a_segmenter_trains_by_hub_ids_alone(run_client, tmp_path):
     assert 0 <= json.loads((tmp_path / "out" / "results.json").read_text())["test"]["mIoU"] <= 1
 
 
+def test_images_without_their_masks_are_read_from_the_hub(run_client):
+    """The split `train` of another data set, or any split of the data set itself."""
+    done = run_client("""
+        from seggen_hf.config import DataConfig
+        from seggen_hf.data.sources.unlabelled import load_unlabelled
+        for names in (("scenes", "seggen/real"), ("seggen/real", "test")):
+            records = load_unlabelled(DataConfig(dataset_name=names[0], unlabelled=names[1], max_unlabelled=6))
+            print(len(records), records.column_names, records[0]["image"].size, records["caption"][0])
+    """)
+    first, second = done.stdout.strip().splitlines()
+    assert first.startswith("6 ['image', 'caption', 'image_id'] (64, 64) a ")
+    assert second.startswith("4 ['image', 'caption', 'image_id'] (64, 64) a ")
+
+
 @pytest.mark.slow
 def test_a_streamed_training_downloads_no_shard_and_survives_faults(hub, run_client, tmp_path):
     start, home = len(hub.requests), tmp_path / "home"

@@ -162,7 +162,7 @@ def test_a_stage_without_its_inputs_is_refused(tiny_recipe, tmp_path):
 
 def test_stages_are_chosen_by_name_first_and_last():
     assert select_kinds() == list(STAGES)
-    assert select_kinds(first="synthesize", last="segmenter") == ["synthesize", "filter", "segmenter"]
+    assert select_kinds(first="synthesize", last="segmenter") == ["synthesize", "filter", "pseudo", "segmenter"]
     assert select_kinds(only=["evaluate"]) == ["evaluate"]
     with pytest.raises(ValueError, match="no stage 'train'"):
         select_kinds(first="train")
@@ -265,9 +265,47 @@ def test_the_folders_of_a_run_are_those_of_its_stages(tiny_recipe, tmp_path):
         ["evaluation.arms=[real]"],
         ["synthesis.masksyn_variants=0"],
         ["synthesis.mask2img_model=x"],
+        ["evaluation.arms=[self-training, real, filtered]", "data.unlabelled=unlabelled"],
     ):
         recipe = load_recipe(tiny_recipe, settings)
-        assert list_folders(recipe) == [str(s.folder.relative_to(tmp_path)) for s in list_stages(recipe, tmp_path)]
+        stages = [str(stage.folder.relative_to(tmp_path)) for stage in list_stages(recipe, tmp_path)]
+        assert sorted(list_folders(recipe)) == sorted(stages)
+
+
+def test_a_run_learns_from_images_without_masks(run_copy, tiny_recipe):
+    """The real arm labels them; what is done stays, and other images are noticed."""
+    settings = ["evaluation.arms=[real, self-training]", "data.unlabelled=unlabelled", "data.max_unlabelled=6"]
+    recipe = load_recipe(tiny_recipe, [*settings, "filter.pseudo_confidence=0.05"])
+    before, said = file_stamps(run_copy), []
+    run_stages(recipe, run_copy, say=said.append)
+    assert "segmenter-real/seed-0: kept, it is finished" in said
+    assert not [name for name in changed_files(run_copy, before) if name.endswith(".safetensors") and name in before]
+    pseudo, images = load_from_disk(run_copy / "pseudo"), load_from_disk(run_copy / "unlabelled")
+    assert len(images) == 6 and set(pseudo["image_id"][:]) <= set(images["image_id"][:])
+    assert RunFolder(run_copy).finished("segmenter-self-training/seed-0")["facts"]["synthetic_records"] == len(pseudo)
+    scores = json.loads((run_copy / "results.json").read_text())["scores"]
+    assert {row["arm"] for row in scores} == {"real", "self-training"}
+    assert "the maps that the real arm sees" in (run_copy / "report.md").read_text()
+    with pytest.raises(SettingsChanged, match="max_unlabelled: 6 -> 5"):
+        run_stages(load_recipe(tiny_recipe, [*settings, "data.max_unlabelled=5"]), run_copy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["evaluation.arms=[real, self-training]"], "name them with data.unlabelled"),
+        (["evaluation.arms=[self-training]", "data.unlabelled=unlabelled"], "needs the segmenter of arm 'real'"),
+        (["evaluation.arms=[real, self-training]", "data.unlabelled=/no/such"], "is no folder, no split"),
+        (
+            ["evaluation.arms=[real, self-training]", "data.unlabelled=test"],
+            "of the test split 'test' is the same image",
+        ),
+    ],
+)
+def test_unlabelled_images_that_cannot_serve_are_refused(tiny_recipe, tmp_path, settings, told):
+    with pytest.raises(ValueError, match=told):
+        run_stages(load_recipe(tiny_recipe, settings), tmp_path / "run")
+    assert not (tmp_path / "run/captions").exists()
 
 
 def test_an_interrupted_redo_goes_on_and_a_new_one_begins_anew(run_copy, tiny_recipe):
@@ -295,13 +333,13 @@ def test_an_interrupted_redo_goes_on_and_a_new_one_begins_anew(run_copy, tiny_re
 def test_changed_training_data_is_refused_until_captions_are_made_anew(run_copy, tiny_recipe):
     recipe = load_recipe(tiny_recipe)
     stages = list_stages(recipe, run_copy)
-    check_stages(stages, STAGES, [], "scenes")
+    check_stages(stages, STAGES, [], {"labelled": "scenes"})
     with pytest.raises(SettingsChanged, match="data has changed since .*captions.*--redo caption"):
-        check_stages(stages, STAGES, [], "other")
-    names = [stage.name for stage in list_redone(stages, ["caption"], "other")]
+        check_stages(stages, STAGES, [], {"labelled": "other"})
+    names = [stage.name for stage in list_redone(stages, ["caption"], {"labelled": "other"})]
     assert "segmenter-real/seed-0" in names
     # New captions of the same data leave what reads none as it is.
-    names = [stage.name for stage in list_redone(stages, ["caption"], "scenes")]
+    names = [stage.name for stage in list_redone(stages, ["caption"], {"labelled": "scenes"})]
     assert "segmenter-real/seed-0" not in names and "segmenter-synthetic/seed-0" in names
 
 

@@ -44,6 +44,14 @@ class DataConfig:
     )
     dataset_config_name: str | None = field(default=None, metadata=about("Config of a Hub data set with several."))
     dataset_revision: str | None = field(default=None, metadata=about("Commit, tag or branch of a Hub data set."))
+    unlabelled: str | None = field(
+        default=None,
+        metadata=about(
+            "More images of the same kind, without masks: a folder, a split of the data set, or a Hub id; with "
+            "captions.json, captions.jsonl or metadata.jsonl beside them if they have captions."
+        ),
+    )
+    max_unlabelled: int | None = field(default=None, metadata=about("Use only the first unlabelled images."))
     media_roots: list[str] = field(
         default_factory=list,
         metadata=about(
@@ -84,6 +92,7 @@ class DataConfig:
         check(self.task in TASKS, "task", self.task, f"one of {tuple(TASKS)}")
         check(self.panoptic_coding in CODINGS, "panoptic_coding", self.panoptic_coding, f"one of {CODINGS}")
         check(self.num_shades >= 2, "num_shades", self.num_shades, "at least 2")
+        check(self.max_unlabelled != 0, "max_unlabelled", self.max_unlabelled, "positive")
         check(self.max_megapixels > 0, "max_megapixels", self.max_megapixels, "positive")
         check(self.tiles >= 1, "tiles", self.tiles, "1 (images whole) or more")
         check(self.tiles == 1 or not self.streaming, "tiles", self.tiles, "1 with --streaming")

@@ -23,7 +23,8 @@ class EvaluationConfig:
         default_factory=lambda: ["real", "synthetic"],
         metadata=about(
             "Trainings compared: real, imgsyn, masksyn, synthetic (both), filtered (both, without what the segmenter "
-            "of real records disagrees with), synthetic-only (both, no real records), and the controls copy-paste, "
+            "of real records disagrees with), synthetic-only (both, no real records), self-training (on unlabelled "
+            "images), and the controls copy-paste, "
             "style-augmentation and renderer."
         ),
     )
@@ -40,7 +41,7 @@ class EvaluationConfig:
     def __post_init__(self):
         check_numbers(self)
         known = {"real", "imgsyn", "masksyn", "synthetic", "filtered", "synthetic-only"}
-        known |= {"copy-paste", "style-augmentation", "renderer"}
+        known |= {"self-training", "copy-paste", "style-augmentation", "renderer"}
         unknown = sorted(set(self.arms) - known)
         check(not unknown, "arms", self.arms, f"taken from {sorted(known)}")
         check(len(self.arms) > 0, "arms", self.arms, "at least one arm")

@@ -101,10 +101,18 @@ class FilterConfig:
     min_alignment: float = field(
         default=0.0, metadata=about("Records that keep a smaller share of their labelled pixels are dropped.")
     )
+    pseudo_confidence: float = field(
+        default=0.5,
+        metadata=about(
+            "Self-training: pixels of unlabelled images whose best label has a smaller share of the scores are void."
+        ),
+    )
     batch_size: int = field(default=16, metadata=about("Images per forward pass.", how_only=True))
 
     def __post_init__(self):
         check_numbers(self)
+        confidence = self.pseudo_confidence
+        check(0 <= confidence <= 1, "pseudo_confidence", confidence, "a share of the scores, in [0, 1]")
         check(self.tolerance > 0, "tolerance", self.tolerance, "positive")
         check(0 <= self.min_alignment <= 1, "min_alignment", self.min_alignment, "in [0, 1]")
         check(self.batch_size > 0, "batch_size", self.batch_size, "positive")

@@ -73,7 +73,7 @@ def add_captions(
         records (`datasets.Dataset` or `StreamedRecords`): with image, segmentation_map, image_id and perhaps caption.
         config (`CaptionConfig`): `captioner` is `template`, or the id or folder of a captioning model. BLIP-2 and BLIP
             caption as they are; chat-style models are asked `caption_prompt`. Decoding is greedy, hence deterministic.
-            Where a model says nothing the template speaks.
+            Where a model says nothing the template speaks, which says nothing where there are no maps.
         progress_file (`str`): JSON lines `{"image_id", "caption"}`, appended by batches; a killed run goes on there.
         device (`str`): of the model; cuda where there is one, if not given.
     Returns: the same records with captions; nothing is captioned if all have one.
@@ -103,10 +103,10 @@ def _caption_batches(
     """Yield (indices, captions) batch by batch."""
     size = config.caption_batch_size
     batches = [indices[start : start + size] for start in range(0, len(indices), size)]
-    maps = records.select_columns("segmentation_map")
+    maps = records.select_columns("segmentation_map") if "segmentation_map" in records.column_names else None
 
     def from_template(index: int) -> str:
-        return template_caption(read_map(maps[index]["segmentation_map"]), labels)
+        return template_caption(read_map(maps[index]["segmentation_map"]), labels) if maps is not None else ""
 
     if config.captioner == TEMPLATE:
         with ThreadPoolExecutor(max_workers=4) as pool:

@@ -21,11 +21,13 @@ class RunFolder:
         self.path = Path(path)
         self.recipe_file = self.path / "recipe.yaml"
         self.captions = self.path / "captions"
+        self.unlabelled = self.path / "unlabelled"
         self.text2mask = self.path / "text2mask"
         self.mask2img = self.path / "mask2img"
         self.synthetic = self.path / "synthetic"
         self.renderer = self.path / "renderer"
         self.filtered = self.path / "filtered"
+        self.pseudo = self.path / "pseudo"
         self.predictions = self.path / PREDICTIONS
         self.results = self.path / "results.json"
         self.report, self.report_text = self.path / "report.html", self.path / "report.md"

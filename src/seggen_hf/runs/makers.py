@@ -16,12 +16,14 @@ from ..arms import ARMS, SYNTHESIZED
 from ..config import SCENES, Recipe, TrainingConfig
 from ..data.captions import write_captions
 from ..data.scenes.render import render_records
-from ..data.schema import labels_of, load_saved
+from ..data.schema import attach_labels, labels_of, load_saved
+from ..data.sources.unlabelled import load_unlabelled
 from ..networks.modules import move
 from ..segmenter.build import load_segmenter
 from ..synthesis import filter_records, load_synthetic, synthesize
 from ..synthesis.agreement_filter import read_summary
 from ..synthesis.generators import open_pipeline
+from ..synthesis.pseudo_labels import pseudo_label
 from ..trainers.generator import build_panoptic_codec
 from ..trainers.loop import Run, train
 from ..trainers.mask2img import Mask2ImgTask
@@ -38,14 +40,14 @@ def begins(stage: Stage) -> str:
     return f"{stage.name}: {'goes on' if (stage.folder / STARTED).is_file() else 'begins'}"
 
 
-def make_stage(stage: Stage, recipe: Recipe, run: RunFolder, command: str | None, data: str | None) -> str:
+def make_stage(stage: Stage, recipe: Recipe, run: RunFolder, command: str | None, data: dict[str, str] | None) -> str:
     """Make what is missing in the folder of `stage`, and mark it as done; a line that says what it took.
 
     Args:
         command: what the user typed, for the marker.
-        data: digest of the training data.
+        data: `source_digests`, read where the stage reads the sources.
     """
-    read = None if stage.inputs else data
+    read = None if stage.inputs or data is None else data[stage.source]
     with mark_stage(stage.folder, stage.name, stage.settings, stage.fingerprint, command, read) as facts:
         facts |= _MAKERS.get(stage.name, _make_segmenter)(stage, recipe, run)
     marker = finished_marker(stage.folder)
@@ -72,6 +74,12 @@ def _make_captions(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     name = recipe.data.dataset_name
     source = SCENES if name == SCENES else "folder" if Path(name).exists() else "Hub"
     return {"records": len(records), "labels": labels_of(records).num_labels, "source": source}
+
+
+def _make_unlabelled(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    images = attach_labels(load_unlabelled(recipe.data), labels_of(load_train_records(recipe)))
+    made = write_captions(images, recipe.caption, stage.folder)
+    return {"images": len(made), "captions": sum(bool(caption) for caption in made["caption"][:])}
 
 
 def _make_generator(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
@@ -110,6 +118,15 @@ def _make_filtered(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     return {"records": len(kept), "mean_alignment": round(read_summary(stage.folder)["mean_alignment"], 4)}
 
 
+def _make_pseudo(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    images, data = load_saved(run.unlabelled), recipe.data
+    labels = labels_of(images)
+    model, processor = load_segmenter(run.segmenter("real", recipe.evaluation.seeds[0]), labels)
+    move(model, "cuda" if torch.cuda.is_available() else "cpu")
+    made = pseudo_label(images, stage.folder, model, processor, labels, recipe.filter, data.task, data.tiles)
+    return {"images": len(images), "records": len(made)}
+
+
 def _make_segmenter(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     trained = segmenter_of(stage)
     arm = ARMS[trained.arm]
@@ -117,7 +134,7 @@ def _make_segmenter(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     made, synthetic = None, config.synthetic_dataset
     if arm.reads in SYNTHESIZED and synthetic is not None:
         made = load_synthetic(synthetic, kinds=arm.kinds)
-    elif arm.reads == "renderer" and synthetic is not None:
+    elif synthetic is not None:
         made = load_saved(synthetic)
     data = recipe.data
     facts = _train(SegmenterTask, config, run.captions, synthetic_records=made, task=data.task, tiles=data.tiles)
@@ -127,11 +144,13 @@ def _make_segmenter(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
 # By the stage's name; every other one is the training of a segmenter.
 _MAKERS = {
     "captions": _make_captions,
+    "unlabelled": _make_unlabelled,
     "text2mask": _make_generator,
     "mask2img": _make_generator,
     "synthetic": _make_synthetic,
     "renderer": _make_renderer,
     "filtered": _make_filtered,
+    "pseudo": _make_pseudo,
 }
 
 

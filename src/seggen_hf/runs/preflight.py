@@ -14,17 +14,19 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from seggen_hf.pipelines import ColormapCodec
 
-from ..arms import ARMS, SYNTHESIZED, check_arms, list_folders
+from ..arms import ARMS, SYNTHESIZED, check_arms, list_folders, reads_unlabelled
 from ..config import SCENES, Recipe, load_recipe
 from ..config.presets import MEMORY
 from ..data.doctor import digest_image
 from ..data.schema import labels_of, read_map
 from ..data.sources.map_decoder import read_label_file
+from ..data.sources.unlabelled import load_unlabelled
 from ..labels import LabelSet, differing_labels
 from ..miniature.architecture import resolve_base
 from ..plan.gpus import Gpu
 from ..plan.run_plan import RunPlan, plan_recipe
 from ..segmenter.sizes import SEGMENTER_NAMES
+from ..storage.content_digests import records_digest
 from ..storage.files import write_json
 from ..trainers.optimizer import check_optimizer
 from .folder import RunFolder
@@ -120,19 +122,25 @@ def _look_through(
     Raises: `ValueError` if a test image is also trained on, byte for byte.
     """
     looked_at = {split: data_digest(recipe, r) for split, r in {recipe.data.train_split: records, **tests}.items()}
+    images = load_unlabelled(recipe.data) if reads_unlabelled(recipe) else None
+    if images is not None:
+        looked_at["unlabelled"] = records_digest(images, ["image"])
     looked_at = {"looked_at": looked_at, "labels": labels.to_dict()}
     known = json.loads(checked.read_text()) if checked.is_file() else {}
     if recipe.data.dataset_name != SCENES and known.get("of") == looked_at:
         return known["absent"]
-    whole = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tiles=1))  # as test images are
-    trained = _digests(load_train_records(whole))
+    data = recipe.data
+    whole = dataclasses.replace(recipe, data=dataclasses.replace(data, tiles=1))  # as test images are
+    trained = {digest: (name, data.train_split) for digest, name in _digests(load_train_records(whole)).items()}
+    if images is not None:
+        trained |= {digest: (name, "data.unlabelled") for digest, name in _digests(images).items()}
     for split, test_records in tests.items():
         for digest, image_id in _digests(test_records).items():
             if digest in trained:
+                name, place = trained[digest]
                 raise ValueError(
-                    f"{recipe.data.dataset_name}: {image_id} of the test split {split!r} is the same image as "
-                    f"{trained[digest]} of {recipe.data.train_split!r}; scores would say nothing. `seggen doctor` "
-                    "lists them all."
+                    f"{data.dataset_name}: {image_id} of the test split {split!r} is the same image as {name} of "
+                    f"{place!r}; scores would say nothing. `seggen doctor` lists them all."
                 )
     seen: set[int] = set()
     with ThreadPoolExecutor(max_workers=4) as pool:

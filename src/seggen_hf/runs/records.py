@@ -6,9 +6,11 @@ from pathlib import Path
 
 import datasets.config
 
+from ..arms import reads_unlabelled
 from ..config import SCENES, Recipe
 from ..data.schema import labels_of
 from ..data.sources.load import load_split
+from ..data.sources.unlabelled import load_unlabelled
 from ..storage.content_digests import records_digest
 from ..storage.digests import digest_of
 from ..storage.files import write_json
@@ -22,6 +24,15 @@ def load_train_records(recipe: Recipe) -> datasets.Dataset:
 def load_test_records(recipe: Recipe, split: str) -> datasets.Dataset:
     """The records of one test split: images are whole, also where segmenters learn from tiles."""
     return load_split(dataclasses.replace(recipe.data, tiles=1), split, recipe.data.max_test_records)
+
+
+def source_digests(recipe: Recipe) -> dict[str, str]:
+    """Digests of what the run learns from, as it is now: `labelled`, and `unlabelled` if it reads such images."""
+    digests = {"labelled": data_digest(recipe, load_train_records(recipe))}
+    if reads_unlabelled(recipe):
+        images = load_unlabelled(recipe.data)
+        digests["unlabelled"] = records_digest(images, images.column_names)
+    return digests
 
 
 def data_digest(recipe: Recipe, records: datasets.Dataset) -> str:

@@ -12,13 +12,13 @@ from .stage_marker import SettingsChanged, check_stage, read_begun
 from .stages import Stage
 
 
-def has_other_data(stage: Stage, data: str | None) -> bool:
-    """Whether a stage that reads the real data itself was made of other data than `data` is the digest of."""
+def has_other_data(stage: Stage, data: dict[str, str] | None) -> bool:
+    """Whether a stage that reads the real data itself was made of other data than `data` has the digests of."""
     found = None if stage.inputs or data is None else read_begun(stage.folder)
-    return found is not None and found["data"] != data
+    return found is not None and found["data"] != data[stage.source]
 
 
-def list_redone(stages: list[Stage], redo: Sequence[str], data: str | None = None) -> list[Stage]:
+def list_redone(stages: list[Stage], redo: Sequence[str], data: dict[str, str] | None = None) -> list[Stage]:
     """The stages of the kinds `redo`, all that read them, and what came after them from other data or settings."""
     found: list[Stage] = []
     for stage in stages:

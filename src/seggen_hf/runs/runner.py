@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+from ..arms import JUDGED, check_arms
 from ..config import Recipe, save_recipe
 from .cards import write_cards
 from .folder import RunFolder
 from .lock import lock_run
 from .makers import begins, make_stage
 from .preflight import check_run
-from .records import data_digest, load_test_records, load_train_records
+from .records import data_digest, load_test_records, source_digests
 from .redo import begin_redo, finish_moves, has_other_data, list_redone
 from .report import write_report
 from .scores import evaluate_arms, recipe_hash
@@ -36,12 +37,14 @@ def select_kinds(only: Sequence[str] = (), first: str | None = None, last: str |
     return chosen
 
 
-def check_stages(stages: list[Stage], kinds: Sequence[str], again: Sequence[Stage], data: str | None) -> None:
+def check_stages(
+    stages: list[Stage], kinds: Sequence[str], again: Sequence[Stage], data: dict[str, str] | None
+) -> None:
     """Refuse what cannot go on, before anything is written.
 
     Args:
         again: stages that will be made anew.
-        data (`str`): digest of the training data now; None leaves it unchecked.
+        data (`dict`): `source_digests` now; None leaves them unchecked.
 
     Raises: `ValueError` if a stage that is done, or begun, has other settings or other data now, or an input is
         neither done nor part of the call.
@@ -80,9 +83,10 @@ def check_stages(stages: list[Stage], kinds: Sequence[str], again: Sequence[Stag
 
 
 def choose_stages(stages: list[Stage], kinds: Sequence[str]) -> list[Stage]:
-    """Those of `kinds`; the filter brings the segmenter that filters, which otherwise comes after it."""
-    judges = [s for stage in stages if stage.kind == "filter" for s in stage.inputs if s.kind == "segmenter"]
-    return [stage for stage in stages if stage.kind in kinds or ("filter" in kinds and stage in judges)]
+    """Those of `kinds`; what the segmenter of real records makes brings that one, which otherwise comes after it."""
+    made = [stage for stage in stages if stage.kind in JUDGED and stage.kind in kinds]
+    judges = [judge for stage in made for judge in stage.inputs if judge.kind == "segmenter"]
+    return [stage for stage in stages if stage.kind in kinds or stage in judges]
 
 
 def run_stages(
@@ -147,12 +151,13 @@ def _prepare(
     kinds: Sequence[str],
     redo: Sequence[str],
     tell: Callable[[str], None],
-) -> str | None:
-    """Refuse what cannot be made, and set aside what is made anew; the digest of the training data, if any is read."""
+) -> dict[str, str] | None:
+    """Refuse what cannot be made, and set aside what is made anew; `source_digests`, if any source is read."""
+    check_arms(recipe)
     begun, digest = finish_moves(run), recipe_hash(recipe)
     goes_on = begun is not None and (begun["redo"], begun["recipe_hash"]) == (sorted(redo), digest)
     makes = any(stage.kind in kinds for stage in stages)
-    data = data_digest(recipe, load_train_records(recipe)) if makes else None
+    data = source_digests(recipe) if makes else None
     again = [] if goes_on else list_redone(stages, redo, data)
     check_stages(stages, kinds, again, data)
     if any(stage.kind in kinds and (not stage.is_done or stage in again) for stage in stages):

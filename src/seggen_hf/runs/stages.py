@@ -10,15 +10,15 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..arms import ARMS, SYNTHESIZED, Arm, arm_config, parse_segmenter_name, segmenter_name
+from ..arms import ARMS, JUDGED, SYNTHESIZED, Arm, arm_config, parse_segmenter_name, reads_unlabelled, segmenter_name
 from ..config import HOW_ONLY, SCENES, Recipe, SegmenterConfig
 from .folder import RunFolder
 from .stage_marker import DONE, fingerprint
 
-STAGES = ("caption", "text2mask", "mask2img", "synthesize", "filter", "segmenter", "evaluate", "report")
+STAGES = ("caption", "text2mask", "mask2img", "synthesize", "filter", "pseudo", "segmenter", "evaluate", "report")
 
 # Of what each kind of stage makes; raised when a new version makes something else of the same settings.
-FORMATS = {"caption": 1, "text2mask": 1, "mask2img": 1, "synthesize": 1, "filter": 1, "segmenter": 1}
+FORMATS = {"caption": 1, "text2mask": 1, "mask2img": 1, "synthesize": 1, "filter": 1, "pseudo": 1, "segmenter": 1}
 _SOURCE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "task", "image_column", "mask_column", "labels",
     "zero_is_void", "tiles", "train_split", "max_train_records",
@@ -26,7 +26,7 @@ _SOURCE = (
 # Settings of newer versions: they count where they are set, so that runs of older versions go on.
 _SOURCE_IF_SET = ("void_ids", "mask_suffix")
 # The stage whose folder holds the records that an arm `reads`.
-_RECORDS_OF = {"synthesize": "synthetic", "filter": "filtered", "renderer": "renderer"}
+_RECORDS_OF = {"synthesize": "synthetic", "filter": "filtered", "renderer": "renderer", "pseudo": "pseudo"}
 
 
 @dataclass(eq=False)
@@ -46,6 +46,11 @@ class Stage:
 
     def __post_init__(self):
         self.settings = self.settings | {f"{self.kind}.format": FORMATS[self.kind]}
+
+    @property
+    def source(self) -> str:
+        """Which of the run's sources (`runs.records.source_digests`) it reads, if it has no inputs."""
+        return "unlabelled" if self.name == "unlabelled" else "labelled"
 
     @property
     def fingerprint(self) -> str:
@@ -73,14 +78,18 @@ def list_stages(recipe: Recipe, out: str | os.PathLike) -> list[Stage]:
     read = {arm.reads for arm in arms}
     captions = _caption_stage(recipe, run)
     stages = [captions]
+    if reads_unlabelled(recipe):
+        stages.append(_unlabelled_stage(recipe, run))
     if read & SYNTHESIZED:
         stages += _generator_stages(recipe, run, captions)
-        stages.append(_synthesis_stage(recipe, run, list(stages)))
+        stages.append(_synthesis_stage(recipe, run, [stage for stage in stages if stage.name != "unlabelled"]))
     if "renderer" in read:
         stages.append(_renderer_stage(recipe, run, captions))
-    for arm in sorted(arms, key=lambda arm: arm.reads == "filter"):  # after the segmenter that filters
+    for arm in sorted(arms, key=lambda arm: arm.reads in JUDGED):  # after the segmenter that judges
         if arm.reads == "filter":
             stages.append(_filter_stage(recipe, run, stages))
+        elif arm.reads == "pseudo":
+            stages.append(_pseudo_stage(recipe, run, stages))
         stages += [_segmenter_stage(recipe, run, arm, seed, stages) for seed in recipe.evaluation.seeds]
     return stages
 
@@ -88,6 +97,15 @@ def list_stages(recipe: Recipe, out: str | os.PathLike) -> list[Stage]:
 def _caption_stage(recipe: Recipe, run: RunFolder) -> Stage:
     settings = _source_settings(recipe) | _settings("caption", vars(recipe.caption))
     return Stage("captions", "caption", run.captions, settings)
+
+
+def _unlabelled_stage(recipe: Recipe, run: RunFolder) -> Stage:
+    """The images without masks, with captions."""
+    data = recipe.data
+    names = ("dataset_name", "unlabelled", "max_unlabelled", "image_column")
+    settings = _settings("data", {name: getattr(data, name) for name in names})
+    settings |= _size_settings(recipe) if data.dataset_name == SCENES else {}
+    return Stage("unlabelled", "caption", run.unlabelled, settings | _settings("caption", vars(recipe.caption)))
 
 
 def _generator_stages(recipe: Recipe, run: RunFolder, captions: Stage) -> list[Stage]:
@@ -117,6 +135,13 @@ def _filter_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage:
     judge = segmenter_name("real", recipe.evaluation.seeds[0])
     inputs = [stage for stage in stages if stage.name in ("synthetic", judge)]
     return Stage("filtered", "filter", run.filtered, _settings("filter", vars(recipe.filter)), inputs)
+
+
+def _pseudo_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage:
+    judge = segmenter_name("real", recipe.evaluation.seeds[0])
+    inputs = [stage for stage in stages if stage.name in ("unlabelled", judge)]
+    settings = {"filter.pseudo_confidence": recipe.filter.pseudo_confidence}
+    return Stage("pseudo", "pseudo", run.pseudo, settings, inputs)
 
 
 def _segmenter_stage(recipe: Recipe, run: RunFolder, arm: Arm, seed: int, stages: list[Stage]) -> Stage:

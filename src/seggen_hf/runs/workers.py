@@ -20,7 +20,7 @@ from ..process.quiet import quiet_libraries
 from ..process.stopping import GOES_ON, exit_status, termination_raises
 from .folder import RunFolder
 from .makers import begins, make_stage
-from .records import data_digest, load_test_records, load_train_records
+from .records import data_digest, load_test_records, source_digests
 from .scores import list_sources, score_splits
 from .stages import Stage, list_stages, segmenter_of
 
@@ -134,7 +134,7 @@ def _work(job: str, out: str, name: str, command: str, answer: TextIO) -> None:
     recipe = run.recipe()
     (stage,) = (stage for stage in list_stages(recipe, run) if stage.name == name)
     if job == "make":
-        data = None if stage.inputs else data_digest(recipe, load_train_records(recipe))
+        data = None if stage.inputs else source_digests(recipe)
         print(make_stage(stage, recipe, run, command or None, data), file=answer)
     else:
         tests = {split: load_test_records(recipe, split) for split in recipe.data.test_splits}

@@ -46,7 +46,7 @@ def read_folder(
     captions = {}
     if (folder / CAPTIONS_FILE).is_file():
         roots.check_file(folder / CAPTIONS_FILE)
-        captions = _read_captions(folder / CAPTIONS_FILE, images)
+        captions = read_captions(folder / CAPTIONS_FILE, images)
     rows = pair_rows(stems, images, masks, captions)
     return Source("folder", rows, labels.labels, labels.decoder, problems, labels.collisions, notes=notes)
 
@@ -133,7 +133,7 @@ def _files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Pa
             yield Path(entry.path)
 
 
-def _read_captions(file: Path, images: dict[str, Path]) -> dict[str, str]:
+def read_captions(file: Path, images: dict[str, Path]) -> dict[str, str]:
     """Captions by stem; the file may name images with their suffix. Keys of no image are warned of."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))

@@ -173,15 +173,24 @@ def columns_of(features: Features, where: str, image_column: str | None, mask_co
     """`{our name: the source's}` of the columns that are read; image and mask are guessed where they are not named."""
     guesses = MASK_COLUMNS + (PANOPTIC_COLUMNS if "segments_info" in features else ())
     columns = {
-        "image": _pick(features, where, image_column, IMAGE_COLUMNS, "image_column"),
+        "image": find_image_column(features, where, image_column),
         "segmentation_map": _pick(features, where, mask_column, guesses, "mask_column"),
     }
-    caption_column = next((name for name in CAPTION_COLUMNS if name in features), None)
+    caption_column = find_caption_column(features)
     columns |= {"caption": caption_column} if caption_column else {}
     own = ("image_id", "panoptic_map", "segments_info")
     if set(SYNTHETIC_COLUMNS[:-1]) <= set(features):  # scores may lack; one `kind` alone is not ours
         own += SYNTHETIC_COLUMNS
     return columns | {name: name for name in own if name in features and name != columns["segmentation_map"]}
+
+
+def find_image_column(features: Features, where: str, named: str | None) -> str:
+    """The image column, guessed where it is not `named`. Raises: `ValueError` if there is none."""
+    return _pick(features, where, named, IMAGE_COLUMNS, "image_column")
+
+
+def find_caption_column(features: Features) -> str | None:
+    return next((name for name in CAPTION_COLUMNS if name in features), None)
 
 
 def _keep_ids(rows: Dataset, where: str) -> Dataset:
