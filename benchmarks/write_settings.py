@@ -52,9 +52,11 @@ def describe_settings() -> str:
     """The whole page."""
     parts = [BEGIN]
     for name, cls in SECTIONS.items():
-        if name == "text2mask":
-            parts.append(_section("Every training", TrainingConfig, "Sections `text2mask`, `mask2img`, `segmenter`. "))
-            parts.append(_section("Both generators", GeneratorConfig, "Sections `text2mask`, `mask2img`. "))
+        if name == "adapt":
+            parts.append(
+                _section("Every training", TrainingConfig, "Sections `adapt`, `text2mask`, `mask2img`, `segmenter`. ")
+            )
+            parts.append(_section("Generators", GeneratorConfig, "Sections `adapt`, `text2mask`, `mask2img`. "))
         parts.append(_section(f"`{name}`", cls, _inherited(cls)))
     lines = [
         f"**{name}**, for cards of {size} GiB:\n\n" + "\n".join(f"- {line}" for line in preset_lines(name))

@@ -76,6 +76,11 @@ def check_arms(recipe: Recipe) -> None:
                 f"Arm 'renderer' draws the built-in scenes anew; data.dataset_name is {recipe.data.dataset_name!r}. "
                 "Drop the arm: nobody can render other data."
             )
+    if adapts_base(recipe):
+        theirs = {name: getattr(recipe, name).base_model for name in ("adapt", *trained_generators(recipe))}
+        if len(set(theirs.values())) > 1:
+            told = ", ".join(f"{name}.base_model {base}" for name, base in theirs.items())
+            raise ValueError(f"The generators start from what `adapt` makes of its base, and the recipe has {told}.")
     if recipe.segmenter.synthetic_dataset:
         raise ValueError(
             "segmenter.synthetic_dataset is set; a run makes its own. Use training/train_seg.py for another data set."
@@ -112,9 +117,8 @@ def list_folders(recipe: Recipe) -> list[str]:
     read = {ARMS[name].reads for name in recipe.evaluation.arms}
     folders = ["captions", *(["unlabelled"] if reads_unlabelled(recipe) else [])]
     if read & SYNTHESIZED:
-        synthesis = recipe.synthesis
-        folders += ["text2mask"] if synthesis.masksyn_variants > 0 and not synthesis.text2mask_model else []
-        folders += ["synthetic"] if synthesis.mask2img_model else ["mask2img", "synthetic"]
+        folders += ["adapted"] if adapts_base(recipe) else []
+        folders += [*trained_generators(recipe), "synthetic"]
     folders += ["renderer"] if "renderer" in read else []
     folders += [segmenter_name(arm, seed) for arm in recipe.evaluation.arms for seed in recipe.evaluation.seeds]
     return folders + [name for reads, name in (("filter", "filtered"), ("pseudo", "pseudo")) if reads in read]
@@ -122,7 +126,21 @@ def list_folders(recipe: Recipe) -> list[str]:
 
 def reads_unlabelled(recipe: Recipe) -> bool:
     """Whether a stage of the run reads images without masks."""
-    return any(ARMS[name].reads == "pseudo" for name in recipe.evaluation.arms)
+    return adapts_base(recipe) or any(ARMS[name].reads == "pseudo" for name in recipe.evaluation.arms)
+
+
+def trained_generators(recipe: Recipe) -> list[str]:
+    """Of `text2mask` and `mask2img` those that a run with synthetic records trains: a generator that the recipe names
+    is used as it is."""
+    synthesis = recipe.synthesis
+    wanted = {"text2mask": synthesis.masksyn_variants > 0, "mask2img": True}
+    return [name for name, is_used in wanted.items() if is_used and not getattr(synthesis, f"{name}_model")]
+
+
+def adapts_base(recipe: Recipe) -> bool:
+    """Whether the generators that the run trains start from a base that has seen the unlabelled images."""
+    is_drawn = any(ARMS[name].reads in SYNTHESIZED for name in recipe.evaluation.arms)
+    return bool(recipe.data.unlabelled and recipe.adapt.enabled and is_drawn and trained_generators(recipe))
 
 
 def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synthetic: Path | None) -> SegmenterConfig:

@@ -25,12 +25,6 @@ from seggen_hf.runs.stage_marker import SettingsChanged, check_stage, fingerprin
 from seggen_hf.runs.stages import STAGES, list_stages
 
 
-@pytest.fixture
-def run_copy(tiny_run, tmp_path):
-    """A copy of the finished run that a test may change."""
-    return shutil.copytree(tiny_run, tmp_path / "run")
-
-
 def changed_files(folder, before):
     stamps = file_stamps(folder).items()
     return sorted(name for name, stamp in stamps if before.get(name) != stamp and name != "log/.lock")
@@ -266,46 +260,12 @@ def test_the_folders_of_a_run_are_those_of_its_stages(tiny_recipe, tmp_path):
         ["synthesis.masksyn_variants=0"],
         ["synthesis.mask2img_model=x"],
         ["evaluation.arms=[self-training, real, filtered]", "data.unlabelled=unlabelled"],
+        ["data.unlabelled=unlabelled", "adapt.enabled=false"],
+        ["evaluation.arms=[self-training, real]", "data.unlabelled=unlabelled", "adapt.enabled=false"],
     ):
         recipe = load_recipe(tiny_recipe, settings)
         stages = [str(stage.folder.relative_to(tmp_path)) for stage in list_stages(recipe, tmp_path)]
         assert sorted(list_folders(recipe)) == sorted(stages)
-
-
-def test_a_run_learns_from_images_without_masks(run_copy, tiny_recipe):
-    """The real arm labels them; what is done stays, and other images are noticed."""
-    settings = ["evaluation.arms=[real, self-training]", "data.unlabelled=unlabelled", "data.max_unlabelled=6"]
-    recipe = load_recipe(tiny_recipe, [*settings, "filter.pseudo_confidence=0.05"])
-    before, said = file_stamps(run_copy), []
-    run_stages(recipe, run_copy, say=said.append)
-    assert "segmenter-real/seed-0: kept, it is finished" in said
-    assert not [name for name in changed_files(run_copy, before) if name.endswith(".safetensors") and name in before]
-    pseudo, images = load_from_disk(run_copy / "pseudo"), load_from_disk(run_copy / "unlabelled")
-    assert len(images) == 6 and set(pseudo["image_id"][:]) <= set(images["image_id"][:])
-    assert RunFolder(run_copy).finished("segmenter-self-training/seed-0")["facts"]["synthetic_records"] == len(pseudo)
-    scores = json.loads((run_copy / "results.json").read_text())["scores"]
-    assert {row["arm"] for row in scores} == {"real", "self-training"}
-    assert "the maps that the real arm sees" in (run_copy / "report.md").read_text()
-    with pytest.raises(SettingsChanged, match="max_unlabelled: 6 -> 5"):
-        run_stages(load_recipe(tiny_recipe, [*settings, "data.max_unlabelled=5"]), run_copy)
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        (["evaluation.arms=[real, self-training]"], "name them with data.unlabelled"),
-        (["evaluation.arms=[self-training]", "data.unlabelled=unlabelled"], "needs the segmenter of arm 'real'"),
-        (["evaluation.arms=[real, self-training]", "data.unlabelled=/no/such"], "is no folder, no split"),
-        (
-            ["evaluation.arms=[real, self-training]", "data.unlabelled=test"],
-            "of the test split 'test' is the same image",
-        ),
-    ],
-)
-def test_unlabelled_images_that_cannot_serve_are_refused(tiny_recipe, tmp_path, settings, told):
-    with pytest.raises(ValueError, match=told):
-        run_stages(load_recipe(tiny_recipe, settings), tmp_path / "run")
-    assert not (tmp_path / "run/captions").exists()
 
 
 def test_an_interrupted_redo_goes_on_and_a_new_one_begins_anew(run_copy, tiny_recipe):

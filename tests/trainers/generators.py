@@ -5,14 +5,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from seggen_hf.config import Mask2ImgConfig, Text2MaskConfig
+from seggen_hf.config import AdaptConfig, Mask2ImgConfig, Text2MaskConfig
 from seggen_hf.data.schema import labels_of
 from seggen_hf.miniature.architecture import build_miniature
+from seggen_hf.trainers.adapt import AdaptTask
 from seggen_hf.trainers.lora import add_lora, cast_frozen
 from seggen_hf.trainers.mask2img import Mask2ImgTask
 from seggen_hf.trainers.text2mask import Text2MaskTask
 
-TASKS = {"text2mask": (Text2MaskTask, Text2MaskConfig), "mask2img": (Mask2ImgTask, Mask2ImgConfig)}
+TASKS = {
+    "adapt": (AdaptTask, AdaptConfig),
+    "text2mask": (Text2MaskTask, Text2MaskConfig),
+    "mask2img": (Mask2ImgTask, Mask2ImgConfig),
+}
 
 
 def build(kind: str, base, out, records, **changes):

@@ -5,11 +5,26 @@ from .data import caption, doctor
 from .loop import quickstart, run, train
 from .page import demo
 from .planning import plan
+from .prediction import predict
 from .publishing import push
 from .results import evaluate, report
 from .synthetic import filter, synthesize
 
 __all__ = ["app", "main"]
 
-for function in (quickstart, run, plan, train, doctor, caption, synthesize, filter, evaluate, report, push, demo):
+for function in (
+    quickstart,
+    run,
+    plan,
+    train,
+    doctor,
+    caption,
+    synthesize,
+    filter,
+    evaluate,
+    predict,
+    report,
+    push,
+    demo,
+):
     register(function)  # in the order that `seggen --help` lists them

@@ -47,7 +47,7 @@ def run(
 
 @command
 def train(
-    what: Annotated[str, typer.Argument(help="text2mask, mask2img or segmenter (every arm and seed).")],
+    what: Annotated[str, typer.Argument(help="adapt, text2mask, mask2img or segmenter (every arm and seed).")],
     recipe: Recipe,
     settings: Settings = None,
     preset: Preset = None,
@@ -56,8 +56,8 @@ def train(
     debug: Debug = False,
 ):
     """One training of a recipe; what it reads must be finished. `training/*.py` train on several GPUs."""
-    if what not in ("text2mask", "mask2img", "segmenter"):
-        raise WrongArguments(f"There is no training {what!r}; there are text2mask, mask2img and segmenter.")
+    if what not in ("adapt", "text2mask", "mask2img", "segmenter"):
+        raise WrongArguments(f"There is no training {what!r}; there are adapt, text2mask, mask2img and segmenter.")
     settings = with_preset(settings, preset)
     start_run(recipe, settings, out, only=[what], redo=redo, called=["train", what, shown_recipe(recipe)])
 

@@ -22,6 +22,7 @@ from .training import (
     PREDICTION_TYPES,
     SCALE_REFERENCES,
     SYNTHETIC_MODES,
+    AdaptConfig,
     GeneratorConfig,
     Mask2ImgConfig,
     SegmenterConfig,
@@ -31,6 +32,7 @@ from .training import (
 from .values import save_config
 
 __all__ = [
+    "AdaptConfig",
     "DEFAULTS",
     "HOW_ONLY",
     "LR_SCHEDULES",

@@ -17,6 +17,7 @@ _OF_NEW_CONTROLNET = _LORA | {"train_base": False}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "12gb": {
+        "adapt": _LORA | {"train_batch_size": 2},
         "text2mask": _LORA | {"train_batch_size": 2},
         "mask2img": _OF_NEW_CONTROLNET | {"train_batch_size": 2},
         "synthesis": {"mixed_precision": "bf16", "batch_size": 2, "offload": "model", "vae_slicing": True},
@@ -24,6 +25,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "evaluation": {"eval_batch_size": 4},
     },
     "16gb": {
+        "adapt": _LORA | {"train_batch_size": 4},
         "text2mask": _LORA | {"train_batch_size": 4},
         "mask2img": _OF_NEW_CONTROLNET | {"train_batch_size": 4},
         "synthesis": {"mixed_precision": "bf16", "batch_size": 4, "offload": "model", "vae_slicing": True},
@@ -31,6 +33,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "evaluation": {"eval_batch_size": 8},
     },
     "24gb": {
+        "adapt": _LORA | {"train_batch_size": 4},
         "text2mask": _LORA | {"train_batch_size": 4},
         "mask2img": _SAVE | {"train_batch_size": 4, "optimizer": "adamw_8bit"},
         "synthesis": {"mixed_precision": "bf16", "batch_size": 8, "offload": "model", "vae_slicing": True},
@@ -38,6 +41,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "evaluation": {"eval_batch_size": 16},
     },
     "48gb": {
+        "adapt": _SAVE | {"train_batch_size": 4, "optimizer": "adamw_8bit"},
         "text2mask": _SAVE | {"train_batch_size": 4, "optimizer": "adamw_8bit"},
         "mask2img": _SAVE | {"train_batch_size": 4},
         "synthesis": {"mixed_precision": "bf16", "batch_size": 16, "vae_slicing": True},
@@ -45,6 +49,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "evaluation": {"eval_batch_size": 16},
     },
     "80gb": {
+        "adapt": _SAVE | {"train_batch_size": 4},
         "text2mask": _SAVE | {"train_batch_size": 4},
         "mask2img": _SAVE | {"train_batch_size": 8},
         "synthesis": {"mixed_precision": "bf16", "batch_size": 16, "vae_slicing": True},

@@ -11,13 +11,14 @@ from .data import CaptionConfig, DataConfig
 from .evaluation import EvaluationConfig
 from .presets import apply_preset
 from .synthesis import FilterConfig, SynthesisConfig
-from .training import Mask2ImgConfig, SegmenterConfig, Text2MaskConfig
+from .training import AdaptConfig, Mask2ImgConfig, SegmenterConfig, Text2MaskConfig
 from .values import build, find_recipe, nearest_name, parse_value, read_yaml, write_yaml
 
 # Sections of a recipe, in the order of a run. Each is one flat dataclass.
 SECTIONS = {
     "data": DataConfig,
     "caption": CaptionConfig,
+    "adapt": AdaptConfig,
     "text2mask": Text2MaskConfig,
     "mask2img": Mask2ImgConfig,
     "synthesis": SynthesisConfig,
@@ -25,6 +26,7 @@ SECTIONS = {
     "segmenter": SegmenterConfig,
     "evaluation": EvaluationConfig,
 }
+GENERATORS = ("adapt", "text2mask", "mask2img")  # sections of trainings that start from an SDXL base
 # Settings that change how a stage runs but not what it makes: changing them leaves a finished stage as it is, and a
 # training that was begun continues. Fields say so themselves (`how_only` of `values.about`).
 HOW_ONLY = {f.name for section in SECTIONS.values() for f in dataclasses.fields(section) if f.metadata.get("how_only")}
@@ -42,6 +44,7 @@ class Recipe:
     name: str
     data: DataConfig = field(default_factory=DataConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     text2mask: Text2MaskConfig = field(default_factory=Text2MaskConfig)
     mask2img: Mask2ImgConfig = field(default_factory=Mask2ImgConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
@@ -124,7 +127,7 @@ def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
     Sizes of the generators that are those of `data` are left out, so that they follow when data.height is overridden.
     """
     sections = recipe.to_dict()
-    for name in ("text2mask", "mask2img"):
+    for name in GENERATORS:
         for side in ("height", "width"):
             if sections[name][side] == sections["data"][side]:
                 del sections[name][side]
@@ -182,8 +185,12 @@ def _read_layers(path: str | os.PathLike, above: tuple[Path, ...] = ()) -> dict:
 
 
 def share_size(sections: dict[str, dict]) -> None:
-    """Give the generators' sections the height and width of `data` where they have none, in place."""
-    for name in ("text2mask", "mask2img"):
+    """Give the generators' sections the height and width of `data` where they have none, and the section of the base
+    that they start from their base, in place."""
+    for name in ("base_model", "revision"):
+        if name in sections["mask2img"]:
+            sections["adapt"].setdefault(name, sections["mask2img"][name])
+    for name in GENERATORS:
         for side in ("height", "width"):
             if side in sections["data"]:
                 sections[name].setdefault(side, sections["data"][side])

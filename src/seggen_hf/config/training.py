@@ -168,6 +168,15 @@ class GeneratorConfig(TrainingConfig):
 
 
 @dataclass(kw_only=True)
+class AdaptConfig(GeneratorConfig):
+    """Caption -> image: the base learns the domain of `data.unlabelled` before the generators start from it."""
+
+    enabled: bool = field(
+        default=True, metadata=about("Off: unlabelled images are for self-training alone, and no base is adapted.")
+    )
+
+
+@dataclass(kw_only=True)
 class Text2MaskConfig(GeneratorConfig):
     """Caption -> color map: the base's U-Net, fully fine-tuned or through LoRA."""
 

@@ -51,14 +51,16 @@ def tile_records(records: Dataset, tiles: int) -> Dataset:
 
 
 def _cut_row(row: dict, tiles: int, num_labels: int) -> list[dict]:
-    image, segmentation_map = read_image(row["image"]), read_map(row["segmentation_map"])
+    image = read_image(row["image"])
+    segmentation_map = read_map(row["segmentation_map"]) if row.get("segmentation_map") is not None else None
     panoptic_map = read_panoptic(row["panoptic_map"]) if row.get("panoptic_map") is not None else None
     found = []
     for r, (top, bottom) in enumerate(_bounds(image.shape[0], min(image.shape[:2]), tiles)):
         for c, (left, right) in enumerate(_bounds(image.shape[1], min(image.shape[:2]), tiles)):
             window, name = np.s_[top:bottom, left:right], f"{row['image_id']}-r{r}c{c}"
             tile = row | {"image": encode_image(image[window], name), "image_id": name}
-            tile["segmentation_map"] = encode_map(segmentation_map[window], num_labels, name)
+            if segmentation_map is not None:
+                tile["segmentation_map"] = encode_map(segmentation_map[window], num_labels, name)
             if panoptic_map is not None:
                 tile["panoptic_map"] = encode_panoptic(panoptic_map[window], name)
                 tile["segments_info"] = measure_segments(panoptic_map[window], row["segments_info"])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import GeneratorConfig, Mask2ImgConfig, Text2MaskConfig
+from ..config import AdaptConfig, GeneratorConfig, Mask2ImgConfig, Text2MaskConfig
 from ..trainers.encoding import ENCODE_CAPTIONS, images_at_once
 from ..trainers.generator import VALIDATION_BATCH, cast_weights
 from ..trainers.lora import add_lora, cast_frozen
@@ -29,6 +29,17 @@ def plan_text2mask(
 
     Raises: `ValueError` for what the training would refuse.
     """
+    return _plan_unet("text2mask", config, num_records, processes, measure)
+
+
+def plan_adapt(
+    config: AdaptConfig, num_records: int | None = None, processes: int = 1, measure: bool = True
+) -> StagePlan:
+    """The base's training on images of its domain; see `plan_text2mask`."""
+    return _plan_unet("adapt", config, num_records, processes, measure)
+
+
+def _plan_unet(name: str, config: GeneratorConfig, num_records: int | None, processes: int, measure: bool):
     base = MetaBase.of(config)
     parameters = base.parameters()
     unet = base.unet.requires_grad_(not config.lora_rank).train()
@@ -40,7 +51,7 @@ def plan_text2mask(
     def predict(noisy, steps, embeds, added):
         return unet(noisy, steps, embeds, added_cond_kwargs=added).sample
 
-    return _plan("text2mask", config, base, [unet], predict, parameters, num_records, processes, measure)
+    return _plan(name, config, base, [unet], predict, parameters, num_records, processes, measure)
 
 
 def plan_mask2img(

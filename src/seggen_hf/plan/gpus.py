@@ -46,13 +46,20 @@ GPUS = {
 # Share of a card's published rate that each stage reached: operations by this plan, samples a second as measured on
 # one H200 on 2026-11-26 (docs/full_size.md): SDXL at 768 pixels in batches of 4, ResNet-50 with crops of 512 in
 # batches of 16 and float32, ImgSyn in batches of 8. Smaller cards usually reach a larger share of their smaller rates.
-EFFICIENCY = {"text2mask": 0.069, "mask2img": 0.063, "segmenter": 0.126, "synthesize": 0.164, "evaluate": 0.043}
+EFFICIENCY = {
+    "adapt": 0.069,  # Text2Mask's, whose network and batches it has
+    "text2mask": 0.069,
+    "mask2img": 0.063,
+    "segmenter": 0.126,
+    "synthesize": 0.164,
+    "evaluate": 0.043,
+}
 LORA_EFFICIENCY = 0.033  # of Text2Mask's
 
 
 def efficiency(stage) -> float:
     """Share of a card's published rate that a stage of this kind reaches."""
-    if stage.kind == "text2mask" and "lora" in stage.parameters:
+    if stage.kind in ("adapt", "text2mask") and "lora" in stage.parameters:
         return LORA_EFFICIENCY
     return EFFICIENCY[stage.kind]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ..arms import list_folders, parse_segmenter_name
 from ..config import Recipe
 from ..labels import LabelSet
-from .generators import plan_mask2img, plan_text2mask
+from .generators import plan_adapt, plan_mask2img, plan_text2mask
 from .gpus import Gpu, efficiency
 from .segmenter import plan_evaluation, plan_filter, plan_segmenter
 from .stage_plan import GIB, KINDS, StagePlan
@@ -167,6 +167,8 @@ def plan_recipe(
     stages: list[tuple[StagePlan, int]] = []
     task = recipe.data.task
     for section, kind, is_run, plan in (
+        ("adapt", "adapt", "adapted" in folders,
+            lambda: [plan_adapt(recipe.adapt, None, processes, measure)]),
         ("text2mask", "text2mask", "text2mask" in folders,
             lambda: [plan_text2mask(recipe.text2mask, num_records, processes, measure)]),
         ("mask2img", "mask2img", "mask2img" in folders,
@@ -176,6 +178,8 @@ def plan_recipe(
         ("segmenter", "segmenter", True, lambda: [plan_segmenter(recipe.segmenter, labels, processes, task, measure)]),
         ("filter", "evaluate", "filtered" in folders,
             lambda: [plan_filter(recipe, labels, pictures, measure)]),
+        ("filter", "evaluate", "pseudo" in folders,
+            lambda: [plan_filter(recipe, labels, recipe.data.max_unlabelled or 0, measure)]),
         ("evaluation", "evaluate", True,
             lambda: [plan_evaluation(recipe.segmenter, recipe.evaluation, labels, num_tests, measure)]),
     ):  # fmt: skip

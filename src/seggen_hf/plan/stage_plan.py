@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 GIB = 2**30
-KINDS = ("text2mask", "mask2img", "synthesize", "segmenter", "evaluate")
+KINDS = ("adapt", "text2mask", "mask2img", "synthesize", "segmenter", "evaluate")
 
 
 @dataclass

@@ -22,12 +22,14 @@ class RunFolder:
         self.recipe_file = self.path / "recipe.yaml"
         self.captions = self.path / "captions"
         self.unlabelled = self.path / "unlabelled"
+        self.adapted = self.path / "adapted"
         self.text2mask = self.path / "text2mask"
         self.mask2img = self.path / "mask2img"
         self.synthetic = self.path / "synthetic"
         self.renderer = self.path / "renderer"
         self.filtered = self.path / "filtered"
         self.pseudo = self.path / "pseudo"
+        self.value = self.path / "value"  # of the labels, measured before the run
         self.predictions = self.path / PREDICTIONS
         self.results = self.path / "results.json"
         self.report, self.report_text = self.path / "report.html", self.path / "report.md"

@@ -12,18 +12,20 @@ from accelerate.state import AcceleratorState
 
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 
-from ..arms import ARMS, SYNTHESIZED
+from ..arms import ARMS, SYNTHESIZED, adapts_base, trained_generators
 from ..config import SCENES, Recipe, TrainingConfig
 from ..data.captions import write_captions
 from ..data.scenes.render import render_records
 from ..data.schema import attach_labels, labels_of, load_saved
 from ..data.sources.unlabelled import load_unlabelled
+from ..data.tiles import tile_records
 from ..networks.modules import move
 from ..segmenter.build import load_segmenter
 from ..synthesis import filter_records, load_synthetic, synthesize
 from ..synthesis.agreement_filter import read_summary
 from ..synthesis.generators import open_pipeline
 from ..synthesis.pseudo_labels import pseudo_label
+from ..trainers.adapt import AdaptTask
 from ..trainers.generator import build_panoptic_codec
 from ..trainers.loop import Run, train
 from ..trainers.mask2img import Mask2ImgTask
@@ -32,7 +34,7 @@ from ..trainers.text2mask import Text2MaskTask
 from .folder import RunFolder
 from .records import load_train_records
 from .stage_marker import DONE, STARTED, finished_marker, mark_stage
-from .stages import Stage, segmenter_config, segmenter_of, trained_generators
+from .stages import Stage, segmenter_config, segmenter_of
 
 
 def begins(stage: Stage) -> str:
@@ -82,11 +84,23 @@ def _make_unlabelled(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     return {"images": len(made), "captions": sum(bool(caption) for caption in made["caption"][:])}
 
 
+def _make_adapted(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    config = dataclasses.replace(recipe.adapt, output_dir=str(stage.folder))
+    own, more = load_saved(run.captions), load_saved(run.unlabelled)
+    more = tile_records(more, recipe.data.tiles)  # as large in the picture as the generators will see it
+    columns = ["image", "caption", "image_id"]
+    images = datasets.concatenate_datasets([own.select_columns(columns), more.select_columns(columns)])
+    return _train(AdaptTask, config, attach_labels(images, labels_of(own)))
+
+
 def _make_generator(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     task_class = {"text2mask": Text2MaskTask, "mask2img": Mask2ImgTask}[stage.name]
     config = dataclasses.replace(getattr(recipe, stage.name), output_dir=str(stage.folder))
-    labels = labels_of(load_saved(run.captions))
-    return _train(task_class, config, run.captions, panoptic_codec=build_panoptic_codec(recipe.data, labels))
+    if adapts_base(recipe):
+        config = dataclasses.replace(config, base_model=str(run.adapted), revision=None)
+    records = load_saved(run.captions)
+    codec = build_panoptic_codec(recipe.data, labels_of(records))
+    return _train(task_class, config, records, panoptic_codec=codec)
 
 
 def _make_synthetic(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
@@ -137,7 +151,9 @@ def _make_segmenter(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     elif synthetic is not None:
         made = load_saved(synthetic)
     data = recipe.data
-    facts = _train(SegmenterTask, config, run.captions, synthetic_records=made, task=data.task, tiles=data.tiles)
+    facts = _train(
+        SegmenterTask, config, load_saved(run.captions), synthetic_records=made, task=data.task, tiles=data.tiles
+    )
     return facts | {"synthetic_records": 0 if made is None else len(made)}
 
 
@@ -145,6 +161,7 @@ def _make_segmenter(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
 _MAKERS = {
     "captions": _make_captions,
     "unlabelled": _make_unlabelled,
+    "adapted": _make_adapted,
     "text2mask": _make_generator,
     "mask2img": _make_generator,
     "synthetic": _make_synthetic,
@@ -154,10 +171,9 @@ _MAKERS = {
 }
 
 
-def _train(task_class, config: TrainingConfig, captions: Path, **more) -> dict:
+def _train(task_class, config: TrainingConfig, records: datasets.Dataset, **more) -> dict:
     # Accelerate keeps the precision of the process's first training; each stage has its own.
     AcceleratorState._reset_state()
-    records = load_saved(captions)
     task = task_class.from_config(config, records, labels_of(records), **more)
     run: Run = train(task, config)
     trained = sum(p.numel() for p in task.trainable.parameters() if p.requires_grad)

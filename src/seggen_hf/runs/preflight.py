@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from seggen_hf.pipelines import ColormapCodec
 
-from ..arms import ARMS, SYNTHESIZED, check_arms, list_folders, reads_unlabelled
+from ..arms import ARMS, SYNTHESIZED, adapts_base, check_arms, list_folders, reads_unlabelled
 from ..config import SCENES, Recipe, load_recipe
 from ..config.presets import MEMORY
 from ..data.doctor import digest_image
@@ -164,11 +164,12 @@ def _digests(records: Dataset) -> dict[str, str]:
 
 
 def _check_trainings(recipe: Recipe) -> None:
-    for name in ("text2mask", "mask2img", "segmenter"):
+    trained = list_folders(recipe)
+    for name in ("adapt", "text2mask", "mask2img", "segmenter"):
         section = getattr(recipe, name)
         if section.dry_run:
             raise ValueError(f"{name}.dry_run is set, and a run trains. `seggen plan RECIPE` plans it instead.")
-        is_run = name == "segmenter" or name in list_folders(recipe)
+        is_run = name == "segmenter" or name in trained or (name == "adapt" and adapts_base(recipe))
         if is_run:
             check_optimizer(section)
         if name == "segmenter" or not is_run:

@@ -224,8 +224,8 @@ def draw_curves(run: RunFolder, recipe: Recipe, pictures: PictureFolder) -> list
     """Losses over steps: each generator, and all arms of the segmenter (their first seed) in one chart."""
     charts = []
     finished = [marker["stage"] for marker in list_markers(run, recipe)]
-    for name in ("text2mask", "mask2img"):
-        history = _read_history(run.stage(name)) if name in finished else []
+    for name, place in (("adapt", "adapted"), ("text2mask", "text2mask"), ("mask2img", "mask2img")):
+        history = _read_history(run.stage(place)) if place in finished else []
         if points := [(line["step"], line["loss"]) for line in history if "loss" in line]:
             title = f"{name}: training loss"
             charts.append(pictures.add_chart(f"loss-{name}", line_chart(title, {name: points}), title))

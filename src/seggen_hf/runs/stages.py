@@ -1,6 +1,6 @@
 """Each stage once: its settings, what it reads, its folder, done or not; the whole loop is a list of them.
 
-caption -> text2mask, mask2img -> synthesize -> segmenter (every arm and seed) -> evaluate -> report
+caption -> (adapt) -> text2mask, mask2img -> synthesize -> segmenter (every arm and seed) -> evaluate -> report
 
 The stage filter comes after the segmenter of real records, where an arm reads it. What fills the folders is in
 `makers.py`: to list stages loads no model and no data.
@@ -10,15 +10,27 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..arms import ARMS, JUDGED, SYNTHESIZED, Arm, arm_config, parse_segmenter_name, reads_unlabelled, segmenter_name
+from ..arms import (
+    ARMS,
+    JUDGED,
+    SYNTHESIZED,
+    Arm,
+    adapts_base,
+    arm_config,
+    parse_segmenter_name,
+    reads_unlabelled,
+    segmenter_name,
+    trained_generators,
+)
 from ..config import HOW_ONLY, SCENES, Recipe, SegmenterConfig
 from .folder import RunFolder
 from .stage_marker import DONE, fingerprint
 
-STAGES = ("caption", "text2mask", "mask2img", "synthesize", "filter", "pseudo", "segmenter", "evaluate", "report")
+MADE = ("caption", "adapt", "text2mask", "mask2img", "synthesize", "filter", "pseudo", "segmenter")
+STAGES = (*MADE, "evaluate", "report")
 
 # Of what each kind of stage makes; raised when a new version makes something else of the same settings.
-FORMATS = {"caption": 1, "text2mask": 1, "mask2img": 1, "synthesize": 1, "filter": 1, "pseudo": 1, "segmenter": 1}
+FORMATS = dict.fromkeys(MADE, 1)
 _SOURCE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "task", "image_column", "mask_column", "labels",
     "zero_is_void", "tiles", "train_split", "max_train_records",
@@ -81,8 +93,12 @@ def list_stages(recipe: Recipe, out: str | os.PathLike) -> list[Stage]:
     if reads_unlabelled(recipe):
         stages.append(_unlabelled_stage(recipe, run))
     if read & SYNTHESIZED:
-        stages += _generator_stages(recipe, run, captions)
-        stages.append(_synthesis_stage(recipe, run, [stage for stage in stages if stage.name != "unlabelled"]))
+        seen = [captions]
+        if adapts_base(recipe):
+            stages.append(Stage("adapted", "adapt", run.adapted, _settings("adapt", vars(recipe.adapt)), list(stages)))
+            seen.append(stages[-1])
+        generators = _generator_stages(recipe, run, seen)
+        stages += [*generators, _synthesis_stage(recipe, run, [captions, *generators])]
     if "renderer" in read:
         stages.append(_renderer_stage(recipe, run, captions))
     for arm in sorted(arms, key=lambda arm: arm.reads in JUDGED):  # after the segmenter that judges
@@ -108,13 +124,12 @@ def _unlabelled_stage(recipe: Recipe, run: RunFolder) -> Stage:
     return Stage("unlabelled", "caption", run.unlabelled, settings | _settings("caption", vars(recipe.caption)))
 
 
-def _generator_stages(recipe: Recipe, run: RunFolder, captions: Stage) -> list[Stage]:
-    """Those that are trained: a generator that the recipe names is used as it is."""
+def _generator_stages(recipe: Recipe, run: RunFolder, inputs: list[Stage]) -> list[Stage]:
     data = recipe.data
     coded = {"panoptic_coding": data.panoptic_coding, "num_shades": data.num_shades}
     coded = _settings("data", coded if data.task != "semantic" else {})
     return [
-        Stage(name, name, run.stage(name), _settings(name, vars(getattr(recipe, name))) | coded, [captions])
+        Stage(name, name, run.stage(name), _settings(name, vars(getattr(recipe, name))) | coded, inputs)
         for name in trained_generators(recipe)
     ]
 
@@ -155,13 +170,6 @@ def _segmenter_stage(recipe: Recipe, run: RunFolder, arm: Arm, seed: int, stages
         return Stage(name, "segmenter", folder, _source_settings(recipe) | settings, after=[captions])
     inputs = [captions, *(stage for stage in stages if stage.name == _RECORDS_OF[arm.reads])]
     return Stage(name, "segmenter", folder, settings, inputs)
-
-
-def trained_generators(recipe: Recipe) -> list[str]:
-    """Of `text2mask` and `mask2img` those that a run with synthetic records trains."""
-    synthesis = recipe.synthesis
-    wanted = {"text2mask": synthesis.masksyn_variants > 0, "mask2img": True}
-    return [name for name, is_used in wanted.items() if is_used and not getattr(synthesis, f"{name}_model")]
 
 
 def segmenter_config(recipe: Recipe, run: RunFolder, arm: Arm, seed: int) -> SegmenterConfig:

@@ -36,6 +36,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: str | os.PathLike, data: bytes, sync: bool = True) -> None:
+    """Write bytes; `sync` as in `replacing`."""
+    with replacing(path, sync) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_json(path: str | os.PathLike, content, **options) -> None:
     """Write JSON, indented by 2; `options` are those of `json.dumps`."""
     write_text(path, json.dumps(content, indent=2, **options) + "\n")
@@ -46,10 +52,10 @@ def read_json(path: str | os.PathLike):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def save_image(image, path: str | os.PathLike, **options) -> Path:
-    """Write a PIL image as PNG; `options` are those of `Image.save`."""
-    with replacing(path) as temporary:
-        image.save(temporary, "PNG", **options)
+def save_image(image, path: str | os.PathLike, kind: str = "PNG", sync: bool = True, **options) -> Path:
+    """Write a PIL image; `options` are those of `Image.save`, `sync` as in `replacing`."""
+    with replacing(path, sync) as temporary:
+        image.save(temporary, kind, **options)
     return Path(path)
 
 

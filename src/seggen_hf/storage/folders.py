@@ -88,7 +88,7 @@ def _is_decisions(folder: Path) -> bool:
 
 
 def _is_training(folder: Path) -> bool:
-    if _is_stage(folder, r"text2mask|mask2img|segmenter-.*"):
+    if _is_stage(folder, r"adapted|text2mask|mask2img|segmenter-.*"):
         return True
     # Captions of a model are made before the cache of latents, and that before run_config.json.
     begun = bool(_read(folder / "cache" / "facts.json")) or _names(folder) == ["captions.jsonl"]
@@ -104,6 +104,7 @@ CAPTIONS = Kind("records with captions", "OUT", _is_captions)
 SYNTHESIS = Kind("a synthesis", "--output_dir (OUT of `seggen synthesize`)", _is_synthesis)
 FILTERED = Kind("filtered records", "--out", _is_filtered)
 DECISIONS = Kind("what is kept and rejected in the demo", "--out", _is_decisions)
+PREDICTIONS = Kind("predictions", "OUT", lambda folder: False)
 TRAINING = Kind("a training", "--output_dir", _is_training)
 REPOSITORY = Kind("a repository to push", "--name of `seggen push`", lambda folder: False)
 BASE = Kind("a miniature base", "--output_dir", _is_base)

@@ -90,6 +90,7 @@ class GeneratorTask:
     """
 
     needs_image = False  # whether the encoded pixels are the record's image; otherwise its color map
+    needs_map = True  # whether the records have maps at all
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class GeneratorTask:
         self.encoders = Encoders(base)
         base.unet.requires_grad_(False).eval()
         self.device, self.weight_dtype = torch.device("cpu"), torch.float32
-        self.views = RecordViews(records, config, self.codec, panoptic_codec, self.needs_image)
+        self.views = RecordViews(records, config, self.codec, panoptic_codec, self.needs_image, self.needs_map)
         self.captions, self.num_records = self.views.captions, len(self.views)
         check_captions(self.captions, (base.tokenizer, base.tokenizer_2))
         self.cache: LatentCache | None = None
@@ -154,6 +155,11 @@ class GeneratorTask:
     # The cache
 
     @property
+    def _caches_maps(self) -> bool:
+        """Whether a sample is an image and its map."""
+        return self.needs_image and self.needs_map
+
+    @property
     def _cache_dtype(self):
         return np.float32 if self.weight_dtype == torch.float32 else np.float16
 
@@ -173,14 +179,14 @@ class GeneratorTask:
         views = (self.views.variant(index, v) for index in indices for v in range(self.views.num_variants))
         captions = [self.captions[index] for index in indices]
         at_once = images_at_once(*self.size)
-        return self.encoders.encode_chunk(views, captions, at_once, self._cache_dtype, self.needs_image)
+        return self.encoders.encode_chunk(views, captions, at_once, self._cache_dtype, self._caches_maps)
 
     def estimate_cache(self) -> int:
         """Bytes of the whole cache: arrays exactly, compressed maps by those of up to 32 records."""
         item = np.dtype(self._cache_dtype).itemsize
         embeds, pooled = (tensor[0].numel() for tensor in self.encoders.encode_null())
         per_variant = int(np.prod(self.latent_shape)) * item + 24
-        if self.needs_image:
+        if self._caches_maps:
             survey = self.views.survey()
             packed = sum(len(compress_map(self.views.variant(index, 0)["segmentation_map"])) for index in survey)
             per_variant += -(-packed // len(survey)) + 16
@@ -196,7 +202,7 @@ class GeneratorTask:
         self._null = tuple(tensor.float().cpu().numpy()[0] for tensor in self.encoders.encode_null())
         if self.config.cache_latents:
             self.cache = LatentCache(Path(self.config.output_dir) / "cache", self._cache_facts(), self.num_records)
-            if not self.cache.is_complete:
+            if not self.cache.is_complete and self.needs_map:
                 self._check_maps()
             self.cache.build(self._encode_records, self.estimate_cache(), self.config.cache_max_gb)
             self.encoders.to(torch.device("cpu"))
@@ -239,7 +245,7 @@ class GeneratorTask:
         else:
             sample["prompt_embeds"] = self.cache.read("prompt_embeds", index)
             sample["pooled"] = self.cache.read("pooled", index)
-        if self.needs_image:
+        if self._caches_maps:
             data = self.cache.read_bytes("map", index, variant)
             sample["segmentation_map"] = unpack_map(data, self.views.map_dtype, self.size)
         return sample

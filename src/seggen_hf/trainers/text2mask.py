@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from peft.utils import get_peft_model_state_dict
+from diffusers import UNet2DConditionModel
 
 from seggen_hf.pipelines import Text2MaskPipeline
 
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from ..pictures.grid import save_grid
-from ..storage.files import replace_folder
-from .generator import VALIDATION_BATCH, GeneratorTask, load_unet, save_pipeline
-from .lora import add_lora, cast_frozen, fuse_lora
+from .generator import VALIDATION_BATCH, save_pipeline
+from .unet import UNetTask
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
 _CONFIDENT_DISTANCE = SynthesisConfig().max_color_distance
@@ -38,29 +36,10 @@ def map_validity(segmentation_map: np.ndarray, caption: str, id2label: dict[int,
     }
 
 
-class Text2MaskTask(GeneratorTask):
+class Text2MaskTask(UNetTask):
     """Trains `base.unet` to draw the color map of a caption."""
 
     config: Text2MaskConfig
-
-    def _build_trainable(self) -> UNet2DConditionModel:
-        unet = self.base.unet
-        if self.config.lora_rank:
-            add_lora(unet, self.config)
-        else:
-            unet.requires_grad_(True)
-        if self.config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        return unet
-
-    def _move_frozen(self) -> None:
-        if self.config.lora_rank:
-            cast_frozen(self.base.unet, self.weight_dtype)
-            self.base.unet.to(self.device)
-
-    def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
-        added = {"text_embeds": batch["pooled"], "time_ids": batch["time_ids"].to(noisy.dtype)}
-        return module(noisy, batch["timestep"], batch["prompt_embeds"], added_cond_kwargs=added).sample
 
     def to_pipeline(self, unet: UNet2DConditionModel | None = None) -> Text2MaskPipeline:
         """The pipeline of the current weights (or of `unet`); its modules are the task's own."""
@@ -130,20 +109,4 @@ class Text2MaskTask(GeneratorTask):
 
         The pipeline of a LoRA holds the base's float32 U-Net with the LoRA added to its weights: it needs no peft.
         """
-        unet = None
-        if self.config.lora_rank:
-            replace_folder(folder / "lora", self._save_lora)
-            unet = self._fused_unet()
-        save_pipeline(self.to_pipeline(unet), folder)
-
-    def _save_lora(self, folder: Path) -> None:
-        StableDiffusionXLPipeline.save_lora_weights(
-            folder,
-            unet_lora_layers=dict(get_peft_model_state_dict(self.base.unet)),  # peft's names; diffusers reads them
-            safe_serialization=True,
-            unet_lora_adapter_metadata=self.base.unet.peft_config["default"].to_dict(),
-        )
-
-    def _fused_unet(self) -> UNet2DConditionModel:
-        # Frozen weights that were rounded for the training: the artefact gets the base's own.
-        return fuse_lora(self.base.unet, load_unet(self.config) if self.weight_dtype != torch.float32 else None)
+        save_pipeline(self.to_pipeline(self.finished_unet(folder)), folder)

@@ -29,6 +29,7 @@ class RecordViews:
         panoptic_codec (`PanopticCodec`): of segments. What is called a segmentation map here holds its color indices
             then, which `codec` paints.
         needs_image (`bool`): whether a view's pixels are the image; otherwise the color map.
+        needs_map (`bool`): whether the records have maps; the map of a view is empty if they have none.
     Raises: `ValueError` for a column that is missing, and if there are no records.
     """
 
@@ -39,11 +40,15 @@ class RecordViews:
         codec: ColormapCodec,
         panoptic_codec: PanopticCodec | None = None,
         needs_image: bool = False,
+        needs_map: bool = True,
     ):
         self.config, self.codec, self.panoptic_codec, self.needs_image = config, codec, panoptic_codec, needs_image
-        self.size = (config.height, config.width)
-        check_columns("records", records, "panoptic" if panoptic_codec else "semantic")
+        self.size, self.needs_map = (config.height, config.width), needs_map
         maps = ["panoptic_map", "segments_info"] if panoptic_codec else ["segmentation_map"]
+        if needs_map:
+            check_columns("records", records, "panoptic" if panoptic_codec else "semantic")
+        else:
+            maps = []
         self._columns = [*maps, "caption", *(["image"] if needs_image else [])]
         _check_columns(records, self._columns)
         self.captions = [caption or "" for caption in records["caption"][:]]
@@ -53,7 +58,8 @@ class RecordViews:
             feature = self._records.features[name]
             if isinstance(self._records, Dataset) and isinstance(feature, Image) and feature.decode:
                 self._records = self._records.cast_column(name, Image(decode=False))
-        self._maps = self._records.select_columns(maps)  # of a stream, images are not fetched with it
+        # Of a stream, images are not fetched with their maps.
+        self._maps = self._records.select_columns(maps) if needs_map else self._records
         self.num_variants = self._count_variants()
 
     def __len__(self) -> int:
@@ -92,14 +98,19 @@ class RecordViews:
         3) uint8, the image or the color map; `time_ids` (6,) int32, SDXL's original size, crop corner and target size.
         """
         record = self._records[index]
-        segmentation_map = self._read_map(record)
-        image = read_image(record["image"]) if self.needs_image else np.zeros((*segmentation_map.shape, 3), np.uint8)
+        if self.needs_map:
+            segmentation_map = self._read_map(record)
+            shape = segmentation_map.shape
+            image = read_image(record["image"]) if self.needs_image else np.zeros((*shape, 3), np.uint8)
+        else:
+            image = read_image(record["image"])
+            segmentation_map = np.zeros(image.shape[:2], np.uint8)
         if flip:
             image, segmentation_map = flip_pair(image, segmentation_map)
         image, segmentation_map, facts = random_zoom_crop(
             image, segmentation_map, self.size, self.config.max_crop_zoom, rng
         )
-        segmentation_map = self._finish_map(segmentation_map, record)
+        segmentation_map = self._finish_map(segmentation_map, record) if self.needs_map else segmentation_map
         original, corner = facts["original_size"], facts["crop_top_left"]
         if self.config.size_conditioning == "target":
             original, corner = self.size, (0, 0)
@@ -138,7 +149,8 @@ class RecordViews:
     def _count_variants(self) -> int:
         """Views cached of each record: as many as asked for, but no more than can differ."""
         ratio = self.size[0] / self.size[1]
-        shapes = (self._read_map(self._maps[i]).shape for i in self.survey())
+        rows = (self._maps[i] for i in self.survey())
+        shapes = (self._read_map(row).shape if self.needs_map else read_image(row["image"]).shape[:2] for row in rows)
         if self.config.max_crop_zoom > 1 or any(h / w != ratio for h, w in shapes):
             return self.config.cache_variants
         return min(self.config.cache_variants, 2 if self.config.random_flip else 1)

@@ -1,0 +1,190 @@
+"""Is there anything to gain? The real arm on parts of its labels, and for more steps, before generators train."""
+
+import dataclasses
+import gc
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+
+from ..arms import ARMS, arm_config
+from ..config import Recipe
+from ..data.schema import labels_of
+from ..networks.modules import move
+from ..segmenter.build import load_segmenter
+from ..segmenter.evaluation import evaluate_segmenter
+from ..storage.digests import json_digest
+from ..storage.files import write_json
+from ..tasks import TASKS
+from ..trainers.loop import train
+from ..trainers.segmenter import SegmenterTask
+from .folder import RunFolder
+from .lock import lock_run
+from .records import data_digest, load_train_records
+
+HELD_OUT = 0.2  # of the labelled records: what the points are scored on, so that no test record decides anything
+POINTS = ((0.25, 1), (0.5, 1), (1.0, 1), (1.0, 2))  # share of the other labels, and how many times the recipe's steps
+LEAST = 10  # records
+WORTH_IT = 0.5  # points of the score that are worth a generator's training
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores (shares in [0, 1]) of the points, by seed.
+
+    Attributes:
+        num_records: labels at share 1; held_out: records that all were scored on.
+        scores: `{(share of the labels, times the steps): {seed: score}}`.
+    """
+
+    recipe: str
+    metric: str
+    steps: int
+    num_records: int
+    held_out: int
+    scores: dict[tuple[float, int], dict[int, float]]
+
+    def mean(self, share: float, times: int = 1) -> float:
+        """In %."""
+        return 100 * fmean(self.scores[share, times].values())
+
+    @property
+    def spread(self) -> float | None:
+        """Points between the seeds, the widest of all points of the curve; None for one seed."""
+        ranges = [max(found.values()) - min(found.values()) for found in self.scores.values()]
+        return 100 * max(ranges) if len(next(iter(self.scores.values()))) > 1 else None
+
+    @property
+    def gains(self) -> tuple[float, float]:
+        """Points that the labels' last two doublings brought."""
+        return self.mean(0.5) - self.mean(0.25), self.mean(1.0) - self.mean(0.5)
+
+    @property
+    def of_more_labels(self) -> float:
+        """Points that twice the labels would bring: the last doubling's gain, shrunk as it shrank before."""
+        first, last = self.gains
+        return max(last, 0.0) * (min(max(last, 0.0) / first, 1.0) if first > 0 else 1.0)
+
+    @property
+    def of_more_steps(self) -> float:
+        """Points that twice the steps bring on all labels."""
+        return self.mean(1.0, 2) - self.mean(1.0)
+
+    @property
+    def advice(self) -> str:
+        noise = self.spread or 0.0
+        if self.of_more_steps > max(noise, WORTH_IT):
+            return (
+                f"Train longer first: twice the steps bring {self.of_more_steps:.1f} points without any new data. Set "
+                f"segmenter.max_train_steps={2 * self.steps} and ask again; the comparison would otherwise be of two "
+                "unfinished trainings."
+            )
+        most = max(self.of_more_labels, self.gains[1])
+        if most < max(noise, WORTH_IT):
+            return (
+                f"Not worth it as far as this can tell: the last doubling of the labels brought {self.gains[1]:.1f} "
+                f"points and twice the labels would bring {self.of_more_labels:.1f}"
+                + (f", where seeds alone differ by {noise:.1f}" if noise else "")
+                + ". Synthetic data can still help on images of another kind than these."
+            )
+        return (
+            f"Worth trying: the training is limited by its labels. Twice as many would bring about "
+            f"{self.of_more_labels:.1f} to {most:.1f} points here, which is what synthetic data can bring as long as "
+            "its generators know nothing else; a base that has seen more of such images can bring more."
+        )
+
+    def to_dict(self) -> dict:
+        """JSON values; scores and gains in %."""
+        points = [
+            {
+                "records": _count(self.num_records, share),
+                "steps": times * self.steps,
+                "scores": {str(seed): 100 * score for seed, score in found.items()},
+                "mean": self.mean(share, times),
+            }
+            for (share, times), found in self.scores.items()
+        ]
+        facts = {name: getattr(self, name) for name in ("recipe", "metric", "num_records", "held_out", "spread")}
+        gains = {name: getattr(self, name) for name in ("gains", "of_more_labels", "of_more_steps", "advice")}
+        return facts | {"points": points} | gains
+
+    def to_text(self) -> str:
+        lines = [f"{'labels':>8} {'steps':>8} {self.metric:>8}  (%, {self.held_out} records held out)"]
+        for (share, times), found in self.scores.items():
+            seeds = ", ".join(f"{100 * score:.1f}" for score in found.values())
+            more = f"  ({seeds})" if len(found) > 1 else ""
+            count = _count(self.num_records, share)
+            lines.append(f"{count:>8} {times * self.steps:>8} {self.mean(share, times):>8.1f}{more}")
+        lines += ["", self.advice]
+        if self.spread is None:
+            lines.append("One seed cannot tell a gain from chance: evaluation.seeds names more.")
+        return "\n".join(lines)
+
+
+def measure_value(recipe: Recipe, out: str | os.PathLike, say: Callable[[str], None]) -> Curve:
+    """Train the real arm at each of `POINTS` with each of the recipe's seeds, in `out`/value; what is done is kept.
+
+    A fifth of the labelled records, drawn by seed 0, is held out and scored; the test splits are not looked at.
+
+    Raises: `ValueError` for fewer than `LEAST` records, and what a training raises.
+    """
+    records = load_train_records(recipe)
+    if len(records) < LEAST:
+        raise ValueError(f"{len(records)} labelled records are too few to hold some out; it takes {LEAST} or more.")
+    order = np.random.default_rng(0).permutation(len(records))
+    num_held_out = max(1, round(HELD_OUT * len(records)))
+    held_out, rest = records.select(np.sort(order[:num_held_out])), order[num_held_out:]
+    digest = data_digest(recipe, records)
+    scores: dict[tuple[float, int], dict[int, float]] = {point: {} for point in POINTS}
+    with lock_run(RunFolder(out)):
+        for seed in recipe.evaluation.seeds:
+            for share, times in POINTS:
+                # A smaller part lies in the larger ones, so that a doubling only adds.
+                part = records.select(np.sort(rest[: _count(len(rest), share)]))
+                folder = RunFolder(out).value / f"labels-{round(100 * share)}-steps-{times}" / f"seed-{seed}"
+                score = _score_point(recipe, folder, part, held_out, seed, times, digest)
+                scores[share, times][seed] = score
+                say(f"{len(part)} labels, {times * recipe.segmenter.max_train_steps} steps, seed {seed}: {score:.1%}")
+    metric = TASKS[recipe.data.task].metric
+    steps = recipe.segmenter.max_train_steps
+    curve = Curve(recipe.name, metric, steps, len(rest), num_held_out, scores)
+    write_json(RunFolder(out).value / "value.json", curve.to_dict())
+    return curve
+
+
+def _count(num_records: int, share: float) -> int:
+    return max(1, round(share * num_records))
+
+
+def _score_point(
+    recipe: Recipe, folder: Path, records: Dataset, held_out: Dataset, seed: int, times: int, data: str
+) -> float:
+    """The headline score of one training, remembered beside it with all that decides it."""
+    config = arm_config(ARMS["real"], recipe.segmenter, seed, folder, None)
+    config = dataclasses.replace(config, max_train_steps=times * config.max_train_steps, checkpoints_total_limit=1)
+    labels, data_settings = labels_of(records), recipe.data
+    made_of = json_digest([dataclasses.asdict(config) | {"output_dir": ""}, data, data_settings.tiles, len(records)])
+    file = folder / "score.json"
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    if known.get("made_of") == made_of:
+        return known["score"]
+    AcceleratorState._reset_state()
+    task = SegmenterTask.from_config(config, records, labels, task=data_settings.task, tiles=data_settings.tiles)
+    train(task, config)
+    del task
+    gc.collect()
+    model, processor = load_segmenter(folder, labels)
+    move(model, "cuda" if torch.cuda.is_available() else "cpu")
+    found = evaluate_segmenter(
+        model, processor, held_out, data_settings.task, recipe.evaluation.eval_batch_size, labels=labels
+    )
+    score = found[TASKS[data_settings.task].metric] or 0.0
+    write_json(file, {"score": score, "made_of": made_of})
+    return score

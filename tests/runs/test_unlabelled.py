@@ -1,0 +1,71 @@
+"""Runs that learn from images without masks: self-training, and generators on an adapted base."""
+
+import json
+
+import pytest
+import torch
+from datasets import load_from_disk
+from safetensors.torch import load_file
+
+from seggen_hf.config import load_recipe
+from seggen_hf.runs.folder import RunFolder
+from seggen_hf.runs.runner import check_stages, run_stages
+from seggen_hf.runs.stage_marker import SettingsChanged
+from seggen_hf.runs.stages import STAGES, list_stages
+
+
+def test_a_run_learns_from_images_without_masks(run_copy, tiny_recipe):
+    """The real arm labels them; what is done stays, and other images are noticed."""
+    settings = ["evaluation.arms=[real, self-training]", "data.unlabelled=unlabelled", "data.max_unlabelled=6"]
+    recipe = load_recipe(tiny_recipe, [*settings, "filter.pseudo_confidence=0.05"])
+    said = []
+    run_stages(recipe, run_copy, say=said.append)
+    assert "segmenter-real/seed-0: kept, it is finished" in said
+    pseudo, images = load_from_disk(run_copy / "pseudo"), load_from_disk(run_copy / "unlabelled")
+    assert len(images) == 6 and set(pseudo["image_id"][:]) <= set(images["image_id"][:])
+    assert RunFolder(run_copy).finished("segmenter-self-training/seed-0")["facts"]["synthetic_records"] == len(pseudo)
+    scores = json.loads((run_copy / "results.json").read_text())["scores"]
+    assert {row["arm"] for row in scores} == {"real", "self-training"}
+    assert "the maps that the real arm sees" in (run_copy / "report.md").read_text()
+    with pytest.raises(SettingsChanged, match="max_unlabelled: 6 -> 5"):
+        run_stages(load_recipe(tiny_recipe, [*settings, "data.max_unlabelled=5"]), run_copy)
+
+
+@pytest.mark.slow
+def test_generators_start_from_a_base_that_has_seen_the_unlabelled_images(tiny_recipe, miniature_dir, tmp_path):
+    """With the labelled ones; without a base of its own, `adapt` takes that of the generators."""
+    run = tmp_path / "run"
+    adapt = ["adapt.max_train_steps=2", "adapt.train_batch_size=2", "adapt.num_validation_images=1"]
+    settings = ["data.unlabelled=unlabelled", "data.max_unlabelled=6", *adapt, "adapt.validation_inference_steps=1"]
+    kinds = ["caption", "adapt", "text2mask", "mask2img"]
+    with pytest.raises(ValueError, match="start from what `adapt` makes of its base.*adapt.base_model mini"):
+        run_stages(load_recipe(tiny_recipe, [*settings, "adapt.base_model=miniature"]), run, kinds)
+    recipe = load_recipe(tiny_recipe, settings)
+    assert recipe.adapt.base_model == str(miniature_dir)
+    run_stages(recipe, run, kinds)
+    assert RunFolder(run).finished("adapted")["facts"]["records"] == 8 + 6
+    for name in ("text2mask", "mask2img"):
+        assert json.loads((run / name / "run_config.json").read_text())["base_model"] == str(run / "adapted")
+    frozen = [load_file(next((run / name / "unet").glob("*.safetensors"))) for name in ("adapted", "mask2img")]
+    assert all(torch.equal(frozen[0][name], frozen[1][name]) for name in frozen[0])
+    stages = list_stages(load_recipe(tiny_recipe, [*settings, "adapt.learning_rate=1e-3"]), run)
+    with pytest.raises(SettingsChanged, match="adapt.learning_rate: 1e-05 -> 0.001.*--redo adapt"):
+        check_stages(stages, STAGES, [], None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["evaluation.arms=[real, self-training]"], "name them with data.unlabelled"),
+        (["evaluation.arms=[self-training]", "data.unlabelled=unlabelled"], "needs the segmenter of arm 'real'"),
+        (["evaluation.arms=[real, self-training]", "data.unlabelled=/no/such"], "is no folder, no split"),
+        (
+            ["evaluation.arms=[real, self-training]", "data.unlabelled=test"],
+            "of the test split 'test' is the same image",
+        ),
+    ],
+)
+def test_unlabelled_images_that_cannot_serve_are_refused(tiny_recipe, tmp_path, settings, told):
+    with pytest.raises(ValueError, match=told):
+        run_stages(load_recipe(tiny_recipe, settings), tmp_path / "run")
+    assert not (tmp_path / "run/captions").exists()
