@@ -12,7 +12,10 @@ from seggen_hf.config.values import builtin_recipes
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "src" / "seggen_hf"
-IN_RUNS = {"captions", "text2mask", "mask2img", "synthetic", "filtered", "renderer", "replaced", "log"}
+IN_RUNS = {
+    "captions", "unlabelled", "adapted", "text2mask", "mask2img", "synthetic", "filtered", "pseudo", "renderer",
+    "replaced", "log",
+}  # fmt: skip
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 
