@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -213,7 +214,7 @@ def _plain(segment: dict) -> dict:
 
 
 def _instance(found: dict) -> dict:
-    encoded = coco_mask.encode(np.asfortranarray(found["mask"].astype(np.uint8)))
+    encoded: Any = coco_mask.encode(np.asfortranarray(found["mask"].astype(np.uint8)))
     box = [float(value) for value in coco_mask.toBbox(encoded)]
     counts = encoded["counts"].decode("ascii")
     return {

@@ -14,7 +14,9 @@ from .stages import Stage
 
 def has_other_data(stage: Stage, data: dict[str, str] | None) -> bool:
     """Whether a stage that reads the real data itself was made of other data than `data` has the digests of."""
-    found = None if stage.inputs or data is None else read_begun(stage.folder)
+    if stage.inputs or data is None:
+        return False
+    found = read_begun(stage.folder)
     return found is not None and found["data"] != data[stage.source]
 
 

@@ -30,7 +30,7 @@ MADE = ("caption", "adapt", "text2mask", "mask2img", "synthesize", "filter", "ps
 STAGES = (*MADE, "evaluate", "report")
 
 # Of what each kind of stage makes; raised when a new version makes something else of the same settings.
-FORMATS = dict.fromkeys(MADE, 1)
+FORMATS: dict[str, int] = dict.fromkeys(MADE, 1)
 _SOURCE = (
     "dataset_name", "dataset_config_name", "dataset_revision", "task", "image_column", "mask_column", "labels",
     "zero_is_void", "tiles", "train_split", "max_train_records",

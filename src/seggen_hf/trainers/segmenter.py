@@ -216,10 +216,10 @@ class SegmenterTask:
         """The view, in its share of the samples with things of another real record upon it."""
         if rng.random() >= self.config.copy_paste:
             return image, target_map, segments
-        other = self._view(self.real[int(rng.integers(len(self.real)))], rng)
-        if self.task == "semantic":
-            return *paste_labels(image, target_map, other[0], other[1], self.labels, rng), None
-        return paste_segments(image, target_map, segments, *other, rng)
+        other, other_map, others = self._view(self.real[int(rng.integers(len(self.real)))], rng)
+        if others is None:  # semantic
+            return *paste_labels(image, target_map, other, other_map, self.labels, rng), None
+        return paste_segments(image, target_map, segments, other, other_map, others, rng)
 
     def _targets(self, target_map: torch.Tensor, segments: list[dict] | None) -> SegmentationTargets:
         if self.task == "semantic":
