@@ -1,6 +1,7 @@
 """`seggen`: one command per stage; turns errors into one line and an exit status."""
 
 from .app import app, main, register
+from .beginning import init
 from .data import caption, doctor
 from .loop import quickstart, run, train
 from .page import demo
@@ -14,6 +15,7 @@ __all__ = ["app", "main"]
 
 for function in (
     quickstart,
+    init,
     run,
     plan,
     train,

@@ -6,9 +6,10 @@ import typer
 
 from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, dumps, say
+from .beginning import recipe_of_folder
 from .options import Debug, Json, Out, Preset, Recipe, Redo, Settings
 from .planning import show_plan
-from .settings import read_recipe, shown_recipe, with_preset
+from .settings import is_folder_of_data, read_recipe, shown_recipe, with_preset
 
 
 @command
@@ -35,9 +36,13 @@ def run(
 ):
     """The whole loop of a recipe; each finished stage is kept and skipped on the next call.
 
-    Stages: caption, text2mask, mask2img, synthesize, filter (for arm filtered), segmenter (every arm and seed),
-    evaluate, report.
+    Stages: caption, adapt (with data.unlabelled), text2mask, mask2img, synthesize, filter (for arm filtered), pseudo
+    (for arm self-training), segmenter (every arm and seed), evaluate, report.
+
+    A folder of data stands for a recipe that fits it: runs/NAME.yaml, which `seggen init` writes if it is not there.
     """
+    if is_folder_of_data(recipe):
+        recipe = str(recipe_of_folder(recipe, preset))
     settings = with_preset(settings, preset)
     if dry_run:
         show_plan(recipe, settings, as_json=json)

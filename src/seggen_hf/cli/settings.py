@@ -13,6 +13,13 @@ def recipe_file(recipe: str) -> str | Path:
     return run.recipe_file if run.is_run else recipe
 
 
+def is_folder_of_data(recipe: str) -> bool:
+    """Whether what stands for a recipe is a folder that is neither a run nor named like a built-in recipe."""
+    from ..config.values import builtin_recipes
+
+    return Path(recipe).is_dir() and recipe_file(recipe) == recipe and recipe not in builtin_recipes()
+
+
 def read_recipe(recipe: str, settings: list[str] | None, out: Path | None):
     """The recipe and its run folder; a run folder stands for its own recipe."""
     from ..config import load_recipe

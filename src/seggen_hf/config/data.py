@@ -69,6 +69,14 @@ class DataConfig:
         default=False,
         metadata=about("Read data sets on the Hub (real, synthetic) as needed; no shard is downloaded whole."),
     )
+    held_out: float = field(
+        default=0.0,
+        metadata=about(
+            "Share of the training records that is set apart and scored, as the test split `held-out`, where the data "
+            "set has no other split; images of one patient or video, by their names, stay together."
+        ),
+    )
+    held_out_seed: int = field(default=0, metadata=about("Decides which records are held out."))
     max_train_records: int | None = field(default=None, metadata=about("Use only the first records (lack of labels)."))
     max_test_records: int | None = field(default=None, metadata=about("Score only the first records of a test split."))
     panoptic_coding: str = field(
@@ -92,6 +100,9 @@ class DataConfig:
         check(self.task in TASKS, "task", self.task, f"one of {tuple(TASKS)}")
         check(self.panoptic_coding in CODINGS, "panoptic_coding", self.panoptic_coding, f"one of {CODINGS}")
         check(self.num_shades >= 2, "num_shades", self.num_shades, "at least 2")
+        check(0 <= self.held_out < 1, "held_out", self.held_out, "a share of the records, in [0, 1)")
+        if self.held_out > 0 and self.streaming:
+            raise ValueError("--held_out goes through all names, which a stream does not know; drop --streaming.")
         check(self.max_unlabelled != 0, "max_unlabelled", self.max_unlabelled, "positive")
         check(self.max_megapixels > 0, "max_megapixels", self.max_megapixels, "positive")
         check(self.tiles >= 1, "tiles", self.tiles, "1 (images whole) or more")

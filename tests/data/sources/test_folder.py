@@ -11,8 +11,10 @@ import pytest
 from makers import CATEGORIES, assert_blocks, block_map, make_folder, maps_of, photo
 from PIL import Image
 
+from seggen_hf.config import DataConfig
+from seggen_hf.data.held_out import HELD_OUT
 from seggen_hf.data.schema import labels_of
-from seggen_hf.data.sources.load import load_records, splits_of
+from seggen_hf.data.sources.load import load_records, load_split, splits_of
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101)])
@@ -101,22 +103,31 @@ def test_captions_may_name_files_and_those_of_no_image_are_told(tmp_path):
             load_records(root)
 
 
-@pytest.mark.parametrize("parts", [(), ("train", "val")])
-def test_pairs_without_splits_come_with_the_commands_that_make_them(tmp_path, parts):
+def test_splits_within_images_and_masks_come_with_the_commands_that_turn_them_round(tmp_path):
     root = make_folder(tmp_path / "my data", count=5)
     for name in ("images", "masks"):
-        (root / "train" / name).rename(root / name)
-        for part in parts:
-            shutil.copytree(root / name, root / "copy" / part)
-        if parts:
-            shutil.rmtree(root / name)
-            (root / "copy").rename(root / name)
+        for part in ("train", "val"):
+            shutil.copytree(root / "train" / name, root / name / part)
     shutil.rmtree(root / "train")
-    with pytest.raises(ValueError, match="no splits") as caught:
+    with pytest.raises(ValueError, match="splits within images/ and masks/") as caught:
         load_records(root)
     subprocess.run(["sh", "-c", "cd " + str(caught.value).split(": cd ")[1]], check=True)
-    assert splits_of(root) == (["train", "val"] if parts else ["test", "train"])
-    assert [len(load_records(root, split)) for split in splits_of(root)] == ([5, 5] if parts else [1, 4])
+    assert splits_of(root) == ["train", "val"]
+    assert [len(load_records(root, split)) for split in splits_of(root)] == [5, 5]
+
+
+def test_a_folder_without_splits_is_one_and_a_part_of_it_is_held_out(tmp_path):
+    root = make_folder(tmp_path / "data", count=10)
+    for name in ("images", "masks"):
+        (root / "train" / name).rename(root / name)
+    (root / "train").rmdir()
+    assert splits_of(root) == ["train"] and len(load_records(root)) == 10
+    with pytest.raises(ValueError, match=r"no split 'test'; it has train. To score .* data.held_out=0.2"):
+        load_records(root, "test")
+    data = DataConfig(dataset_name=str(root), held_out=0.3, test_splits=[HELD_OUT])
+    train, test = load_split(data, "train", None), load_split(data, HELD_OUT, None)
+    assert len(train) == 7 and len(test) == 3 and not set(train["image_id"][:]) & set(test["image_id"][:])
+    assert load_split(data, "train", 2)["image_id"][:] == train["image_id"][:2]
 
 
 def test_zero_as_void_is_for_folders_too(tmp_path):

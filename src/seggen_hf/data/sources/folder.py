@@ -18,12 +18,23 @@ from .roots import Roots
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LABEL_FILES = ("classes.json", "labels.json", "id2label.json")
+FLAT = "train"  # the name of the one split of a folder that has images/ and masks/ itself
 CAPTIONS_FILE = "captions.json"  # optional, in the split's folder: {image_id: caption}
 
 
 def folder_splits(root: Path) -> list[str]:
-    """Names of the folders in `root` that hold both images and masks."""
-    return sorted(path.parent.name for path in root.glob("*/images") if (path.parent / "masks").is_dir())
+    """Names of the folders in `root` that hold both images and masks; `train` where they lie in `root` itself."""
+    found = sorted(path.parent.name for path in root.glob("*/images") if (path.parent / "masks").is_dir())
+    return found or ([FLAT] if _has_both(root) and not _parts(root) else [])
+
+
+def _has_both(root: Path) -> bool:
+    return (root / "images").is_dir() and (root / "masks").is_dir()
+
+
+def _parts(root: Path) -> list[str]:
+    """Folders that both images/ and masks/ of `root` hold: splits the other way round."""
+    return sorted(path.name for path in (root / "masks").iterdir() if (root / "images" / path.name).is_dir())
 
 
 def read_folder(
@@ -31,7 +42,7 @@ def read_folder(
 ) -> Source:
     """List the pairs of `root/split`; a pair shares its name below images/ and masks/, but for the file's suffix and,
     behind the mask's name, `mask_suffix`, or what all masks have there."""
-    folder = root / split
+    folder = root / split if (root / split).is_dir() else root
     images, image_problems = list_images(folder / "images")
     named, mask_problems = list_images(folder / "masks")
     masks, notes, rule_problems = match_masks(images, named, folder / "masks", mask_suffix)
@@ -149,21 +160,13 @@ def read_captions(file: Path, images: dict[str, Path]) -> dict[str, str]:
 
 
 def explain_missing_splits(root: Path) -> str | None:
-    """What to type where images/ and masks/ lie in `root` itself; None where they do not."""
-    if not (root / "images").is_dir() or not (root / "masks").is_dir():
+    """What to type where images/ and masks/ in `root` hold the splits; None where they do not."""
+    if not _has_both(root):
         return None
-    parts = sorted(path.name for path in (root / "masks").iterdir() if (root / "images" / path.name).is_dir())
-    if parts:
-        names = " ".join(map(shlex.quote, parts))
-        commands = f'for s in {names}; do mkdir "$s" && mv "images/$s" "$s/images" && mv "masks/$s" "$s/masks"; done'
-    else:
-        commands = (
-            "mkdir -p train test/images test/masks && mv images masks train/ && ls train/masks | awk 'NR % 5 == 0' | "
-            'while read -r m; do mv "train/masks/$m" test/masks/ && mv "train/images/${m%.*}".* test/images/; done'
-        )
+    names = " ".join(map(shlex.quote, _parts(root)))
+    commands = f'for s in {names}; do mkdir "$s" && mv "images/$s" "$s/images" && mv "masks/$s" "$s/masks"; done'
     return (
-        f"{root} has images/ and masks/ but no splits, and a segmenter is scored on images that it did not train on. "
-        f"Each split needs SPLIT/images and SPLIT/masks{'' if parts else '; this keeps every fifth image for test'}: "
+        f"{root} has its splits within images/ and masks/, and each split needs SPLIT/images and SPLIT/masks: "
         f"cd {shlex.quote(str(root))} && {commands}"
     )
 

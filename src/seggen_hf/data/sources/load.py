@@ -14,6 +14,7 @@ from datasets import Dataset, Features, Image
 from ...config import SCENES, DataConfig
 from ...labels import LabelSet
 from ...storage.files import write_json
+from ..held_out import HELD_OUT, draw_held_out
 from ..scenes.records import SCENE_SPLITS, scene_records
 from ..schema import (
     allow_megapixels,
@@ -71,15 +72,23 @@ def reading_of(data: DataConfig) -> dict:
 
 def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset:
     """The records of one split as `data` describes their source, cut into tiles if it says so; scenes are drawn at its
-    height and width. `max_records` counts images."""
+    height and width. `max_records` counts images.
+
+    With `data.held_out` the training split is without its part `held-out`, which is a split of its own.
+    """
+    is_parted = data.held_out > 0 and split in (data.train_split, HELD_OUT)
     records = load_records(
         data.dataset_name,
-        split,
+        data.train_split if is_parted else split,
         labels=data.labels,
-        max_records=max_records,
+        max_records=None if is_parted else max_records,
         **reading_of(data),
         size=(data.height, data.width) if data.dataset_name == SCENES else None,
     )
+    if is_parted:
+        held_out = set(draw_held_out(records["image_id"][:], data.held_out, data.held_out_seed))
+        kept = [index for index in range(len(records)) if (index in held_out) == (split == HELD_OUT)]
+        records = records.select(kept[:max_records])
     return tile_records(records, data.tiles)
 
 
@@ -279,7 +288,13 @@ def _check_split(source, split: str, splits: list[str], kind: str = "") -> None:
     coco = split.removesuffix(COCO_YEAR)
     aliases = {"ade20k": ADE20K_SPLITS.get(split), "coco": coco, "coco-instances": ALIASES.get(split, coco)}
     if split not in splits and aliases.get(kind) not in splits:
-        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}.")
+        hint = ""
+        if len(splits) == 1 and kind != SCENES:
+            hint = (
+                f" To score on a part of {splits[0]} that is set apart: data.train_split={splits[0]} "
+                f"data.held_out=0.2 data.test_splits=[{HELD_OUT}]."
+            )
+        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(splits) or 'none'}.{hint}")
 
 
 def _label_file(labels) -> LabelFile | None:

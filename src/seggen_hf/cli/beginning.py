@@ -1,0 +1,71 @@
+"""The way in: a recipe for a folder of data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..process.quiet import quiet_libraries
+from .app import WrongArguments, command, dumps, say
+from .options import Debug, Json, Preset
+
+
+@command
+def init(
+    source: Annotated[str, typer.Argument(help="Folder of images and masks (any layout that is read), or a Hub id.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; NAME.yaml here if absent.")] = None,
+    preset: Preset = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="semantic, panoptic or instance; by the data if absent.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+):
+    """Write a recipe that fits a data set: splits, sizes, steps and arms, each with its reason. Asks nothing."""
+    from ..config.presets import PRESETS
+    from ..tasks import TASKS
+
+    if task is not None and task not in TASKS:
+        raise WrongArguments(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
+    if preset is not None and preset not in PRESETS:
+        raise WrongArguments(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
+    file, told = begin(source, out, preset, task)
+    if json:
+        print(dumps({"recipe": str(file), "told": told}))
+        return
+    print("\n".join(told))
+    print(f"Written to {file}. Next:")
+    print(f"  seggen doctor {source}    # what is wrong with the data, before anything is trained")
+    print(f"  seggen run {file}")
+
+
+def begin(source: str, out: Path | None, preset: str | None, task: str | None = None) -> tuple[Path, list[str]]:
+    """Write a recipe for `source`, and load it; its file, and what was chosen."""
+    quiet_libraries()
+    from ..config import load_recipe
+    from ..runs.first_recipe import name_for, survey, write_first_recipe
+    from ..storage.files import write_text
+
+    name = name_for(source)
+    file = out or Path(f"{name}.yaml")
+    if file.exists():
+        raise ValueError(f"{file} exists, and may hold what somebody wrote; name another with --out.")
+    text, told = write_first_recipe(survey(source, task), name, preset)
+    write_text(file, text)
+    load_recipe(file)
+    return file, told
+
+
+def recipe_of_folder(folder: str, preset: str | None) -> Path:
+    """The recipe of a folder of data that is run without one: `runs/NAME.yaml`, written if it is not there."""
+    from ..runs.first_recipe import name_for
+
+    file = Path("runs") / f"{name_for(folder)}.yaml"
+    if not file.is_file():
+        _, told = begin(folder, file, preset)
+        for line in told:
+            say(line)
+        say(
+            f"the recipe is {file}: change it as you like, or write one for a card: seggen init {folder} --preset 24gb"
+        )
+    return file

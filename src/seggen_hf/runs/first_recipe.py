@@ -1,0 +1,251 @@
+"""A recipe that fits a data set: what lies in it decides splits, sizes, steps and arms; every choice says why."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from datasets import Image
+
+from ..data.held_out import HELD_OUT, tell_groups
+from ..data.schema import labels_of, open_image
+from ..data.sources.folder import list_images
+from ..data.sources.load import load_records, splits_of
+from ..spacing import spread
+
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "val", "valid", "validation")
+UNLABELLED = ("unlabelled", "unlabeled")
+SURVEYED = 64  # images whose sizes are looked at
+HELD_OUT_SHARE = 0.2
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+SEGMENTERS = {
+    "semantic": "facebook/mask2former-swin-small-ade-semantic",
+    "panoptic": "facebook/mask2former-swin-small-coco-panoptic",
+    "instance": "facebook/mask2former-swin-small-coco-instance",
+}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a data set.
+
+    Attributes:
+        train_split, test_splits: as they are named there; no test split if it has one split alone.
+        size: median (height, width) of training images; groups: patients or videos that names tell of.
+        segments: the most that one image has, 0 where they are not told; unlabelled, num_unlabelled: a folder of
+            images without masks.
+    """
+
+    source: str
+    splits: tuple[str, ...]
+    train_split: str
+    test_splits: tuple[str, ...]
+    num_records: int
+    num_labels: int
+    size: tuple[int, int]
+    task: str
+    segments: int
+    groups: int
+    unlabelled: str | None
+    num_unlabelled: int
+
+
+def survey(source: str | os.PathLike, task: str | None = None) -> Survey:
+    """Look at the names of all files and the sizes of some; no mask is read.
+
+    Args:
+        task: what the segmenter shall do; where it is not told, panoptic if the data has segments, else semantic.
+    Raises: `ValueError` for a folder that is no data set, with what it lacks.
+    """
+    source = os.fspath(source)
+    splits = splits_of(source)
+    train = next((name for name in TRAIN if name in splits), splits[0])
+    records = load_records(source, train, check=False)
+    tests = [name for name in TEST if name in splits][:1]
+    images = records.select_columns("image").cast_column("image", Image(decode=False))
+    shapes = []
+    for index in spread(len(images), SURVEYED):
+        with open_image(images[index]["image"]) as image:
+            shapes.append((image.height, image.width))
+    has_segments = "segments_info" in records.column_names
+    segments = max(len(found) for found in records["segments_info"][:]) if has_segments else 0
+    folder = next((str(Path(source) / name) for name in UNLABELLED if (Path(source) / name).is_dir()), None)
+    return Survey(
+        source=source,
+        splits=tuple(splits),
+        train_split=train,
+        test_splits=tuple(tests),
+        num_records=len(records),
+        num_labels=labels_of(records).num_labels,
+        size=(round(median(h for h, _ in shapes)), round(median(w for _, w in shapes))),
+        task=task or ("panoptic" if has_segments else "semantic"),
+        segments=segments,
+        groups=tell_groups(records["image_id"][:]),
+        unlabelled=folder,
+        num_unlabelled=len(list_images(Path(folder))[0]) if folder else 0,
+    )
+
+
+def write_first_recipe(found: Survey, name: str, preset: str | None) -> tuple[str, list[str]]:
+    """The text of a recipe for `found`, and three lines on what was chosen and why.
+
+    Args:
+        preset: of the card; None is for a CPU and the miniature base.
+    """
+    num_train = found.num_records
+    if not found.test_splits:
+        num_train = round((1 - HELD_OUT_SHARE) * num_train)
+    arms = ["real", "copy-paste", *(["self-training"] if found.unlabelled else []), "synthetic"]
+    split, split_reason = _splits(found)
+    more = [f"  unlabelled: {json.dumps(found.unlabelled)}"] if found.unlabelled else []
+    size = _size(found.size, preset)
+    trainings, steps_reason = (_on_a_card if preset else _on_a_cpu)(found, num_train, size)
+    lines = [
+        f"# For {found.source}: {found.num_records} labelled images of about {found.size[0]} x {found.size[1]},",
+        f"# {found.num_labels} labels, splits {', '.join(found.splits)}. By `seggen init`; change what you like.",
+        f"name: {name}",
+        *([f"preset: {preset}  # settings that fit the card; `seggen plan` checks it"] if preset else []),
+        "data:",
+        f"  dataset_name: {json.dumps(found.source)}",
+        f"  task: {found.task}",
+        *split,
+        *more,
+        f"  height: {size[0]}  # what the generators draw: the images' shape, at a size that the base is good at",
+        f"  width: {size[1]}",
+        *trainings,
+        "evaluation:",
+        f"  arms: [{', '.join(arms)}]  # copy-paste: what drawn data has to beat",
+        "  seeds: [0, 1, 2]  # fewer cannot tell a gain from chance",
+    ]
+    where = f"a card ({preset}) and SDXL" if preset else "a CPU and the miniature base; a card draws better: --preset"
+    told = [
+        f"{found.num_records} labelled images of about {found.size[0]} x {found.size[1]}, {found.num_labels} labels, "
+        f"task {found.task}" + (f"; {found.num_unlabelled} images without masks" if found.unlabelled else ""),
+        split_reason,
+        f"For {where}: drawn at {size[0]} x {size[1]}, {steps_reason}; arms {', '.join(arms)}, 3 seeds",
+    ]
+    return "\n".join(lines) + "\n", told
+
+
+def name_for(source: str | os.PathLike) -> str:
+    """A recipe's name from a folder's."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-_") or "data"
+
+
+def _splits(found: Survey) -> tuple[list[str], str]:
+    if found.test_splits:
+        lines = [f"  train_split: {found.train_split}", f"  test_splits: [{', '.join(found.test_splits)}]"]
+        return lines, f"Trains on {found.train_split}, scores on {', '.join(found.test_splits)}"
+    together = f", whole groups of {found.groups} (patients, videos)" if found.groups else ""
+    lines = [
+        f"  train_split: {found.train_split}",
+        f"  held_out: {HELD_OUT_SHARE}  # there is one split alone{together}",
+        f"  test_splits: [{HELD_OUT}]",
+    ]
+    return lines, f"One split alone ({found.train_split}): a fifth of it is held out to score on{together}"
+
+
+def _size(size: tuple[int, int], preset: str | None) -> tuple[int, int]:
+    """Height and width of the generators: the images' shape, with as many pixels as the base is good at."""
+    pixels, step = (768 * 768, 64) if preset else (96 * 128, 32)
+    scale = math.sqrt(pixels / (size[0] * size[1]))
+    return _multiple(scale * size[0], step), _multiple(scale * size[1], step)
+
+
+def _multiple(value: float, step: int) -> int:
+    return max(step, round(value / step) * step)
+
+
+def _between(value: float, least: int, most: int) -> int:
+    """`value` with two digits, within its bounds."""
+    digits = 10 ** max(0, len(str(round(value))) - 2)
+    return min(max(round(value / digits) * digits, least), most)
+
+
+def _variants(num_train: int) -> int:
+    return 10 if num_train < 100 else 5 if num_train < 2_000 else 2
+
+
+def _on_a_card(found: Survey, num_train: int, size: tuple[int, int]) -> tuple[list[str], str]:
+    steps, longer = _between(20 * num_train, 3_000, 30_000), _between(10 * num_train, 4_000, 80_000)
+    crop = min(512, _multiple(min(found.size) - 15, 32))
+    queries = [f"  num_queries: {_multiple(1.25 * found.segments, 50)}"] if found.segments > 100 else []
+    adapted = [
+        "adapt:  # the base learns the look of the unlabelled images before the generators start from it",
+        f"  base_model: {SDXL}",
+        f"  max_train_steps: {_between(4 * found.num_unlabelled, 2_000, 10_000)}",
+    ]
+    training = ["  lr_warmup_steps: 100", "  ema_decay: 0.999", "  checkpointing_steps: 500"]
+    lines = [
+        "caption:",
+        "  captioner: Salesforce/blip2-opt-2.7b",
+        *(adapted if found.unlabelled else []),
+        "text2mask:",
+        f"  base_model: {SDXL}",
+        f"  max_train_steps: {steps}  # some 20 times the labels",
+        *training,
+        "mask2img:",
+        f"  base_model: {SDXL}",
+        f"  max_train_steps: {steps}",
+        *training[::2],
+        *_synthesis(num_train, ["  text2mask_steps: 50", "  mask2img_steps: 30"]),
+        "segmenter:",
+        f"  model: {SEGMENTERS[found.task]}",
+        f"  max_train_steps: {longer}  # `seggen plan RECIPE --value` says whether that is enough",
+        "  train_batch_size: 8",
+        f"  crop_height: {crop}",
+        f"  crop_width: {crop}",
+        *queries,
+        "  p_aug: 0.6  # the paper's share of synthetic samples",
+    ]
+    return lines, f"generators for {steps:,} steps and segmenters for {longer:,}, by the number of labels"
+
+
+def _on_a_cpu(found: Survey, num_train: int, size: tuple[int, int]) -> tuple[list[str], str]:
+    training = [
+        "  train_batch_size: 8", "  lr_warmup_steps: 20", "  lr_scheduler: cosine", "  ema_decay: 0.99",
+        "  size_conditioning: target", "  max_crop_zoom: 1.3", "  cache_variants: 8", "  checkpointing_steps: 100",
+    ]  # fmt: skip
+    lines = [
+        *(["adapt:", "  max_train_steps: 800", "  learning_rate: 2.0e-4", *training] if found.unlabelled else []),
+        "text2mask:",
+        "  max_train_steps: 800",
+        "  learning_rate: 4.0e-4",
+        *training,
+        "mask2img:",
+        "  max_train_steps: 800",
+        "  learning_rate: 5.0e-4",
+        "  train_base: true  # the base has seen drawn scenes only, no photograph",
+        *training,
+        *_synthesis(num_train, ["  text2mask_steps: 12", "  text2mask_guidance: 2.0", "  mask2img_steps: 8"]),
+        "  mask2img_guidance: 1.0",
+        "segmenter:",
+        "  max_train_steps: 1500",
+        "  train_batch_size: 8",
+        "  learning_rate: 2.0e-3",
+        "  lr_warmup_steps: 50",
+        "  backbone_lr_multiplier: 1.0  # from random weights: nothing to be careful with",
+        "  max_grad_norm: 1.0",
+        f"  crop_height: {size[0]}",
+        f"  crop_width: {size[1]}",
+        "  min_scale: 0.75",
+        "  max_scale: 1.5",
+        "  p_aug: 0.3",
+        "  checkpointing_steps: 200",
+    ]
+    return lines, "trainings of minutes each"
+
+
+def _synthesis(num_train: int, steps: Sequence[str]) -> list[str]:
+    variants = _variants(num_train)
+    return [
+        "synthesis:",
+        f"  imgsyn_variants: {variants}  # new images of each labelled map",
+        f"  masksyn_variants: {variants}  # new maps of each caption, an image each",
+        *steps,
+    ]

@@ -1,0 +1,100 @@
+"""The recipe of a folder fits it, loads, and runs."""
+
+import json
+
+import pytest
+import real_files as make
+import yaml
+from typer.testing import CliRunner
+
+from seggen_hf.cli import app
+from seggen_hf.config import load_recipe
+from seggen_hf.runs.first_recipe import name_for, survey, write_first_recipe
+
+
+def flat(root, names):
+    """Images and masks in `root` itself, which is one split."""
+    make.folder(root, images=[f"{name}.jpg" for name in names], masks=[f"{name}.png" for name in names])
+    for part in ("images", "masks"):
+        (root / "train" / part).rename(root / part)
+    (root / "train").rmdir()
+    return root
+
+
+def test_splits_are_named_as_they_are(tmp_path):
+    make.folder(tmp_path, split="training", size=(30, 60))
+    make.folder(tmp_path, split="valid", size=(30, 60))
+    found = survey(tmp_path)
+    assert (found.train_split, found.test_splits, found.task) == ("training", ("valid",), "semantic")
+    assert (found.num_records, found.num_labels) == (1, 2)
+
+
+@pytest.mark.parametrize("preset", [None, "24gb"])
+def test_a_folder_with_one_split_gets_a_held_out_part(tmp_path, preset):
+    root = flat(tmp_path / "my data!", [f"patient{i % 6}_{i:02d}" for i in range(30)])
+    (root / "unlabelled").mkdir()
+    for i in range(3):
+        make.picture(root / f"unlabelled/{i}.jpg")
+    done = CliRunner().invoke(app, ["init", str(root), "--out", str(tmp_path / "r.yaml"), "--json"]
+                              + (["--preset", preset] if preset else []))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)["told"]
+    assert len(told) == 3 and "30 labelled images" in told[0] and "3 images without masks" in told[0]
+    assert "a fifth of it is held out to score on, whole groups of 6" in told[1]
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert recipe.name == "my-data" and recipe.data.held_out == 0.2 and recipe.data.test_splits == ["held-out"]
+    assert recipe.evaluation.arms == ["real", "copy-paste", "self-training", "synthetic"]
+    assert (recipe.data.height, recipe.data.width) == (recipe.text2mask.height, recipe.text2mask.width)
+    ratio = recipe.data.height / recipe.data.width
+    assert 0.75 < ratio / (make.SIZE[0] / make.SIZE[1]) < 1.35
+    bases = {recipe.adapt.base_model, recipe.text2mask.base_model, recipe.mask2img.base_model}
+    assert bases == {"miniature" if preset is None else "stabilityai/stable-diffusion-xl-base-1.0"}
+    again = CliRunner().invoke(app, ["init", str(root), "--out", str(tmp_path / "r.yaml")])
+    assert again.exit_code == 1 and "exists, and may hold what somebody wrote" in again.stderr
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "instance"])
+@pytest.mark.parametrize("preset", [None, "12gb", "80gb"])
+def test_recipes_of_every_task_and_card_load(tmp_path, task, preset):
+    for split in ("train", "val"):
+        make.panoptic(tmp_path / split)
+    root = tmp_path / "train"
+    text, _ = write_first_recipe(survey(root, task), "mine", preset)
+    (tmp_path / "mine.yaml").write_text(text)
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert recipe.data.task == task and recipe.name == "mine"
+    assert yaml.safe_load(text)["evaluation"]["seeds"] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_folder_is_run_without_a_recipe(tmp_path, monkeypatch, miniature_dir):
+    """Its recipe is written beside the runs, said in lines, and the next call takes it as it is then."""
+    monkeypatch.chdir(tmp_path)
+    root = flat(tmp_path / "shapes", [f"{i:02d}" for i in range(10)])
+    small = ["text2mask.max_train_steps=1", "mask2img.max_train_steps=1", "segmenter.max_train_steps=1"]
+    small += [f"{name}.base_model={miniature_dir}" for name in ("text2mask", "mask2img")]
+    small += ["segmenter.model=unit", "evaluation.seeds=[0]", "synthesis.max_color_distance=500"]
+    small += ["synthesis.imgsyn_variants=1", "synthesis.masksyn_variants=1", "synthesis.max_ignored_share=1"]
+    small += ["text2mask.lr_warmup_steps=0", "mask2img.lr_warmup_steps=0", "segmenter.lr_warmup_steps=0"]
+    words = ["run", str(root)] + [word for setting in small for word in ("--set", setting)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "the recipe is runs/shapes.yaml" in done.stderr and "held out" in done.stderr
+    assert (tmp_path / "runs/shapes/report.html").is_file()
+    scores = json.loads((tmp_path / "runs/shapes/results.json").read_text())["scores"]
+    assert {(row["arm"], row["num_images"]) for row in scores} == {
+        (arm, 2) for arm in ("real", "copy-paste", "synthetic")
+    }
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 0 and "the recipe is" not in again.stderr
+
+
+@pytest.mark.parametrize(("folder", "name"), [("my data!", "my-data"), ("...", "data"), ("a_b-1", "a_b-1")])
+def test_names_are_those_of_folders(tmp_path, folder, name):
+    assert name_for(tmp_path / folder) == name
+
+
+def test_what_is_no_data_set_is_told(tmp_path):
+    done = CliRunner().invoke(app, ["init", str(tmp_path)])
+    assert done.exit_code == 1 and "is no layout that can be read" in done.stderr
+    assert CliRunner().invoke(app, ["init", str(tmp_path), "--preset", "1gb"]).exit_code == 2
