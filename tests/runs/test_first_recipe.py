@@ -1,5 +1,6 @@
 """The recipe of a folder fits it, loads, and runs."""
 
+import dataclasses
 import json
 
 import pytest
@@ -64,6 +65,15 @@ def test_recipes_of_every_task_and_card_load(tmp_path, task, preset):
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert recipe.data.task == task and recipe.name == "mine"
     assert yaml.safe_load(text)["evaluation"]["seeds"] == [0, 1, 2]
+
+
+def test_images_of_many_segments_are_cut_into_tiles(tmp_path):
+    make.panoptic(tmp_path / "data")
+    found = dataclasses.replace(survey(tmp_path / "data"), segments=375)
+    text, told = write_first_recipe(found, "mine", None)
+    (tmp_path / "mine.yaml").write_text(text)
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert recipe.data.tiles == 4 and recipe.data.height == recipe.data.width and "tiles of 4 x 4" in told[2]
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ TEST = ("test", "testing", "val", "valid", "validation")
 UNLABELLED = ("unlabelled", "unlabeled")
 SURVEYED = 64  # images whose sizes are looked at
 HELD_OUT_SHARE = 0.2
+MANY, PER_TILE = 100, 25  # segments of one image that are cut into tiles, and those that a tile is to have
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 SEGMENTERS = {
     "semantic": "facebook/mask2former-swin-small-ade-semantic",
@@ -103,7 +104,10 @@ def write_first_recipe(found: Survey, name: str, preset: str | None) -> tuple[st
     arms = ["real", "copy-paste", *(["self-training"] if found.unlabelled else []), "synthetic"]
     split, split_reason = _splits(found)
     more = [f"  unlabelled: {json.dumps(found.unlabelled)}"] if found.unlabelled else []
-    size = _size(found.size, preset)
+    tiles = min(8, math.ceil(math.sqrt(found.segments / PER_TILE))) if found.segments > MANY else 1
+    size = _size(found.size if tiles == 1 else (1, 1), preset)
+    if tiles > 1:
+        more.append(f"  tiles: {tiles}  # up to {found.segments} segments an image: learnt from about square parts")
     trainings, steps_reason = (_on_a_card if preset else _on_a_cpu)(found, num_train, size)
     lines = [
         f"# For {found.source}: {found.num_records} labelled images of about {found.size[0]} x {found.size[1]},",
@@ -122,12 +126,13 @@ def write_first_recipe(found: Survey, name: str, preset: str | None) -> tuple[st
         f"  arms: [{', '.join(arms)}]  # copy-paste: what drawn data has to beat",
         "  seeds: [0, 1, 2]  # fewer cannot tell a gain from chance",
     ]
-    where = f"a card ({preset}) and SDXL" if preset else "a CPU and the miniature base; a card draws better: --preset"
+    drawn = f"{size[0]} x {size[1]}" + (f", tiles of {tiles} x {tiles}" if tiles > 1 else "")
+    base = f"SDXL draws at {drawn}" if preset else f"The miniature base draws at {drawn} (SDXL: --preset, on a card)"
     told = [
         f"{found.num_records} labelled images of about {found.size[0]} x {found.size[1]}, {found.num_labels} labels, "
         f"task {found.task}" + (f"; {found.num_unlabelled} images without masks" if found.unlabelled else ""),
         split_reason,
-        f"For {where}: drawn at {size[0]} x {size[1]}, {steps_reason}; arms {', '.join(arms)}, 3 seeds",
+        f"{base}; {steps_reason}; arms {', '.join(arms)}, 3 seeds",
     ]
     return "\n".join(lines) + "\n", told
 
@@ -174,7 +179,6 @@ def _variants(num_train: int) -> int:
 def _on_a_card(found: Survey, num_train: int, size: tuple[int, int]) -> tuple[list[str], str]:
     steps, longer = _between(20 * num_train, 3_000, 30_000), _between(10 * num_train, 4_000, 80_000)
     crop = min(512, _multiple(min(found.size) - 15, 32))
-    queries = [f"  num_queries: {_multiple(1.25 * found.segments, 50)}"] if found.segments > 100 else []
     adapted = [
         "adapt:  # the base learns the look of the unlabelled images before the generators start from it",
         f"  base_model: {SDXL}",
@@ -200,7 +204,6 @@ def _on_a_card(found: Survey, num_train: int, size: tuple[int, int]) -> tuple[li
         "  train_batch_size: 8",
         f"  crop_height: {crop}",
         f"  crop_width: {crop}",
-        *queries,
         "  p_aug: 0.6  # the paper's share of synthetic samples",
     ]
     return lines, f"generators for {steps:,} steps and segmenters for {longer:,}, by the number of labels"
