@@ -36,6 +36,7 @@ def test_help_lists_what_there_is():
         "evaluate",
         "predict",
         "report",
+        "status",
         "push",
         "demo",
     ):

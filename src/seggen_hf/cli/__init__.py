@@ -8,7 +8,7 @@ from .page import demo
 from .planning import plan
 from .prediction import predict
 from .publishing import push
-from .results import evaluate, report
+from .results import evaluate, report, status
 from .synthetic import filter, synthesize
 
 __all__ = ["app", "main"]
@@ -17,6 +17,7 @@ for function in (
     quickstart,
     init,
     run,
+    status,
     plan,
     train,
     doctor,

@@ -79,6 +79,15 @@ def _score_on(source, splits, folders, recipe, batch_size, task, as_json, readin
 
 
 @command
+def status(run: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False, debug: Debug = False):
+    """How far a run is: stages, steps, what is left, and whether a process works on it. Asked from any terminal."""
+    from ..runs.status import read_status
+
+    found = read_status(run)
+    print(dumps(found.to_dict()) if json else found.to_text())
+
+
+@command
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")], json: Json = False, debug: Debug = False):
     """Write report.md and report.html of a run folder, from what is finished there."""
     quiet_libraries()

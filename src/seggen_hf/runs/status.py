@@ -1,0 +1,142 @@
+"""How far a run is, read from its folder alone: from another terminal, and after it has died."""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import lock_descriptor
+
+from ..arms import parse_segmenter_name
+from ..config import Recipe
+from .folder import RunFolder
+from .stage_marker import DONE, STARTED, read_marker
+from .stages import Stage, list_stages
+
+QUIET = 600.0  # seconds without a new line of history after which a training is told to be silent
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage: `done`, `begun` or `waiting`.
+
+    Attributes:
+        seconds: what it took, or has taken so far as it last said; step, steps: of a training.
+        left: seconds that a training's remaining steps take at the rate of its last ones; None where it is not known.
+        silent: seconds since it last wrote a line, of a training that is begun.
+    """
+
+    name: str
+    state: str
+    seconds: float | None = None
+    step: int | None = None
+    steps: int | None = None
+    left: float | None = None
+    silent: float | None = None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The stages in their order, and whether a process works on them."""
+
+    run: str
+    process: str | None
+    stages: list[StageStatus]
+    last_line: str | None
+
+    def to_dict(self) -> dict:
+        """JSON values."""
+        return asdict(self) | {"done": sum(stage.state == "done" for stage in self.stages)}
+
+    def to_text(self) -> str:
+        width = max(len(stage.name) for stage in self.stages)
+        lines = [f"{stage.name:<{width}}  {_tell(stage)}" for stage in self.stages]
+        done = sum(stage.state == "done" for stage in self.stages)
+        lines.append(f"{done} of {len(self.stages)} stages are done.")
+        if self.process:
+            lines.append(f"Process {self.process} works on it.")
+        elif done < len(self.stages):
+            lines.append(f"No process works on it: `seggen run {self.run}` goes on where it is.")
+        if self.last_line and done < len(self.stages):
+            lines.append(f"Last line of its log: {self.last_line}")
+        return "\n".join(lines)
+
+
+def read_status(out: str | os.PathLike) -> RunStatus:
+    """Raises: `ValueError` for a folder that is no run's."""
+    run = RunFolder(out)
+    recipe = run.recipe()
+    log = run.log.read_text(encoding="utf-8").rstrip().splitlines() if run.log.is_file() else []
+    stages = [_status_of(stage, recipe) for stage in list_stages(recipe, run)]
+    return RunStatus(str(run), _holder(run), stages, log[-1] if log else None)
+
+
+def _status_of(stage: Stage, recipe: Recipe) -> StageStatus:
+    if done := read_marker(stage.folder, DONE):
+        return StageStatus(stage.name, "done", done["seconds"])
+    begun, steps = read_marker(stage.folder, STARTED), _steps(stage, recipe)
+    if begun is None:
+        return StageStatus(stage.name, "waiting", steps=steps)
+    lines = _history(stage.folder)
+    if not lines:
+        return StageStatus(stage.name, "begun", begun["seconds"], 0 if steps else None, steps)
+    step = lines[-1]["step"]
+    rates = [line["samples_per_second"] for line in lines[-5:] if line.get("samples_per_second")]
+    batch = _samples_per_step(stage, recipe)
+    left = (steps - step) * batch / (sum(rates) / len(rates)) if rates and steps and batch else None
+    silent = time.time() - (stage.folder / "history.jsonl").stat().st_mtime
+    return StageStatus(stage.name, "begun", begun["seconds"], step, steps, left, silent)
+
+
+def _section(stage: Stage, recipe: Recipe):
+    """The settings of a stage that trains; None for any other."""
+    name = "segmenter" if parse_segmenter_name(stage.name) else {"adapted": "adapt"}.get(stage.name, stage.name)
+    return getattr(recipe, name) if name in ("adapt", "text2mask", "mask2img", "segmenter") else None
+
+
+def _steps(stage: Stage, recipe: Recipe) -> int | None:
+    section = _section(stage, recipe)
+    return section.max_train_steps if section else None
+
+
+def _samples_per_step(stage: Stage, recipe: Recipe) -> int | None:
+    section = _section(stage, recipe)
+    return section.train_batch_size * section.gradient_accumulation_steps if section else None
+
+
+def _history(folder: Path) -> list[dict]:
+    file, lines = folder / "history.jsonl", []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # being written
+            continue
+    return [line for line in lines if "loss" in line]
+
+
+def _holder(run: RunFolder) -> str | None:
+    """The process that has the run's lock, if there is one. If not, it is taken and given back at once."""
+    if not run.lock.is_file():
+        return None
+    with open(run.lock, "r+", encoding="utf-8") as lock:
+        return None if lock_descriptor(lock.fileno(), blocking=False) else lock.read().strip() or "another"
+
+
+def _tell(stage: StageStatus) -> str:
+    if stage.state == "done":
+        return f"done in {_told(stage.seconds or 0)}"
+    steps = f", {stage.steps:,} steps" if stage.steps else ""
+    if stage.state == "waiting":
+        return f"waiting{steps}"
+    if stage.step is None:
+        return "begun"
+    left = f", about {_told(stage.left)} left" if stage.left is not None else ""
+    silent = f"; nothing new for {_told(stage.silent)}" if (stage.silent or 0) > QUIET else ""
+    return f"step {stage.step:,} of {stage.steps:,}{left}{silent}"
+
+
+def _told(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

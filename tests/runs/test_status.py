@@ -1,0 +1,63 @@
+"""How far a run is can be read from its folder alone."""
+
+import json
+import os
+import time
+
+from typer.testing import CliRunner
+
+from seggen_hf.cli import app
+from seggen_hf.runs.lock import lock_run
+from seggen_hf.runs.stage_marker import DONE, STARTED
+
+
+def status(run, *words):
+    done = CliRunner().invoke(app, ["status", str(run), *words])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout) if words else done.stdout
+
+
+def reopen(folder, steps_done=None):
+    """A finished stage as it was while it went on."""
+    marker = json.loads((folder / DONE).read_text())
+    (folder / DONE).unlink()
+    (folder / STARTED).write_text(json.dumps(marker))
+    (folder / "history.jsonl").unlink(missing_ok=True)
+    if steps_done:
+        lines = [{"step": step, "loss": 1.0, "samples_per_second": 4.0} for step in range(1, steps_done + 1)]
+        (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')
+
+
+def test_a_finished_run_is_told_as_such(tiny_run):
+    found = status(tiny_run, "--json")
+    assert found["done"] == len(found["stages"]) == 6 and found["process"] is None
+    text = status(tiny_run)
+    assert "captions" in text and "6 of 6 stages are done." in text and "goes on" not in text
+
+
+def test_trainings_tell_their_steps_and_what_is_left(run_copy):
+    reopen(run_copy / "segmenter-synthetic/seed-0", 1)
+    reopen(run_copy / "segmenter-real/seed-0")
+    (run_copy / "synthetic" / DONE).unlink()
+    found = {stage["name"]: stage for stage in status(run_copy, "--json")["stages"]}
+    training = found["segmenter-synthetic/seed-0"]
+    assert (training["state"], training["step"], training["steps"]) == ("begun", 1, 2)
+    assert training["left"] == 0.5 and training["silent"] < 60  # one step of 2 samples, at 4 samples a second
+    assert found["synthetic"]["state"] == "waiting" and found["segmenter-real/seed-0"]["step"] == 0
+    past = time.time() - 3600
+    os.utime(run_copy / "segmenter-synthetic/seed-0/history.jsonl", (past, past))
+    text = status(run_copy)
+    assert "step 1 of 2, about 0 s left; nothing new for 60 min" in text
+    assert "No process works on it: `seggen run" in text and "Last line of its log" in text
+
+
+def test_the_process_that_works_on_it_is_named_and_not_disturbed(run_copy):
+    with lock_run(run_copy):
+        assert status(run_copy, "--json")["process"] == str(os.getpid())
+    with lock_run(run_copy):  # asking has left no lock
+        pass
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    done = CliRunner().invoke(app, ["status", str(tmp_path)])
+    assert done.exit_code == 1 and "is no run folder" in done.stderr
