@@ -31,6 +31,8 @@ trackers = ["tensorboard>=2.21"]
 metrics = ["evaluate>=0.4.6"]
 # The Hub's own choice for Spaces. It holds Pillow under 13.
 demo = ["gradio>=6.31.0"]
+# torch's exporter is written in onnxscript; onnxruntime runs what it wrote beside PyTorch.
+onnx = ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"]
 docs = ["mkdocstrings[python]>=1.0", "zensical>=0.0.73"]
 
 extras_require = {
@@ -47,9 +49,11 @@ extras_require = {
         *trackers,  # the tests write with one
         *metrics,
         *demo,
+        *onnx,
     ],
     "demo": demo,
     "docs": docs,
+    "onnx": onnx,
     "8bit": ["bitsandbytes>=0.50"],  # optimizer: adamw_8bit
     "trackers": trackers,
     "metrics": metrics,  # for evaluate.load of metrics/; training and scoring use seggen_hf.metrics alone

@@ -35,6 +35,7 @@ def test_help_lists_what_there_is():
         "filter",
         "evaluate",
         "predict",
+        "export",
         "report",
         "status",
         "push",

@@ -3,6 +3,7 @@
 from .app import app, main, register
 from .beginning import init
 from .data import caption, doctor
+from .export import export
 from .loop import quickstart, run, train
 from .page import demo
 from .planning import plan
@@ -26,6 +27,7 @@ for function in (
     filter,
     evaluate,
     predict,
+    export,
     report,
     push,
     demo,

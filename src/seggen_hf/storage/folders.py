@@ -105,6 +105,7 @@ SYNTHESIS = Kind("a synthesis", "--output_dir (OUT of `seggen synthesize`)", _is
 FILTERED = Kind("filtered records", "--out", _is_filtered)
 DECISIONS = Kind("what is kept and rejected in the demo", "--out", _is_decisions)
 PREDICTIONS = Kind("predictions", "OUT", lambda folder: False)
+EXPORT = Kind("an export", "OUT", lambda folder: False)
 TRAINING = Kind("a training", "--output_dir", _is_training)
 REPOSITORY = Kind("a repository to push", "--name of `seggen push`", lambda folder: False)
 BASE = Kind("a miniature base", "--output_dir", _is_base)

@@ -1,0 +1,80 @@
+"""A segmenter as ONNX answers as PyTorch does, for any number of images."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from seggen_hf.cli import app
+from seggen_hf.data.scenes.records import scene_labels, scene_records
+from seggen_hf.labels import LabelSet
+from seggen_hf.runs.onnx_export import OnnxSegmenter
+from seggen_hf.segmenter.build import load_segmenter
+from seggen_hf.segmenter.inference import predict_semantic
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+def export(*words):
+    return CliRunner().invoke(app, ["export", *map(str, words)])
+
+
+@pytest.mark.slow
+def test_maps_of_the_graph_are_those_of_prediction(tiny_run, tmp_path):
+    segmenter = tiny_run / "segmenter-real/seed-0"
+    done = export(segmenter, tmp_path / "out", "--size", "64x64", "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["equal_pixels"] >= 0.999 and facts["input"]["shape"] == ["batch", 64, 64, 3]
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx"))
+    images = np.stack([np.asarray(image) for image in scene_records("test", num_records=20)["image"]])
+    model, processor = load_segmenter(segmenter, scene_labels())
+    expected = predict_semantic(model, processor, list(images))
+    for count in (1, 3, 20):
+        (maps,) = session.run(None, {"images": images[:count]})
+        assert maps.shape == (count, 64, 64) and maps.dtype == np.int64
+        assert (maps == np.stack(expected[:count])).mean() > 0.999
+    assert LabelSet.from_file(tmp_path / "out").id2label == scene_labels().id2label
+    page = (tmp_path / "out/README.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    from PIL import Image
+
+    Image.fromarray(images[0]).save(tmp_path / "out/image.jpg", quality=100)
+    code = code.replace('"model.onnx"', repr(str(tmp_path / "out/model.onnx")))
+    names: dict = {}
+    exec(code.replace('"image.jpg"', repr(str(tmp_path / "out/image.jpg"))), names)
+    assert names["label_ids"].shape == (1, 64, 64)
+
+
+@pytest.mark.slow
+def test_queries_of_other_tasks_are_the_models_own(tiny_run, tmp_path):
+    segmenter = tiny_run / "segmenter-real/seed-0"
+    done = export(segmenter, tmp_path / "out", "--size", "32x64", "--task", "panoptic", "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["largest_difference"] < 1e-3 and facts["outputs"] == ["class_logits", "mask_logits"]
+    model, processor = load_segmenter(segmenter, scene_labels())
+    network = OnnxSegmenter(model, processor, "panoptic").eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
+    found = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx")).run(None, {"images": images})
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images))
+    assert all(np.abs(a - b.numpy()).max() < 1e-3 for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["--size", "60x64"], 1, "both must be multiples of 32"),
+        (["--size", "64"], 2, "write HEIGHTxWIDTH"),
+        (["--format", "tflite"], 2, "there is onnx"),
+        (["--task", "depth"], 2, "There is no task"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(tiny_run, tmp_path, words, status, told):
+    done = export(tiny_run / "segmenter-real/seed-0", tmp_path / "out", *words)
+    assert done.exit_code == status and told in done.stderr, done.output
+    assert not (tmp_path / "out").exists()
