@@ -30,6 +30,9 @@ class OnnxSegmenter(nn.Module):
     `(batch, queries, labels + 1)`, the last one of no object, `mask_logits` `(batch, queries, height / 4, width / 4)`.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, model: nn.Module, processor: Any, task: str):
         super().__init__()
         self.model, self.task = model, task

@@ -132,7 +132,7 @@ def _tell(stage: StageStatus) -> str:
     if stage.step is None:
         return "begun"
     left = f", about {_told(stage.left)} left" if stage.left is not None else ""
-    silent = f"; nothing new for {_told(stage.silent)}" if (stage.silent or 0) > QUIET else ""
+    silent = f"; nothing new for {_told(stage.silent)}" if stage.silent and stage.silent > QUIET else ""
     return f"step {stage.step:,} of {stage.steps:,}{left}{silent}"
 
 
