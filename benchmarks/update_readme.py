@@ -9,6 +9,8 @@ import re
 import shutil
 from pathlib import Path
 
+from scipy.stats import ttest_ind
+
 from seggen_hf.config import SCENES, load_recipe
 from seggen_hf.pictures.markdown import table as markdown_table
 from seggen_hf.runs.report import list_costs, list_scores
@@ -60,7 +62,7 @@ def describe_run(run: Path) -> str:
     versions = results["versions"]
     lines += [
         "",
-        results["verdict"],
+        results["verdict"] + describe_chance(tables),
         "",
         f"`{results['command'] or 'seggen run ' + results['recipe']}`, recipe hash {results['recipe_hash']}: "
         f"{sum(row['seconds'] for row in costs) / 60:.0f} minutes of stages{together}, peak memory "
@@ -68,6 +70,24 @@ def describe_run(run: Path) -> str:
         f"{versions['torch']}, diffusers {versions['diffusers']}, transformers {versions['transformers']}.",
     ]
     return "\n".join(lines)
+
+
+def describe_chance(tables: list[dict]) -> str:
+    """Of the arm `synthetic`: how likely chance is where there are three seeds or more, and which part of the gap between
+    real data and a perfect generator (`renderer`) it closes."""
+    told = []
+    for table in tables:
+        rows = {row["arm"]: row for row in table["rows"]}
+        if not {"real", "synthetic"} <= rows.keys() or len(rows["real"]["seeds"]) < 3:
+            continue
+        real, synthetic = (list(rows[arm]["seeds"].values()) for arm in ("real", "synthetic"))
+        p = ttest_ind(real, synthetic, equal_var=False).pvalue
+        line = f"on {table['split']} p = {p:.0e}"
+        if "renderer" in rows:
+            gap = rows["renderer"]["mean"] - rows["real"]["mean"]
+            line += f", and {(rows['synthetic']['mean'] - rows['real']['mean']) / gap:.0%} of the gap to `renderer`"
+        told.append(line)
+    return f" Synthetic against real, Welch's t over the seeds: {'; '.join(told)}." if told else ""
 
 
 def show_samples(run: Path, docs: Path) -> str:
@@ -79,6 +99,10 @@ def show_samples(run: Path, docs: Path) -> str:
     if not preview.is_file() or load_recipe(run / "recipe.yaml").data.dataset_name != SCENES:
         return ""
     name = f"{read_results(run)['recipe']}.png"
+    first = docs / f"{README_SHOWS}.png"
+    if first.name != name and first.is_file() and first.read_bytes() == preview.read_bytes():
+        (docs / name).unlink(missing_ok=True)  # the same generators: their samples are shown already
+        return ""
     shutil.copyfile(preview, docs / name)
     return f"\n\n![Samples of the run: caption, map, generated image]({name})"
 

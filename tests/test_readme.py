@@ -73,3 +73,19 @@ def test_the_readme_copies_its_figures_from_the_results(tiny_run, tmp_path, load
     readme.write_text(README.replace(script.BEGIN, ""))
     with pytest.raises(ValueError, match="README.md lacks the lines"):
         script.write_results(tmp_path, [tiny_run])
+
+
+def test_chance_is_told_of_three_seeds_or_more(load_script):
+    script = load_script(ROOT / "benchmarks" / "update_readme.py")
+
+    def table(*arms):
+        rows = [
+            {"arm": arm, "mean": sum(values) / len(values), "seeds": dict(enumerate(values))} for arm, values in arms
+        ]
+        return [{"split": "test", "rows": rows}]
+
+    real, synthetic, renderer = ("real", [0.5, 0.51, 0.52]), ("synthetic", [0.6, 0.61, 0.62]), ("renderer", [0.71] * 3)
+    told = script.describe_chance(table(real, synthetic, renderer))
+    assert "on test p = 3e-04, and 50% of the gap to `renderer`" in told
+    assert "gap" not in script.describe_chance(table(real, synthetic))
+    assert script.describe_chance(table(("real", [0.5, 0.51]), synthetic)) == ""
