@@ -73,8 +73,8 @@ def describe_run(run: Path) -> str:
 
 
 def describe_chance(tables: list[dict]) -> str:
-    """Of the arm `synthetic`: how likely chance is where there are three seeds or more, and which part of the gap between
-    real data and a perfect generator (`renderer`) it closes."""
+    """Of the arm `synthetic`: how likely chance is where there are three seeds or more, and which part it closes of
+    the gap between real data and a perfect generator (`renderer`)."""
     told = []
     for table in tables:
         rows = {row["arm"]: row for row in table["rows"]}
