@@ -24,7 +24,7 @@ def test_two_segmenters_train_on_one_card(tiny_run, tiny_recipe, tmp_path):
     said: list[str] = []
     recipe = load_recipe(tiny_recipe, ["evaluation.jobs=2"])
     run_stages(recipe, folder, command="seggen run tiny.yaml", say=said.append)
-    begun = [line.split(":")[0] for line in said if "begins" in line]
+    begun = [line.split(":")[0].partition(", ")[2] for line in said if "begins" in line]
     assert begun[:2] == ["segmenter-real/seed-0", "segmenter-synthetic/seed-0"]
     for name in begun[:2]:
         one, other = (load_file(run / name / "model.safetensors") for run in (tiny_run, folder))

@@ -70,7 +70,7 @@ def test_queries_of_other_tasks_are_the_models_own(tiny_run, tmp_path):
     [
         (["--size", "60x64"], 1, "both must be multiples of 32"),
         (["--size", "64"], 2, "write HEIGHTxWIDTH"),
-        (["--format", "tflite"], 2, "there is onnx"),
+        (["--format", "tflite"], 2, "there are onnx, folder"),
         (["--task", "depth"], 2, "There is no task"),
     ],
 )

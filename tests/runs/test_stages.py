@@ -82,7 +82,7 @@ def test_a_stage_that_failed_halfway_goes_on_and_earlier_ones_are_kept(tiny_reci
     said = []
     recipe = load_recipe(tiny_recipe, ["synthesis.masksyn_variants=0"])
     run_stages(recipe, out, select_kinds(last="synthesize"), say=said.append)
-    assert "captions: kept, it is finished" in said and "mask2img: goes on" in said
+    assert "captions: kept, it is finished" in said and any(line.endswith(", mask2img: goes on") for line in said)
     assert json.loads((out / "mask2img" / "stage.json").read_text())["resumed"]
     assert not (out / "text2mask").exists()  # nothing that is to be made needs it
     assert json.loads((out / "synthetic" / "stage.json").read_text())["facts"] == {"records": 8, "imgsyn": 8}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,7 +35,9 @@ def test_trainings_together_make_what_they_make_one_after_the_other(untrained_ru
     shutil.rmtree(untrained_run / "synthetic")
     run_stages(load_recipe(tiny_recipe, ["evaluation.jobs=2"]), untrained_run, command="seggen run x", say=said.append)
     names = [f"segmenter-{arm}/seed-0" for arm in ("real", "synthetic")]
-    steps = [line.split(" in ")[0] for line in said if "begins" in line or "done in" in line]
+    steps = [
+        re.sub(r"^stage \d of \d, ", "", line.split(" in ")[0]) for line in said if re.search("begins|done in", line)
+    ]
     assert steps[:2] == ["synthetic: begins", f"{names[0]}: begins"] and len(steps) == 6
     assert steps.index(f"{names[1]}: begins") == steps.index("synthetic: done") + 1  # it reads them
     for name in names:

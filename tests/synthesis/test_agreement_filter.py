@@ -129,7 +129,7 @@ def test_an_arm_trains_with_what_the_real_arm_kept(tiny_run, tiny_recipe, tmp_pa
     recipe = load_recipe(tiny_recipe, ["evaluation.arms=[filtered,real,synthetic]", "filter.tolerance=1.1"])
     run_stages(recipe, out, say=said.append)
     names = [line.split(":")[0] for line in said if "begins" in line]
-    assert names == ["filtered", "segmenter-filtered/seed-0"]
+    assert names == ["stage 7 of 8, filtered", "stage 8 of 8, segmenter-filtered/seed-0"]
     rows = {row["arm"]: row for row in json.loads((out / "results.json").read_text())["scores"]}
     assert rows["filtered"]["synthetic_records"] == len(load_synthetic(out / "filtered")) <= 16
     assert "filtered" in (out / "report.md").read_text()

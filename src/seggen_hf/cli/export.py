@@ -11,11 +11,27 @@ from .app import WrongArguments, command, dumps
 from .options import Debug, Json
 from .settings import recipe_of
 
+DATA_FORMATS = ("folder", "coco", "coco-panoptic", "voc")
+
+
+def _export_data(what: str, out: Path, format: str, with_real: bool, as_json: bool) -> None:
+    quiet_libraries()
+    from ..runs.data_export import export_data
+
+    counts = export_data(what, out, format, with_real)
+    if as_json:
+        print(dumps({"folder": str(out), "format": format} | counts))
+    else:
+        real = f" and {counts['real']} real" if with_real else ""
+        print(f"{out}: {counts['synthetic']} synthetic{real} records as {format}")
+
 
 @command
 def export(
-    segmenter: Annotated[str, typer.Argument(help="A trained segmenter (a folder with config.json), or a Hub id.")],
-    out: Annotated[Path, typer.Argument(help="Folder for model.onnx, labels.json and a page on their use.")],
+    what: Annotated[
+        str, typer.Argument(help="A trained segmenter (folder or Hub id) for onnx; else a run, or its synthetic/.")
+    ],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
     size: Annotated[
         str, typer.Option("--size", help="HEIGHTxWIDTH of the images in pixels, multiples of 32.")
     ] = "512x512",
@@ -23,15 +39,21 @@ def export(
         str | None,
         typer.Option("--task", help="semantic, panoptic or instance; that of the segmenter's run, else semantic."),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
+    format: Annotated[
+        str, typer.Option("--format", help="onnx; or of the data: folder, coco, coco-panoptic or voc.")
+    ] = "onnx",
+    with_real: Annotated[bool, typer.Option("--with-real", help="Of a run's data: the real records too.")] = False,
     json: Json = False,
     debug: Debug = False,
 ):
-    """Export a segmenter to ONNX, and run it beside PyTorch on 20 images."""
+    """Export a segmenter to ONNX, run beside PyTorch on 20 images; or synthetic data as other trainers read it."""
     from ..tasks import TASKS
 
+    if format in DATA_FORMATS:
+        _export_data(what, out, format, with_real, json)
+        return
     if format != "onnx":
-        raise WrongArguments(f"There is no format {format!r}; there is onnx.")
+        raise WrongArguments(f"There is no format {format!r}; there are onnx, {', '.join(DATA_FORMATS)}.")
     if task is not None and task not in TASKS:
         raise WrongArguments(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
     sides = re.fullmatch(r"(\d+)x(\d+)", size)
@@ -40,9 +62,9 @@ def export(
     quiet_libraries()
     from ..runs.onnx_export import MODEL, export_onnx
 
-    recipe = recipe_of(Path(segmenter))
+    recipe = recipe_of(Path(what))
     chosen = task or (recipe.data.task if recipe else "semantic")
-    facts = export_onnx(segmenter, out, (int(sides[1]), int(sides[2])), chosen)
+    facts = export_onnx(what, out, (int(sides[1]), int(sides[2])), chosen)
     if json:
         print(dumps({"model": str(out / MODEL)} | facts))
     else:

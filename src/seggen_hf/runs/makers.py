@@ -39,7 +39,8 @@ from .stages import Stage, segmenter_config, segmenter_of
 
 def begins(stage: Stage) -> str:
     """A line that says so."""
-    return f"{stage.name}: {'goes on' if (stage.folder / STARTED).is_file() else 'begins'}"
+    number, total = stage.place
+    return f"stage {number} of {total}, {stage.name}: {'goes on' if (stage.folder / STARTED).is_file() else 'begins'}"
 
 
 def make_stage(stage: Stage, recipe: Recipe, run: RunFolder, command: str | None, data: dict[str, str] | None) -> str:

@@ -55,6 +55,7 @@ class Stage:
     settings: dict
     inputs: list["Stage"] = field(default_factory=list)
     after: list["Stage"] = field(default_factory=list)
+    place: tuple[int, int] = (1, 1)  # number in the order of the run, and how many there are
 
     def __post_init__(self):
         self.settings = self.settings | {f"{self.kind}.format": FORMATS[self.kind]}
@@ -107,6 +108,8 @@ def list_stages(recipe: Recipe, out: str | os.PathLike) -> list[Stage]:
         elif arm.reads == "pseudo":
             stages.append(_pseudo_stage(recipe, run, stages))
         stages += [_segmenter_stage(recipe, run, arm, seed, stages) for seed in recipe.evaluation.seeds]
+    for number, stage in enumerate(stages, start=1):
+        stage.place = (number, len(stages))
     return stages
 
 

@@ -34,7 +34,8 @@ class OptimizerStep:
         self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
         self.average = None
         if config.ema_decay > 0:
-            self.average = WeightAverage(self.parameters, config.ema_decay, config.ema_update_steps)
+            every = min(config.ema_update_steps, config.max_train_steps)  # a trial of a few steps has an average too
+            self.average = WeightAverage(self.parameters, config.ema_decay, every)
         forgives = accelerator.scaler is not None
         self.window = LogWindow(accelerator, config.gradient_accumulation_steps, place, forgives)
 
