@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset, Image, concatenate_datasets
@@ -90,7 +91,7 @@ def _write_coco(records: Dataset, labels: LabelSet, root: Path) -> None:
         for segment in row["segments_info"]:
             if segment["category_id"] not in labels.things:
                 continue
-            encoded = coco_mask.encode(np.asfortranarray((ids == segment["id"]).astype(np.uint8)))
+            encoded: Any = coco_mask.encode(np.asfortranarray((ids == segment["id"]).astype(np.uint8)))
             content["annotations"].append({
                 "id": len(content["annotations"]) + 1,
                 "image_id": number,
@@ -125,11 +126,11 @@ def _write_voc(records: Dataset, labels: LabelSet, root: Path) -> None:
     write_text(root / "labelmap.txt", "# label:color_rgb:parts:actions\n" + "".join(f"{line}\n" for line in lines))
 
 
-def _rows(records: Dataset):
+def _rows(records: Dataset) -> Iterator[dict]:
     for name, feature in records.features.items():
         if isinstance(feature, Image):
             records = records.cast_column(name, Image(decode=False))
-    return tqdm(records, "Exporting", delay=2)
+    yield from cast(Iterator[dict], tqdm(records, "Exporting", delay=2))
 
 
 def _copy_image(row: dict, folder: Path) -> str:
