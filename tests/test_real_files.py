@@ -398,6 +398,13 @@ OTHERS = {
 }
 
 
+def test_images_without_masks_are_told_what_they_are_good_for(tmp_path):
+    make.picture(tmp_path / "a.jpg")
+    make.picture(tmp_path / "more/b.jpg")
+    with pytest.raises(ValueError, match="holds 2 images and no masks.*data.unlabelled="):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("case", OTHERS)
 def test_files_of_tools_that_are_not_read_are_named(tmp_path, case):
     files, line = OTHERS[case]

@@ -185,11 +185,12 @@ def _read_layers(path: str | os.PathLike, above: tuple[Path, ...] = ()) -> dict:
 
 
 def share_size(sections: dict[str, dict]) -> None:
-    """Give the generators' sections the height and width of `data` where they have none, and the section of the base
-    that they start from their base, in place."""
-    for name in ("base_model", "revision"):
-        if name in sections["mask2img"]:
-            sections["adapt"].setdefault(name, sections["mask2img"][name])
+    """Give the generators' sections the height and width of `data` where they have none, and `adapt` what it does not
+    say itself from `text2mask`, which trains the same network; in place."""
+    known = {f.name for f in dataclasses.fields(AdaptConfig)}
+    for name, value in (sections["mask2img"] | sections["text2mask"]).items():
+        if name in known and (name in sections["text2mask"] or name in ("base_model", "revision")):
+            sections["adapt"].setdefault(name, value)
     for name in GENERATORS:
         for side in ("height", "width"):
             if side in sections["data"]:

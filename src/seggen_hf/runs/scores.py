@@ -50,9 +50,10 @@ def describe_machine() -> dict:
 def recipe_hash(recipe: Recipe) -> str:
     """16 hex digits of all settings that differ from their defaults: a setting that is added changes no hash."""
     sections = {"name": recipe.name} | {name: list_differing(getattr(recipe, name)) for name in SECTIONS}
-    for name in ("adapt", "filter"):  # came later than the hash
-        if not sections[name]:
-            del sections[name]
+    if not sections["filter"]:  # came later than the hash
+        del sections["filter"]
+    if not recipe.data.unlabelled:  # no base is adapted
+        del sections["adapt"]
     return json_digest(sections)
 
 

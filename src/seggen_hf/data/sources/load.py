@@ -45,7 +45,7 @@ from .cityscapes import cityscapes_splits, read_cityscapes
 from .coco_instances import ALIASES, instance_splits, read_coco_instances
 from .coco_panoptic import YEAR as COCO_YEAR
 from .coco_panoptic import coco_splits, read_coco
-from .folder import explain_missing_splits, folder_splits, read_folder
+from .folder import explain_missing_splits, folder_splits, list_images, read_folder
 from .hub import HUB_ID, dataset_splits, is_imagefolder, is_saved, parquet_files, read_dataset, rows_of
 from .map_decoder import LabelFile, label_file_of, read_label_file
 from .roots import Roots
@@ -246,6 +246,7 @@ def _kind(source: str | Path) -> str:
         raise ValueError(
             explain_missing_splits(root)
             or _explain_tool(root)
+            or _explain_images(root)
             or f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
             f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or COCO instances "
             f"(instances_SPLIT.json, images/SPLIT/; SPLIT/_annotations.coco.json beside the images); or ADE20K "
@@ -272,6 +273,17 @@ def _explain_tool(root: Path) -> str | None:
     if tool is None:
         return None
     return f"{root} holds {tool}, which are not read; let the tool export it as COCO, which keeps every polygon."
+
+
+def _explain_images(root: Path) -> str | None:
+    """What images without masks are good for; None where there are none, or folders that may hold masks."""
+    images, _ = list_images(root)
+    if not images or any((root / name).is_dir() for name in ("masks", "annotations")):
+        return None
+    return (
+        f"{root} holds {len(images)} images and no masks. Beside a labelled data set they are its unlabelled images: "
+        f"data.unlabelled={root}."
+    )
 
 
 def _is_labelme(path: Path) -> bool:
