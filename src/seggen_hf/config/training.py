@@ -168,8 +168,10 @@ class GeneratorConfig(TrainingConfig):
 
 @dataclass(kw_only=True)
 class AdaptConfig(GeneratorConfig):
-    """Caption -> image: the base learns the domain of `data.unlabelled` before the generators start from it. In a recipe
-    settings that it does not give are those of `text2mask`."""
+    """Caption -> image: the base learns the domain of `data.unlabelled` before the generators start from it.
+
+    In a recipe, settings that it does not give are those of `text2mask`.
+    """
 
     enabled: bool = field(
         default=True, metadata=about("Off: unlabelled images are for self-training alone, and no base is adapted.")

@@ -1,5 +1,6 @@
 """Every record of a source looked at before anything costly starts: what is broken, and what must be converted."""
 
+import errno
 import hashlib
 import io
 import json
@@ -234,6 +235,8 @@ def explain(error: Exception, value: dict | None) -> str:
     """A reason a person understands for what PIL raised."""
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "its name is too long for the file system"
     if not value or (value.get("bytes") is None and not value.get("path")):
         return str(error)
     if value.get("bytes") is None and not os.path.isfile(value["path"]):

@@ -1,6 +1,7 @@
 """Reads COCO instances (JSON with polygons or RLE) as panoptic records: one pixel, one instance."""
 
 import json
+import os
 from pathlib import Path
 
 import datasets.config
@@ -56,7 +57,7 @@ def read_coco_instances(root: Path, split: str, labels: LabelFile | None, roots:
         entries = list_entries(content, file, root, _image_folder(root, file))
         painter = InstancePainter(label_of, background, set(wanted.things))
         listed = _paint_all(painter, entries, file, folder, root)
-        if all(image.path.is_file() for image in entries.images):  # what is missing may come, and lie elsewhere
+        if all(os.path.isfile(image.path) for image in entries.images):  # what is missing may come, and lie elsewhere
             write_json(listing, listed)
     columns = {name: [] for name in ("image", "segmentation_map", "caption", "image_id", "segments_info")}
     for entry in listed["records"]:

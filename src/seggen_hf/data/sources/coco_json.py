@@ -5,6 +5,7 @@ mean two things is a problem of the record.
 """
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -159,10 +160,10 @@ def _find(name: str, root: Path, folder: Path, is_base_unique: bool) -> Path:
     """Where the file lies: as it is named below the folder of the images or the data set's, or, since tools write the
     folders of another machine too, by its name alone."""
     for place in (folder / name, root / name):
-        if place.is_file():
+        if os.path.isfile(place):  # a name too long for the file system is none either, where `Path` raises
             return place
     alone = folder / name.rpartition("/")[2]
-    return alone if is_base_unique and alone.is_file() else folder / name
+    return alone if is_base_unique and os.path.isfile(alone) else folder / name
 
 
 def _relative(path: Path, folder: Path, name: str) -> Path:
