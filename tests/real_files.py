@@ -1,4 +1,4 @@
-"""Small data sets as people's tools write them, for test_real_files.py and test_real_folders.py: each maker fills a folder."""
+"""Small data sets as people's tools write them, for the tables of real files and folders: a maker fills a folder."""
 
 import json
 from pathlib import Path

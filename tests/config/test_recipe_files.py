@@ -1,8 +1,13 @@
 """Recipes as people write them: one row a case, and the line that the user sees."""
 
+import dataclasses
+import re
+
 import pytest
 
 from seggen_hf.config import load_recipe
+from seggen_hf.config.recipe import SECTIONS
+from seggen_hf.config.values import AT_LEAST_ONE, AT_LEAST_TWO, PART, POSITIVE, SHARE, SIDE
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -47,3 +52,20 @@ def test_a_quoted_number_is_not_rounded_and_a_byte_order_mark_is_read_over(tmp_p
     (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbftext2mask: {seed: '4294967291', learning_rate: '1e-5'}\n")
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert recipe.text2mask.seed == 4_294_967_291 and recipe.text2mask.learning_rate == 1e-5
+
+
+OUTSIDE = {POSITIVE: 0, AT_LEAST_ONE: 0, AT_LEAST_TWO: 1, SHARE: 1.5, PART: 1.0, SIDE: 20}
+RULED = [
+    (section, f.name, f.metadata)
+    for section, cls in SECTIONS.items()
+    for f in dataclasses.fields(cls)
+    if f.metadata["within"] or f.metadata["one_of"]
+]
+
+
+@pytest.mark.parametrize(("section", "name", "metadata"), RULED, ids=[f"{s}.{n}" for s, n, _ in RULED])
+def test_every_rule_of_a_field_is_kept(section, name, metadata):
+    within = metadata["within"]
+    value, rule = (OUTSIDE[within], within.rule) if within else ("nonsense", "one of")
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {value!r}; it must be {rule}")):
+        SECTIONS[section](**{name: value})

@@ -29,8 +29,8 @@ def parse_config(*classes, argv: Sequence[str] | None = None) -> tuple:
         def error(self, message):
             raise ValueError(message[:1].upper() + message[1:] + ".")
 
-        def add_argument(self, *names, how_only: bool = False, **options):  # fields say more than argparse takes
-            return super().add_argument(*names, **options)
+        def add_argument(self, *names, how_only=False, within=None, one_of=(), **options):
+            return super().add_argument(*names, **options)  # fields say more than argparse takes
 
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = Parser(

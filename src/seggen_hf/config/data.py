@@ -6,7 +6,7 @@ from seggen_hf.pipelines.seggen_choices import CODINGS
 
 from ..storage.names import check_name
 from ..tasks import TASKS
-from .values import about, check, check_numbers, check_unique
+from .values import AT_LEAST_ONE, AT_LEAST_TWO, PART, POSITIVE, SIDE, about, check, check_fields, check_unique
 
 SCENES = "scenes"  # the data set that this package draws itself
 
@@ -18,7 +18,7 @@ class DataConfig:
     dataset_name: str = field(
         default=SCENES, metadata=about(f"Folder, Hub id, or `{SCENES}` for the built-in scenes.")
     )
-    task: str = field(default="semantic", metadata=about("semantic, instance or panoptic."))
+    task: str = field(default="semantic", metadata=about("semantic, instance or panoptic.", one_of=tuple(TASKS)))
     train_split: str = field(default="train", metadata=about("Split with the labelled training records."))
     test_splits: list[str] = field(
         default_factory=lambda: ["test"],
@@ -51,7 +51,9 @@ class DataConfig:
             "captions.json, captions.jsonl or metadata.jsonl beside them if they have captions."
         ),
     )
-    max_unlabelled: int | None = field(default=None, metadata=about("Use only the first unlabelled images."))
+    max_unlabelled: int | None = field(
+        default=None, metadata=about("Use only the first unlabelled images.", within=POSITIVE)
+    )
     media_roots: list[str] = field(
         default_factory=list,
         metadata=about(
@@ -63,6 +65,7 @@ class DataConfig:
         metadata=about(
             "Larger pictures are refused: a small file may unfold to any size. Raise it for files that are trusted.",
             how_only=True,
+            within=POSITIVE,
         ),
     )
     streaming: bool = field(
@@ -73,7 +76,8 @@ class DataConfig:
         default=0.0,
         metadata=about(
             "Share of the training records that is set apart and scored, as the test split `held-out`, where the data "
-            "set has no other split; images of one patient or video, by their names, stay together."
+            "set has no other split; images of one patient or video, by their names, stay together.",
+            within=PART,
         ),
     )
     held_out_seed: int = field(default=0, metadata=about("Decides which records are held out."))
@@ -81,35 +85,31 @@ class DataConfig:
     max_test_records: int | None = field(default=None, metadata=about("Score only the first records of a test split."))
     panoptic_coding: str = field(
         default="shades",
-        metadata=about("Color maps tell instances apart by `shades` of their class, or `edges` around them (paper)."),
+        metadata=about(
+            "Color maps tell instances apart by `shades` of their class, or `edges` around them (paper).",
+            one_of=CODINGS,
+        ),
     )
-    num_shades: int = field(default=4, metadata=about("Shades of each thing class; four suffice for any map."))
+    num_shades: int = field(
+        default=4, metadata=about("Shades of each thing class; four suffice for any map.", within=AT_LEAST_TWO)
+    )
     tiles: int = field(
         default=1,
         metadata=about(
             "Train on squares cut of each image, this many along its short side: for images with more segments than "
             "the segmenter has queries, and details too small for the generators. It then sees whole images through "
-            "overlapping windows of that size, and is scored on whole images."
+            "overlapping windows of that size, and is scored on whole images.",
+            within=AT_LEAST_ONE,
         ),
     )
-    height: int = field(default=64, metadata=about("Height in pixels at which the generators work."))
-    width: int = field(default=64, metadata=about("Width in pixels at which the generators work."))
+    height: int = field(default=64, metadata=about("Height in pixels at which the generators work.", within=SIDE))
+    width: int = field(default=64, metadata=about("Width in pixels at which the generators work.", within=SIDE))
 
     def __post_init__(self):
-        check_numbers(self)
-        check(self.task in TASKS, "task", self.task, f"one of {tuple(TASKS)}")
-        check(self.panoptic_coding in CODINGS, "panoptic_coding", self.panoptic_coding, f"one of {CODINGS}")
-        check(self.num_shades >= 2, "num_shades", self.num_shades, "at least 2")
-        check(0 <= self.held_out < 1, "held_out", self.held_out, "a share of the records, in [0, 1)")
+        check_fields(self)
         if self.held_out > 0 and self.streaming:
             raise ValueError("--held_out goes through all names, which a stream does not know; drop --streaming.")
-        check(self.max_unlabelled != 0, "max_unlabelled", self.max_unlabelled, "positive")
-        check(self.max_megapixels > 0, "max_megapixels", self.max_megapixels, "positive")
-        check(self.tiles >= 1, "tiles", self.tiles, "1 (images whole) or more")
         check(self.tiles == 1 or not self.streaming, "tiles", self.tiles, "1 with --streaming")
-        for name in ("height", "width"):
-            value = getattr(self, name)
-            check(value >= 16 and value % 8 == 0, name, value, "a multiple of 8, at least 16")
         check(len(self.test_splits) > 0, "test_splits", self.test_splits, "at least one split")
         check_unique("test_splits", self.test_splits)
         for split in self.test_splits:  # a folder of predictions each
@@ -127,11 +127,11 @@ class CaptionConfig:
     caption_prompt: str | None = field(
         default=None, metadata=about("Question asked of a chat-style vision-language model.")
     )
-    caption_batch_size: int = field(default=8, metadata=about("Images captioned at once.", how_only=True))
-    max_new_tokens: int = field(default=40, metadata=about("Longest caption, in tokens."))
+    caption_batch_size: int = field(
+        default=8, metadata=about("Images captioned at once.", how_only=True, within=POSITIVE)
+    )
+    max_new_tokens: int = field(default=40, metadata=about("Longest caption, in tokens.", within=POSITIVE))
     recaption: bool = field(default=False, metadata=about("Replace captions that the source already has."))
 
     def __post_init__(self):
-        check_numbers(self)
-        for name in ("caption_batch_size", "max_new_tokens"):
-            check(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        check_fields(self)

@@ -2,22 +2,26 @@
 
 from dataclasses import dataclass, field
 
-from .values import about, check, check_numbers, check_unique
+from .values import POSITIVE, SHARE, about, check, check_fields, check_unique
 
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
     """How segmenters are scored and which arms are compared."""
 
-    eval_batch_size: int = field(default=8, metadata=about("Images per forward pass.", how_only=True))
+    eval_batch_size: int = field(default=8, metadata=about("Images per forward pass.", how_only=True, within=POSITIVE))
     object_threshold: float = field(
-        default=0.8, metadata=about("Panoptic: least class probability of a segment (Mask2Former: 0.8).")
+        default=0.8, metadata=about("Panoptic: least class probability of a segment (Mask2Former: 0.8).", within=SHARE)
     )
     overlap_threshold: float = field(
-        default=0.8, metadata=about("Panoptic: share of its mask that a segment must keep (Mask2Former: 0.8).")
+        default=0.8,
+        metadata=about("Panoptic: share of its mask that a segment must keep (Mask2Former: 0.8).", within=SHARE),
     )
     max_detections: int = field(
-        default=100, metadata=about("Instances of an image that count for AP, the best of all classes (COCO: 100).")
+        default=100,
+        metadata=about(
+            "Instances of an image that count for AP, the best of all classes (COCO: 100).", within=POSITIVE
+        ),
     )
     arms: list[str] = field(
         default_factory=lambda: ["real", "synthetic"],
@@ -35,11 +39,12 @@ class EvaluationConfig:
             "Stages of a run at a time, trainings and scorings above all, each with its share of the CPU's threads "
             "and a GPU of its own where there are several. Small models on a CPU gain from two or more.",
             how_only=True,
+            within=POSITIVE,
         ),
     )
 
     def __post_init__(self):
-        check_numbers(self)
+        check_fields(self)
         known = {"real", "imgsyn", "masksyn", "synthetic", "filtered", "synthetic-only"}
         known |= {"self-training", "copy-paste", "style-augmentation", "renderer"}
         unknown = sorted(set(self.arms) - known)
@@ -48,7 +53,3 @@ class EvaluationConfig:
         check_unique("arms", self.arms)
         check(len(self.seeds) > 0, "seeds", self.seeds, "at least one seed")
         check_unique("seeds", self.seeds)
-        for name in ("object_threshold", "overlap_threshold"):
-            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
-        for name in ("eval_batch_size", "max_detections", "jobs"):
-            check(getattr(self, name) > 0, name, getattr(self, name), "positive")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from .values import about, check, check_numbers
+from .values import POSITIVE, SHARE, about, check, check_fields
 
 OFFLOADS = ("none", "model", "sequential")
 VAE_PRECISIONS = ("float32", "same")
@@ -22,19 +22,23 @@ class SynthesisConfig:
     mask2img_model: str | None = field(
         default=None, metadata=about("Folder or Hub id of a Mask2Img pipeline; `seggen run` takes the one it trained.")
     )
-    mixed_precision: str = field(default="no", metadata=about("Weights of the generators: no (fp32), fp16 or bf16."))
+    mixed_precision: str = field(
+        default="no", metadata=about("Weights of the generators: no (fp32), fp16 or bf16.", one_of=MIXED_PRECISION)
+    )
     masksyn_variants: int = field(default=1, metadata=about("MaskSyn samples per real caption."))
     imgsyn_variants: int = field(default=1, metadata=about("ImgSyn samples per real segmentation map."))
     seed: int = field(default=0, metadata=about("Each sample's own seed follows from it and the sample's id."))
-    batch_size: int = field(default=4, metadata=about("Samples denoised together.", how_only=True))
+    batch_size: int = field(default=4, metadata=about("Samples denoised together.", how_only=True, within=POSITIVE))
     shard_size: int = field(
-        default=256, metadata=about("Samples per shard; a shard is the unit of resuming.", how_only=True)
+        default=256,
+        metadata=about("Samples per shard; a shard is the unit of resuming.", how_only=True, within=POSITIVE),
     )
     offload: str = field(
         default="none",
         metadata=about(
             "For small GPUs: `model` keeps one network of a pipeline there at a time, `sequential` one layer (slow).",
             how_only=True,
+            one_of=OFFLOADS,
         ),
     )
     vae_slicing: bool = field(
@@ -45,16 +49,24 @@ class SynthesisConfig:
         default="float32",
         metadata=about(
             "How an autoencoder of float16 that may overflow decodes: cast to `float32`, or as it is (`same`), if the "
-            "first batch shows no difference. Others decode as they are."
+            "first batch shows no difference. Others decode as they are.",
+            one_of=VAE_PRECISIONS,
         ),
     )
-    text2mask_steps: int = field(default=200, metadata=about("Denoising steps of Text2Mask (paper: 200)."))
+    text2mask_steps: int = field(
+        default=200, metadata=about("Denoising steps of Text2Mask (paper: 200).", within=POSITIVE)
+    )
     text2mask_guidance: float = field(default=5.0, metadata=about("Guidance scale of Text2Mask (not published)."))
-    mask2img_steps: int = field(default=40, metadata=about("Denoising steps of Mask2Img (paper: 40)."))
+    mask2img_steps: int = field(
+        default=40, metadata=about("Denoising steps of Mask2Img (paper: 40).", within=POSITIVE)
+    )
     mask2img_guidance: float = field(default=5.0, metadata=about("Guidance scale of Mask2Img (not published)."))
     conditioning_scale: float = field(default=1.0, metadata=about("Weight of the ControlNet's residuals."))
     max_color_distance: float = field(
-        default=60.0, metadata=about("Pixels further than this from every label's color become ignored (0-255 units).")
+        default=60.0,
+        metadata=about(
+            "Pixels further than this from every label's color become ignored (0-255 units).", within=POSITIVE
+        ),
     )
     min_region_area: int = field(
         default=20, metadata=about("Smaller regions join their surroundings (JoDiffusion: 20).")
@@ -67,27 +79,22 @@ class SynthesisConfig:
     )
     max_ignored_share: float = field(
         default=0.3,
-        metadata=about("A generated map with a larger share of ignored pixels is dropped, with the reason."),
+        metadata=about(
+            "A generated map with a larger share of ignored pixels is dropped, with the reason.", within=SHARE
+        ),
     )
     caption_styles: list[str] = field(
         default_factory=list,
         metadata=about("Closing clauses to draw from; replaces the caption's own one of them, else is appended."),
     )
-    caption_style_share: float = field(default=0.5, metadata=about("Share of the samples that get a drawn style."))
+    caption_style_share: float = field(
+        default=0.5, metadata=about("Share of the samples that get a drawn style.", within=SHARE)
+    )
 
     def __post_init__(self):
-        check_numbers(self)
-        precision = self.mixed_precision
-        check(precision in MIXED_PRECISION, "mixed_precision", precision, f"one of {MIXED_PRECISION}")
-        check(self.offload in OFFLOADS, "offload", self.offload, f"one of {OFFLOADS}")
-        known = f"one of {VAE_PRECISIONS}"
-        check(self.vae_precision in VAE_PRECISIONS, "vae_precision", self.vae_precision, known)
+        check_fields(self)
         fits = self.vae_precision == "float32" or self.offload != "sequential"
         check(fits, "vae_precision", self.vae_precision, "float32 with --offload sequential")
-        for name in ("batch_size", "shard_size", "text2mask_steps", "mask2img_steps", "max_color_distance"):
-            check(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("caption_style_share", "max_ignored_share"):
-            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
 
 
 @dataclass(kw_only=True)
@@ -96,23 +103,22 @@ class FilterConfig:
 
     tolerance: float = field(
         default=1.25,
-        metadata=about("A pixel is made void above this many times the mean loss of its label (FreeMask: 1.25)."),
+        metadata=about(
+            "A pixel is made void above this many times the mean loss of its label (FreeMask: 1.25).", within=POSITIVE
+        ),
     )
     min_alignment: float = field(
-        default=0.0, metadata=about("Records that keep a smaller share of their labelled pixels are dropped.")
+        default=0.0,
+        metadata=about("Records that keep a smaller share of their labelled pixels are dropped.", within=SHARE),
     )
     pseudo_confidence: float = field(
         default=0.5,
         metadata=about(
-            "Self-training: pixels of unlabelled images whose best label has a smaller share of the scores are void."
+            "Self-training: pixels of unlabelled images whose best label has a smaller share of the scores are void.",
+            within=SHARE,
         ),
     )
-    batch_size: int = field(default=16, metadata=about("Images per forward pass.", how_only=True))
+    batch_size: int = field(default=16, metadata=about("Images per forward pass.", how_only=True, within=POSITIVE))
 
     def __post_init__(self):
-        check_numbers(self)
-        confidence = self.pseudo_confidence
-        check(0 <= confidence <= 1, "pseudo_confidence", confidence, "a share of the scores, in [0, 1]")
-        check(self.tolerance > 0, "tolerance", self.tolerance, "positive")
-        check(0 <= self.min_alignment <= 1, "min_alignment", self.min_alignment, "in [0, 1]")
-        check(self.batch_size > 0, "batch_size", self.batch_size, "positive")
+        check_fields(self)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from seggen_hf.pipelines.seggen_choices import CONDITIONINGS
 
 from .synthesis import MIXED_PRECISION
-from .values import about, check, check_numbers
+from .values import AT_LEAST_ONE, PART, POSITIVE, SHARE, SIDE, about, check, check_fields
 
 SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -22,15 +22,19 @@ class TrainingConfig:
         default="runs/training", metadata=about("Folder for the result and its checkpoints.", how_only=True)
     )
     seed: int = field(default=0, metadata=about("Every random draw of the training follows from it."))
-    max_train_steps: int = field(default=30_000, metadata=about("Optimizer steps."))
-    train_batch_size: int = field(default=4, metadata=about("Samples per process and forward pass."))
-    gradient_accumulation_steps: int = field(default=1, metadata=about("Forward passes per optimizer step."))
+    max_train_steps: int = field(default=30_000, metadata=about("Optimizer steps.", within=POSITIVE))
+    train_batch_size: int = field(default=4, metadata=about("Samples per process and forward pass.", within=POSITIVE))
+    gradient_accumulation_steps: int = field(
+        default=1, metadata=about("Forward passes per optimizer step.", within=POSITIVE)
+    )
     gradient_checkpointing: bool = field(
         default=False, metadata=about("Recompute activations to save memory.", how_only=True)
     )
-    mixed_precision: str = field(default="no", metadata=about("no, fp16 or bf16."))
-    learning_rate: float = field(default=1e-5, metadata=about("Peak learning rate."))
-    lr_scheduler: str = field(default="constant_with_warmup", metadata=about("One of: " + ", ".join(LR_SCHEDULES)))
+    mixed_precision: str = field(default="no", metadata=about("no, fp16 or bf16.", one_of=MIXED_PRECISION))
+    learning_rate: float = field(default=1e-5, metadata=about("Peak learning rate.", within=POSITIVE))
+    lr_scheduler: str = field(
+        default="constant_with_warmup", metadata=about("One of: " + ", ".join(LR_SCHEDULES), one_of=LR_SCHEDULES)
+    )
     lr_warmup_steps: int = field(default=0, metadata=about("Steps of linear warm-up."))
     lr_power: float = field(default=0.9, metadata=about("Exponent of the polynomial schedule."))
     lr_milestones: list[int] = field(
@@ -39,22 +43,29 @@ class TrainingConfig:
     )
     optimizer: str = field(
         default="adamw",
-        metadata=about("adamw, or adamw_8bit, whose moments take a quarter of the memory (needs bitsandbytes)."),
+        metadata=about(
+            "adamw, or adamw_8bit, whose moments take a quarter of the memory (needs bitsandbytes).", one_of=OPTIMIZERS
+        ),
     )
     adam_beta1: float = field(default=0.9, metadata=about("AdamW beta 1."))
     adam_beta2: float = field(default=0.999, metadata=about("AdamW beta 2."))
     adam_epsilon: float = field(default=1e-8, metadata=about("AdamW epsilon."))
     weight_decay: float = field(default=0.01, metadata=about("AdamW weight decay."))
     max_grad_norm: float = field(default=1.0, metadata=about("Gradient clipping norm; 0 turns it off."))
-    ema_decay: float = field(default=0.0, metadata=about("Decay of the weight average that is kept; 0 turns it off."))
+    ema_decay: float = field(
+        default=0.0, metadata=about("Decay of the weight average that is kept; 0 turns it off.", within=PART)
+    )
     ema_update_steps: int = field(
-        default=1, metadata=about("Steps between updates of the weight average; it remembers as long with more.")
+        default=1,
+        metadata=about(
+            "Steps between updates of the weight average; it remembers as long with more.", within=AT_LEAST_ONE
+        ),
     )
     checkpointing_steps: int = field(
         default=500, metadata=about("Steps between checkpoints; 0 writes only the last.", how_only=True)
     )
     checkpoints_total_limit: int = field(
-        default=2, metadata=about("Checkpoints kept; older ones are removed.", how_only=True)
+        default=2, metadata=about("Checkpoints kept; older ones are removed.", how_only=True, within=AT_LEAST_ONE)
     )
     resume: bool = field(
         default=True, metadata=about("Continue from the newest whole checkpoint in output_dir.", how_only=True)
@@ -62,7 +73,7 @@ class TrainingConfig:
     validation_steps: int = field(
         default=0, metadata=about("Steps between validations; 0 validates once, at the end.", how_only=True)
     )
-    logging_steps: int = field(default=10, metadata=about("Steps between log lines.", how_only=True))
+    logging_steps: int = field(default=10, metadata=about("Steps between log lines.", how_only=True, within=POSITIVE))
     report_to: str = field(
         default="none", metadata=about("Accelerate tracker: none, tensorboard, wandb, ...", how_only=True)
     )
@@ -75,27 +86,12 @@ class TrainingConfig:
     )
 
     def __post_init__(self):
-        check_numbers(self)
-        for name in (
-            "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "logging_steps",
-        ):  # fmt: skip
-            check(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        check(self.lr_scheduler in LR_SCHEDULES, "lr_scheduler", self.lr_scheduler, f"one of {LR_SCHEDULES}")
+        check_fields(self)
         steps = [0, *self.lr_milestones, self.max_train_steps]
         rises = all(a < b for a, b in zip(steps, steps[1:], strict=False))
         check(rises, "lr_milestones", self.lr_milestones, f"rising steps below max_train_steps {steps[-1]}")
         if (self.lr_scheduler == "multistep") != bool(self.lr_milestones):
             raise ValueError("--lr_milestones and --lr_scheduler multistep go together; one of them is missing.")
-        check(
-            self.mixed_precision in MIXED_PRECISION,
-            "mixed_precision",
-            self.mixed_precision,
-            f"one of {MIXED_PRECISION}",
-        )
-        check(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {OPTIMIZERS}")
-        check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
-        check(self.ema_update_steps >= 1, "ema_update_steps", self.ema_update_steps, "at least 1")
-        check(self.checkpoints_total_limit >= 1, "checkpoints_total_limit", self.checkpoints_total_limit, "at least 1")
 
 
 @dataclass(kw_only=True)
@@ -107,25 +103,30 @@ class GeneratorConfig(TrainingConfig):
         metadata=about("Hub id or folder of an SDXL pipeline, or `miniature` (ships with the package)."),
     )
     revision: str | None = field(default=None, metadata=about("Commit, tag or branch of base_model."))
-    height: int = field(default=768, metadata=about("Training height in pixels."))
-    width: int = field(default=768, metadata=about("Training width in pixels."))
+    height: int = field(default=768, metadata=about("Training height in pixels.", within=SIDE))
+    width: int = field(default=768, metadata=about("Training width in pixels.", within=SIDE))
     cache_latents: bool = field(default=True, metadata=about("Encode images and captions once, before training."))
-    cache_variants: int = field(default=4, metadata=about("Random flips and crops cached of each record."))
+    cache_variants: int = field(
+        default=4, metadata=about("Random flips and crops cached of each record.", within=AT_LEAST_ONE)
+    )
     cache_max_gb: float = field(
         default=50.0, metadata=about("Refuse to write a larger cache than this.", how_only=True)
     )
     random_flip: bool = field(default=True, metadata=about("Mirror image and map together, half of the time."))
     max_crop_zoom: float = field(
-        default=1.0, metadata=about("Largest zoom of the paired random crop; 1 turns it off.")
+        default=1.0, metadata=about("Largest zoom of the paired random crop; 1 turns it off.", within=AT_LEAST_ONE)
     )
     size_conditioning: str = field(
         default="true",
         metadata=about(
             "What SDXL is told of sizes: `true` (each record's size and crop), or `target` (as if all had been made "
-            "at the training size, as pipelines assume when they are not told otherwise; for small bases)."
+            "at the training size, as pipelines assume when they are not told otherwise; for small bases).",
+            one_of=("true", "target"),
         ),
     )
-    caption_dropout: float = field(default=0.1, metadata=about("Share of captions emptied, so guidance has a null."))
+    caption_dropout: float = field(
+        default=0.1, metadata=about("Share of captions emptied, so guidance has a null.", within=PART)
+    )
     snr_gamma: float = field(default=0.0, metadata=about("Min-SNR loss weighting (arXiv:2303.09556); 0 turns it off."))
     torch_compile: bool = field(
         default=False,
@@ -135,7 +136,7 @@ class GeneratorConfig(TrainingConfig):
     )
     num_validation_images: int = field(default=4, metadata=about("Images drawn at each validation.", how_only=True))
     validation_inference_steps: int = field(
-        default=20, metadata=about("Denoising steps of validation images.", how_only=True)
+        default=20, metadata=about("Denoising steps of validation images.", how_only=True, within=POSITIVE)
     )
     validation_guidance_scale: float = field(
         default=5.0, metadata=about("Guidance scale of validation images.", how_only=True)
@@ -146,24 +147,6 @@ class GeneratorConfig(TrainingConfig):
     lora_targets: list[str] = field(
         default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"], metadata=about("Layers that get a LoRA.")
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        check(
-            0 <= self.caption_dropout < 1,
-            "caption_dropout",
-            self.caption_dropout,
-            "a share of the captions, in [0, 1)",
-        )
-        sizes = ("true", "target")
-        check(self.size_conditioning in sizes, "size_conditioning", self.size_conditioning, f"one of {sizes}")
-        check(self.max_crop_zoom >= 1, "max_crop_zoom", self.max_crop_zoom, "at least 1")
-        check(self.cache_variants >= 1, "cache_variants", self.cache_variants, "at least 1")
-        steps = self.validation_inference_steps
-        check(steps > 0, "validation_inference_steps", steps, "positive")
-        for name in ("height", "width"):
-            value = getattr(self, name)
-            check(value >= 16 and value % 8 == 0, name, value, "a multiple of 8, at least 16")
 
 
 @dataclass(kw_only=True)
@@ -194,7 +177,8 @@ class Mask2ImgConfig(GeneratorConfig):
         default="rgb",
         metadata=about(
             "What the ControlNet is shown: `rgb`, the color map (paper); `rgb_edges`, with a channel of the segments' "
-            "borders; `bits`, those and the digits of the label id."
+            "borders; `bits`, those and the digits of the label id.",
+            one_of=CONDITIONINGS,
         ),
     )
     train_base: bool = field(
@@ -207,7 +191,6 @@ class Mask2ImgConfig(GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check(self.conditioning in CONDITIONINGS, "conditioning", self.conditioning, f"one of {CONDITIONINGS}")
         rule = "0, or without --train_base: a LoRA leaves the base as it is"
         check(not self.lora_rank or not self.train_base, "lora_rank", self.lora_rank, rule)
 
@@ -216,12 +199,14 @@ class Mask2ImgConfig(GeneratorConfig):
 class SegmenterConfig(TrainingConfig):
     """Mask2Former with the paper's optimizer; real data, synthetic data, or a mixture."""
 
-    learning_rate: float = field(default=1e-4, metadata=about("Peak learning rate."))
-    lr_scheduler: str = field(default="polynomial", metadata=about("One of: " + ", ".join(LR_SCHEDULES)))
+    learning_rate: float = field(default=1e-4, metadata=about("Peak learning rate.", within=POSITIVE))
+    lr_scheduler: str = field(
+        default="polynomial", metadata=about("One of: " + ", ".join(LR_SCHEDULES), one_of=LR_SCHEDULES)
+    )
     weight_decay: float = field(default=0.05, metadata=about("AdamW weight decay."))
     max_grad_norm: float = field(default=0.01, metadata=about("Gradient clipping norm; 0 turns it off."))
-    max_train_steps: int = field(default=160_000, metadata=about("Optimizer steps."))
-    train_batch_size: int = field(default=16, metadata=about("Samples per process and forward pass."))
+    max_train_steps: int = field(default=160_000, metadata=about("Optimizer steps.", within=POSITIVE))
+    train_batch_size: int = field(default=16, metadata=about("Samples per process and forward pass.", within=POSITIVE))
     total_batch_size: int | None = field(
         default=None,
         metadata=about(
@@ -241,22 +226,27 @@ class SegmenterConfig(TrainingConfig):
     )
     num_queries: int | None = field(
         default=None,
-        metadata=about("Queries of the segmenter, more than an image has segments; those of model if not given."),
+        metadata=about(
+            "Queries of the segmenter, more than an image has segments; those of model if not given.", within=POSITIVE
+        ),
     )
     backbone_lr_multiplier: float = field(default=0.1, metadata=about("Learning rate factor of the backbone."))
-    crop_height: int = field(default=512, metadata=about("Height of training crops in pixels."))
-    crop_width: int = field(default=512, metadata=about("Width of training crops in pixels."))
+    crop_height: int = field(default=512, metadata=about("Height of training crops in pixels.", within=POSITIVE))
+    crop_width: int = field(default=512, metadata=about("Width of training crops in pixels.", within=POSITIVE))
     inference_size: int | None = field(
         default=None,
-        metadata=about("Short side of images at inference, in pixels; the crop's shorter side if not given."),
+        metadata=about(
+            "Short side of images at inference, in pixels; the crop's shorter side if not given.", within=POSITIVE
+        ),
     )
     scale_reference: str = field(
         default="cover",
         metadata=about(
-            "Scale 1 of large-scale jitter: images `cover` the crop (Mask2Former on ADE20K), or `fit` into it (COCO)."
+            "Scale 1 of large-scale jitter: images `cover` the crop (Mask2Former on ADE20K), or `fit` into it (COCO).",
+            one_of=SCALE_REFERENCES,
         ),
     )
-    min_scale: float = field(default=0.5, metadata=about("Smallest factor of large-scale jitter."))
+    min_scale: float = field(default=0.5, metadata=about("Smallest factor of large-scale jitter.", within=POSITIVE))
     max_scale: float = field(default=2.0, metadata=about("Largest factor of large-scale jitter."))
     random_flip: bool = field(default=True, metadata=about("Mirror image and map together, half of the time."))
     color_jitter: float = field(default=0.5, metadata=about("Strength of photometric augmentation, 0 to 1."))
@@ -268,7 +258,8 @@ class SegmenterConfig(TrainingConfig):
         default=0.0,
         metadata=about(
             "Share of the real samples onto which things of another real record are pasted (arXiv:2012.07177); of "
-            "labels where there are no things (ClassMix)."
+            "labels where there are no things (ClassMix).",
+            within=SHARE,
         ),
     )
     synthetic_dataset: str | None = field(
@@ -280,32 +271,23 @@ class SegmenterConfig(TrainingConfig):
     synthetic_revision: str | None = field(
         default=None, metadata=about("Commit, tag or branch of a published synthetic_dataset.")
     )
-    synthetic_mode: str = field(default="replace", metadata=about("One of: " + ", ".join(SYNTHETIC_MODES)))
+    synthetic_mode: str = field(
+        default="replace", metadata=about("One of: " + ", ".join(SYNTHETIC_MODES), one_of=SYNTHETIC_MODES)
+    )
     p_aug: float = field(
         default=0.6,
-        metadata=about("Probability that a synthetic sample takes a real one's place (paper, ADE20K: 0.6)."),
+        metadata=about(
+            "Probability that a synthetic sample takes a real one's place (paper, ADE20K: 0.6).", within=SHARE
+        ),
     )
     synthetic_until: float = field(
         default=1.0,
-        metadata=about("Share of the steps in which synthetic samples are drawn; then real data only."),
+        metadata=about("Share of the steps in which synthetic samples are drawn; then real data only.", within=SHARE),
     )
 
     def __post_init__(self):
         super().__post_init__()
-        check(
-            self.synthetic_mode in SYNTHETIC_MODES, "synthetic_mode", self.synthetic_mode, f"one of {SYNTHETIC_MODES}"
-        )
-        check(0 <= self.p_aug <= 1, "p_aug", self.p_aug, "a probability, in [0, 1]")
-        check(
-            0 <= self.synthetic_until <= 1, "synthetic_until", self.synthetic_until, "a share of the steps, in [0, 1]"
-        )
-        check(0 <= self.copy_paste <= 1, "copy_paste", self.copy_paste, "a share of the samples, in [0, 1]")
-        known = f"one of {SCALE_REFERENCES}"
-        check(self.scale_reference in SCALE_REFERENCES, "scale_reference", self.scale_reference, known)
         check(0 < self.min_scale <= self.max_scale, "min_scale", self.min_scale, "positive and at most max_scale")
-        for name in ("crop_height", "crop_width", "num_queries", "inference_size"):
-            value = getattr(self, name)
-            check(value is None or value > 0, name, value, "positive")
         if self.synthetic_mode == "pretrain" and self.synthetic_until == 1:
             raise ValueError(
                 "--synthetic_mode pretrain needs --synthetic_until below 1: the share of the steps after which "

@@ -7,7 +7,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -106,10 +106,11 @@ def convert(value, wanted, name: str):
     raise ValueError(f"{name} is {value!r}; it must be {expected}.")
 
 
-def check_numbers(config) -> None:
-    """Raise `ValueError` for a number in a settings dataclass that is not finite, negative, or too large for a seed.
+def check_fields(config) -> None:
+    """Raise `ValueError` for a value that a settings dataclass does not take: a number that is not finite, negative,
+    or too large for a seed, and what its field's metadata (`about`) rules out.
 
-    No setting means anything below 0; what is narrower, each class checks itself.
+    No setting means anything below 0. What hangs on several fields, each class checks itself.
     """
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
@@ -119,6 +120,11 @@ def check_numbers(config) -> None:
             check(math.isfinite(number), f.name, value, "a finite number")
             check(number >= 0, f.name, value, "0 or positive")
             check(isinstance(number, float) or number <= MOST_INT, f.name, value, f"at most {MOST_INT}")
+        within, one_of = f.metadata.get("within"), f.metadata.get("one_of")
+        if within is not None and value is not None:
+            check(within.holds(value), f.name, value, within.rule)
+        if one_of:
+            check(value in one_of, f.name, value, f"one of {one_of}")
 
 
 def build(cls, values: dict, where: str):
@@ -199,9 +205,26 @@ def write_yaml(content: dict, path: str | os.PathLike) -> None:
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def about(text: str, how_only: bool = False) -> dict:
-    """Metadata of a field: the help of its flag, and whether it changes how a stage runs but not what it makes."""
-    return {"help": text, "how_only": how_only}
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What a number may be: the rule, as a message says it, and whether a value keeps it."""
+
+    rule: str
+    holds: Callable[[float], bool]
+
+
+POSITIVE = Range("positive", lambda number: number > 0)
+AT_LEAST_ONE = Range("at least 1", lambda number: number >= 1)
+AT_LEAST_TWO = Range("at least 2", lambda number: number >= 2)
+SHARE = Range("in [0, 1]", lambda number: 0 <= number <= 1)
+PART = Range("in [0, 1)", lambda number: 0 <= number < 1)
+SIDE = Range("a multiple of 8, at least 16", lambda number: number >= 16 and number % 8 == 0)  # pixels of latents
+
+
+def about(text: str, how_only: bool = False, within: Range | None = None, one_of: tuple[str, ...] = ()) -> dict:
+    """Metadata of a field: the help of its flag, whether it changes how a stage runs but not what it makes, and what
+    it may be, which `check_fields` checks."""
+    return {"help": text, "how_only": how_only, "within": within, "one_of": one_of}
 
 
 def check(condition: bool, name: str, value, rule: str) -> None:
