@@ -30,10 +30,11 @@ def untrained_run(tiny_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_trainings_together_make_what_they_make_one_after_the_other(untrained_run, tiny_run, tiny_recipe):
+def test_trainings_together_make_what_they_make_one_after_the_other(untrained_run, tiny_run, tiny_recipe, capfd):
     said = []
     shutil.rmtree(untrained_run / "synthetic")
     run_stages(load_recipe(tiny_recipe, ["evaluation.jobs=2"]), untrained_run, command="seggen run x", say=said.append)
+    assert "[transformers]" not in capfd.readouterr().err  # nothing that nobody can act on
     names = [f"segmenter-{arm}/seed-0" for arm in ("real", "synthetic")]
     steps = [
         re.sub(r"^stage \d of \d, ", "", line.split(" in ")[0]) for line in said if re.search("begins|done in", line)

@@ -84,6 +84,9 @@ def _begin(job: str, run: RunFolder, name: str, place: int, share: int, command:
     threads = max(1, torch.get_num_threads() // share)
     # Each has its bar of progress below the others'.
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(place)}
+    # At its first import transformers warns of image processors that nothing here uses: before anybody could ask it
+    # to be quiet.
+    environment.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if (gpus := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[place % len(visible)]
