@@ -69,3 +69,12 @@ def test_unlabelled_images_that_cannot_serve_are_refused(tiny_recipe, tmp_path, 
     with pytest.raises(ValueError, match=told):
         run_stages(load_recipe(tiny_recipe, settings), tmp_path / "run")
     assert not (tmp_path / "run/captions").exists()
+
+
+def test_a_broken_image_is_told_before_anything_begins(tiny_recipe, tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/a.jpg").write_bytes(b"none")
+    settings = ["evaluation.arms=[real, self-training]", f"data.unlabelled={tmp_path / 'more'}"]
+    with pytest.raises(ValueError, match=r"a.jpg: the file is not an image"):
+        run_stages(load_recipe(tiny_recipe, settings), tmp_path / "run")
+    assert not (tmp_path / "run/captions").exists()

@@ -122,7 +122,7 @@ def _look_through(
     Raises: `ValueError` if a test image is also trained on, byte for byte.
     """
     looked_at = {split: data_digest(recipe, r) for split, r in {recipe.data.train_split: records, **tests}.items()}
-    images = load_unlabelled(recipe.data) if reads_unlabelled(recipe) else None
+    images = load_unlabelled(recipe.data, check=False) if reads_unlabelled(recipe) else None
     if images is not None:
         looked_at["unlabelled"] = records_digest(images, ["image"])
     looked_at = {"looked_at": looked_at, "labels": labels.to_dict()}
@@ -133,6 +133,7 @@ def _look_through(
     whole = dataclasses.replace(recipe, data=dataclasses.replace(data, tiles=1))  # as test images are
     trained = {digest: (name, data.train_split) for digest, name in _digests(load_train_records(whole)).items()}
     if images is not None:
+        load_unlabelled(recipe.data)  # decodes each
         trained |= {digest: (name, "data.unlabelled") for digest, name in _digests(images).items()}
     for split, test_records in tests.items():
         for digest, image_id in _digests(test_records).items():
