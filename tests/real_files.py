@@ -1,10 +1,14 @@
 """Small data sets as people's tools write them, for the tables of real files and folders: a maker fills a folder."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from seggen_hf.data.schema import labels_of
+from seggen_hf.data.sources.load import load_records
 
 SIZE = (16, 24)  # height, width
 SQUARE = [[2, 2, 10, 2, 10, 10, 2, 10]]
@@ -113,3 +117,12 @@ def cityscapes(root: Path, ending="_gtFine_labelIds", values=((7, 23, 0, 26),)) 
     picture(root / "leftImg8bit/test/bonn/bonn_000000_000019_leftImg8bit.png")
     mask(root / f"gtFine/test/bonn/bonn_000000_000019{ending}.png", ((0, 0),))
     return root
+
+
+def read(root: Path, split: str = "train", **settings):
+    """(records by id, lines of warnings)."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        records = load_records(root, split, **settings)
+    lines = [str(line.message) for line in told if line.category is UserWarning]
+    return {record["image_id"]: record for record in records}, lines, labels_of(records)

@@ -1,26 +1,14 @@
 """What people's files look like, one row a case: the value that is read, or the line that the user sees."""
 
-import warnings
-from pathlib import Path
-
 import numpy as np
 import pytest
 import real_files as make
-from real_files import NAN, SIZE, SQUARE, annotation, category, entry
+from real_files import NAN, SIZE, SQUARE, annotation, category, entry, read
 
-from seggen_hf.data.schema import labels_of, read_map
-from seggen_hf.data.sources.load import load_records, splits_of
+from seggen_hf.data.schema import read_map
+from seggen_hf.data.sources.load import splits_of
 
 HEIGHT, WIDTH = SIZE
-
-
-def read(root: Path, split: str = "train", **settings):
-    """(records by id, lines of warnings)."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        records = load_records(root, split, **settings)
-    lines = [str(line.message) for line in told if line.category is UserWarning]
-    return {record["image_id"]: record for record in records}, lines, labels_of(records)
 
 
 def has_square(record) -> bool:

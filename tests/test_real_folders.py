@@ -3,28 +3,17 @@
 import json
 import os
 import unicodedata
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import real_files as make
 from PIL import Image
-from real_files import SIZE
+from real_files import SIZE, read
 
-from seggen_hf.data.schema import labels_of, read_map
-from seggen_hf.data.sources.load import load_records, splits_of
+from seggen_hf.data.schema import read_map
+from seggen_hf.data.sources.load import splits_of
 
 HEIGHT, WIDTH = SIZE
-
-
-def read(root: Path, split: str = "train", **settings):
-    """(records by id, lines of warnings)."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        records = load_records(root, split, **settings)
-    lines = [str(line.message) for line in told if line.category is UserWarning]
-    return {record["image_id"]: record for record in records}, lines, labels_of(records)
 
 
 # Folders: (what differs, settings, ids or the line, a note)

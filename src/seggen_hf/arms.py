@@ -58,10 +58,9 @@ def shown_arm(recipe: Recipe) -> str:
 def check_arms(recipe: Recipe) -> None:
     """Raises `ValueError` for an arm that the recipe's data or its synthesis cannot serve."""
     variants = {"imgsyn": recipe.synthesis.imgsyn_variants, "masksyn": recipe.synthesis.masksyn_variants}
-    variants["pseudo"] = 1
     for name in recipe.evaluation.arms:
         kinds = ARMS[name].kinds
-        lacking = [kind for kind in kinds if variants[kind] == 0]
+        lacking = [kind for kind in kinds if variants.get(kind) == 0]
         if kinds and len(lacking) == len(kinds):
             settings = " and ".join(f"synthesis.{kind}_variants" for kind in lacking)
             raise ValueError(f"Arm {name!r} needs synthetic records, but {settings} is 0. Raise it or drop the arm.")

@@ -8,6 +8,7 @@ import typer
 from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, dumps, say
 from .options import Debug, Json, Preset
+from .settings import check_task
 
 
 @command
@@ -23,10 +24,8 @@ def init(
 ):
     """Write a recipe that fits a data set: splits, sizes, steps and arms, each with its reason. Asks nothing."""
     from ..config.presets import PRESETS
-    from ..tasks import TASKS
 
-    if task is not None and task not in TASKS:
-        raise WrongArguments(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
+    check_task(task)
     if preset is not None and preset not in PRESETS:
         raise WrongArguments(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
     file, told = begin(source, out, preset, task)

@@ -9,7 +9,7 @@ import typer
 from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, dumps
 from .options import Debug, Json
-from .settings import recipe_of
+from .settings import check_task, task_for
 
 DATA_FORMATS = ("folder", "coco", "coco-panoptic", "voc")
 
@@ -47,23 +47,19 @@ def export(
     debug: Debug = False,
 ):
     """Export a segmenter to ONNX, run beside PyTorch on 20 images; or synthetic data as other trainers read it."""
-    from ..tasks import TASKS
-
     if format in DATA_FORMATS:
         _export_data(what, out, format, with_real, json)
         return
     if format != "onnx":
         raise WrongArguments(f"There is no format {format!r}; there are onnx, {', '.join(DATA_FORMATS)}.")
-    if task is not None and task not in TASKS:
-        raise WrongArguments(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
+    check_task(task)
     sides = re.fullmatch(r"(\d+)x(\d+)", size)
     if sides is None:
         raise WrongArguments(f"--size is {size!r}; write HEIGHTxWIDTH, such as 512x512.")
     quiet_libraries()
     from ..runs.onnx_export import MODEL, export_onnx
 
-    recipe = recipe_of(Path(what))
-    chosen = task or (recipe.data.task if recipe else "semantic")
+    chosen = task_for(what, task)
     facts = export_onnx(what, out, (int(sides[1]), int(sides[2])), chosen)
     if json:
         print(dumps({"model": str(out / MODEL)} | facts))

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from ..process.quiet import quiet_libraries
-from .app import WrongArguments, command, dumps, say
+from .app import command, dumps, say
 from .options import Debug, Json
-from .settings import recipe_of
+from .settings import check_task, task_for
 
 
 @command
@@ -32,15 +32,11 @@ def predict(
     debug: Debug = False,
 ):
     """Segment images: maps, overlays, and COCO JSON of segments or instances; a stopped call goes on where it was."""
-    from ..tasks import TASKS
-
-    if task is not None and task not in TASKS:
-        raise WrongArguments(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
+    check_task(task)
     quiet_libraries()
     from ..runs.prediction import RESULT, predict_folder
 
-    recipe = recipe_of(Path(segmenter))
-    chosen = task or (recipe.data.task if recipe else "semantic")
+    chosen = task_for(segmenter, task)
     found = predict_folder(segmenter, images, out, chosen, batch_size, min_score, overlays, max_megapixels, say)
     if json:
         facts = {"images": found.images, "kept": found.kept, "unreadable": found.unreadable, "task": chosen}

@@ -10,7 +10,7 @@ from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, dumps
 from .loop import start_run
 from .options import Debug, Json, Splits, reads_source
-from .settings import recipe_of
+from .settings import check_task, recipe_of
 
 
 @command
@@ -30,10 +30,8 @@ def evaluate(
 ):
     """Score a segmenter, or every segmenter of a run."""
     from ..runs.folder import RunFolder
-    from ..tasks import TASKS
 
-    if task is not None and task not in TASKS:
-        raise WrongArguments(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
+    check_task(task)
     is_run = RunFolder(run).is_run
     if not is_run and not (run / "config.json").is_file():
         raise ValueError(f"{run} is neither a run folder (recipe.yaml) nor a segmenter (config.json).")

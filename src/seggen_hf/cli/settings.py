@@ -43,6 +43,20 @@ def shown_recipe(recipe: str) -> str:
     return Path(recipe).name if Path(recipe).is_file() else recipe
 
 
+def check_task(task: str | None) -> None:
+    """Raise `WrongArguments` for a task that there is not; None stands for one that is found."""
+    from ..tasks import TASKS
+
+    if task is not None and task not in TASKS:
+        raise WrongArguments(f"There is no task {task!r}; there are {', '.join(TASKS)}.")
+
+
+def task_for(segmenter: str | Path, task: str | None) -> str:
+    """`task`, else that of the segmenter's run, else semantic."""
+    recipe = recipe_of(Path(segmenter))
+    return task or (recipe.data.task if recipe else "semantic")
+
+
 def recipe_of(folder: Path):
     """The recipe of a run, also for a segmenter in the run; None for a segmenter that lies elsewhere."""
     from ..runs.folder import RunFolder

@@ -20,7 +20,7 @@ from ..config.presets import MEMORY
 from ..data.doctor import digest_image
 from ..data.schema import labels_of, read_map
 from ..data.sources.map_decoder import read_label_file
-from ..data.sources.unlabelled import load_unlabelled
+from ..data.sources.unlabelled import check_images, load_unlabelled
 from ..labels import LabelSet, differing_labels
 from ..miniature.architecture import resolve_base
 from ..plan.gpus import Gpu
@@ -133,7 +133,7 @@ def _look_through(
     whole = dataclasses.replace(recipe, data=dataclasses.replace(data, tiles=1))  # as test images are
     trained = {digest: (name, data.train_split) for digest, name in _digests(load_train_records(whole)).items()}
     if images is not None:
-        load_unlabelled(recipe.data)  # decodes each
+        check_images(images.cast_column("image", Image(decode=False)), f"data.unlabelled {data.unlabelled}")
         trained |= {digest: (name, "data.unlabelled") for digest, name in _digests(images).items()}
     for split, test_records in tests.items():
         for digest, image_id in _digests(test_records).items():

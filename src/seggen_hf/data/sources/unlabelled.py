@@ -46,7 +46,7 @@ def load_unlabelled(data: DataConfig, check: bool = True) -> Dataset:
         raise ValueError(f"{where} holds no images.")
     rows = rows.select_columns(list(COLUMNS)).cast_column("image", Image(decode=False))
     if check:
-        _check_images(rows, where)
+        check_images(rows, where)
     return rows.cast_column("image", Image(mode="RGB"))
 
 
@@ -114,7 +114,7 @@ def _read_hub(name: str, data: DataConfig) -> Dataset:
     return rows.add_column("image_id", [f"{i:08d}" for i in range(len(rows))], feature=Value("string"))
 
 
-def _check_images(rows: Dataset, where: str) -> None:
+def check_images(rows: Dataset, where: str) -> None:
     """Raise `ValueError` with the images that no training could read."""
 
     def problem(index: int) -> str | None:
