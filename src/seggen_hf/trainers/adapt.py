@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
 from ..config import AdaptConfig
-from ..pictures.grid import save_grid
-from .generator import VALIDATION_BATCH, save_pipeline
+from .generator import save_pipeline
 from .unet import UNetTask
 
 
@@ -33,24 +31,10 @@ class AdaptTask(UNetTask):
         indices = self.validation_indices()
         if not indices:
             return {}
-        pipeline: Any = self.to_pipeline()
-        pipeline.set_progress_bar_config(disable=True)
-        drawn: list[np.ndarray] = []
-        with self.sampling([self.captions[i] for i in indices]) as prompts:
-            for start in range(0, len(indices), VALIDATION_BATCH):
-                part = slice(start, start + VALIDATION_BATCH)
-                output = pipeline(
-                    **{name: rows[part] for name, rows in prompts.items()},
-                    height=self.size[0],
-                    width=self.size[1],
-                    num_inference_steps=self.config.validation_inference_steps,
-                    guidance_scale=self.config.validation_guidance_scale,
-                    generator=[torch.Generator().manual_seed(self.config.seed + i) for i in indices[part]],
-                    output_type="np",
-                )
-                drawn += list(np.rint(output.images * 255).astype(np.uint8))
-        save_grid([[self.views.resized_image(i) for i in indices], drawn], folder / f"step-{step:08d}.png")
-        (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
+        outputs = self.draw_validation(self.to_pipeline(), indices)
+        drawn = [image for output in outputs for image in np.rint(output.images * 255).astype(np.uint8)]
+        real = [self.views.resized_image(i) for i in indices]
+        self.write_validation([real, drawn], indices, step, folder)
         return {}
 
     def save(self, folder: Path) -> None:

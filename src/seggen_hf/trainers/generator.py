@@ -1,8 +1,10 @@
 """What the trainings of Text2Mask and Mask2Img share: base, records, cached samples, conditioning, validation."""
 
 import contextlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from seggen_hf.pipelines import ColormapCodec, PanopticCodec
 from ..config import DataConfig, GeneratorConfig
 from ..miniature.architecture import resolve_base
 from ..networks.weights import check_pipeline
+from ..pictures.grid import save_grid
 from ..spacing import spread
 from ..storage.content_digests import weights_digest
 from ..storage.digests import digest_of
@@ -278,6 +281,33 @@ class GeneratorTask:
     def validation_indices(self) -> list[int]:
         """The records whose captions and maps every validation shows: evenly spread, always the same."""
         return spread(self.num_records, self.config.num_validation_images)
+
+    def draw_validation(self, pipeline: Any, indices: list[int], **settings: Any) -> Iterator[Any]:
+        """What `pipeline` draws for the captions of these records with fixed seeds, some at a time.
+
+        Args:
+            settings: more arguments of the pipeline's call; a list has a value for each record.
+        Yields: its output, as arrays, of `VALIDATION_BATCH` records each.
+        """
+        pipeline.set_progress_bar_config(disable=True)
+        with self.sampling([self.captions[i] for i in indices]) as prompts:
+            for start in range(0, len(indices), VALIDATION_BATCH):
+                part = slice(start, start + VALIDATION_BATCH)
+                yield pipeline(
+                    **{name: rows[part] for name, rows in prompts.items()},
+                    **{name: value[part] if isinstance(value, list) else value for name, value in settings.items()},
+                    height=self.size[0],
+                    width=self.size[1],
+                    num_inference_steps=self.config.validation_inference_steps,
+                    guidance_scale=self.config.validation_guidance_scale,
+                    generator=[torch.Generator().manual_seed(self.config.seed + i) for i in indices[part]],
+                    output_type="np",
+                )
+
+    def write_validation(self, rows: list[list[np.ndarray]], indices: list[int], step: int, folder: Path) -> None:
+        """Write rows of pictures of these records as `folder/step-XXXXXXXX.png`, and their captions beside it."""
+        save_grid(rows, folder / f"step-{step:08d}.png")
+        (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
 
     @contextlib.contextmanager
     def sampling(self, captions: list[str]):

@@ -15,11 +15,10 @@ from ..config import Mask2ImgConfig
 from ..labels import LabelSet
 from ..metrics import MeanIoU
 from ..networks.modules import move
-from ..pictures.grid import save_grid
 from ..segmenter.build import load_segmenter
 from ..segmenter.inference import predict_semantic, without_windows
 from ..storage.files import replace_folder
-from .generator import VALIDATION_BATCH, GeneratorTask, cast_weights, load_unet, save_pipeline
+from .generator import GeneratorTask, cast_weights, load_unet, save_pipeline
 from .lora import add_lora, cast_frozen, fuse_lora
 
 _EMBEDDING_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
@@ -225,29 +224,12 @@ class Mask2ImgTask(GeneratorTask):
         indices = self.validation_indices()
         if not indices:
             return {}
-        pipeline = self.to_pipeline()
-        pipeline.set_progress_bar_config(disable=True)
         maps = [self.views.resized_map(i) for i in indices]
         painted = [self.codec.encode(m) for m in maps]
-        drawn = []
-        with self.sampling([self.captions[i] for i in indices]) as prompts:
-            for start in range(0, len(indices), VALIDATION_BATCH):
-                part = slice(start, start + VALIDATION_BATCH)
-                embeds: dict[str, Any] = {name: rows[part] for name, rows in prompts.items()}
-                output: Any = pipeline(
-                    **embeds,
-                    segmentation_map=painted[part],
-                    height=self.size[0],
-                    width=self.size[1],
-                    num_inference_steps=self.config.validation_inference_steps,
-                    guidance_scale=self.config.validation_guidance_scale,
-                    generator=[torch.Generator().manual_seed(self.config.seed + i) for i in indices[part]],
-                    output_type="np",
-                )
-                drawn += list(np.rint(output.images * 255).astype(np.uint8))
+        outputs = self.draw_validation(self.to_pipeline(), indices, segmentation_map=painted)
+        drawn = [image for output in outputs for image in np.rint(output.images * 255).astype(np.uint8)]
         real = [self.views.resized_image(i) for i in indices]
-        save_grid([painted, drawn, real], folder / f"step-{step:08d}.png")
-        (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
+        self.write_validation([painted, drawn, real], indices, step, folder)
         return self._alignment(drawn, maps, "alignment") | self._alignment(real, maps, "real")
 
     def _alignment(self, images: list[np.ndarray], maps: list[np.ndarray], name: str) -> dict[str, float]:

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers import UNet2DConditionModel
 
 from seggen_hf.pipelines import Text2MaskPipeline
 
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
-from ..pictures.grid import save_grid
-from .generator import VALIDATION_BATCH, save_pipeline
+from .generator import save_pipeline
 from .unet import UNetTask
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
@@ -64,33 +62,18 @@ class Text2MaskTask(UNetTask):
         if not indices:
             return {}
         pipeline = self.to_pipeline()
-        pipeline.set_progress_bar_config(disable=True)
         maps, distances, drawn, read = [], [], [], []
-        with self.sampling([self.captions[i] for i in indices]) as prompts:
-            for start in range(0, len(indices), VALIDATION_BATCH):
-                part = slice(start, start + VALIDATION_BATCH)
-                embeds: dict[str, Any] = {name: rows[part] for name, rows in prompts.items()}
-                output: Any = pipeline(
-                    **embeds,
-                    height=self.size[0],
-                    width=self.size[1],
-                    num_inference_steps=self.config.validation_inference_steps,
-                    guidance_scale=self.config.validation_guidance_scale,
-                    generator=[torch.Generator().manual_seed(self.config.seed + i) for i in indices[part]],
-                    max_color_distance=_CONFIDENT_DISTANCE,
-                    output_type="np",
-                )
-                drawn += list(np.rint(output.color_maps * 255).astype(np.uint8))
-                maps += list(output.segmentation_maps)
-                if self.panoptic_codec:
-                    segments = zip(output.panoptic_maps, output.segments_infos, strict=True)
-                    read += [self.panoptic_codec.encode(*pair) for pair in segments]
-                else:
-                    read += [self.codec.encode(m) for m in output.segmentation_maps]
-                distances += list(output.distances)
+        for output in self.draw_validation(pipeline, indices, max_color_distance=_CONFIDENT_DISTANCE):
+            drawn += list(np.rint(output.color_maps * 255).astype(np.uint8))
+            maps += list(output.segmentation_maps)
+            if self.panoptic_codec:
+                segments = zip(output.panoptic_maps, output.segments_infos, strict=True)
+                read += [self.panoptic_codec.encode(*pair) for pair in segments]
+            else:
+                read += [self.codec.encode(m) for m in output.segmentation_maps]
+            distances += list(output.distances)
         real = [self.codec.encode(self.views.resized_map(i)) for i in indices]
-        save_grid([real, drawn, read], folder / f"step-{step:08d}.png")
-        (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
+        self.write_validation([real, drawn, read], indices, step, folder)
         facts = [
             map_validity(m, self.captions[i], self.id2label, pipeline.codec.ignore_index)
             for m, i in zip(maps, indices, strict=True)
