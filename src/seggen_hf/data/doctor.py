@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..labels import LabelSet
+from ..storage.files import new_folder
 from ..storage.names import check_name
 from .clean_copy import write_clean_split
 from .likeness import compare, find_pairs, thumbnails
@@ -225,20 +225,14 @@ def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | No
     output_dir = Path(output_dir)
     check_output_dir(source, output_dir)
     names = _split_names(source, splits, settings)
-    temporary = output_dir.with_name(f".{output_dir.name}.tmp-{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
-        report = FixReport(output_dir, {}, [])
+    report = FixReport(output_dir, {}, [])
+    with new_folder(output_dir) as temporary:
         for name in names:
             found = open_source(source, check_name(name, "A split"), **settings)
             report.written[name], left_out = write_clean_split(found, temporary, name)
             report.left_out += [f"{name}: {line}" for line in left_out]
         if not any(report.written.values()):
             raise ValueError(f"Nothing of {source} could be kept: {report.left_out[0]}.")
-        os.replace(temporary, output_dir)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
     return report
 
 

@@ -23,6 +23,12 @@ def to_rle(mask) -> RLE:
     return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
+def plain_rle(mask) -> dict:
+    """`to_rle` as JSON values."""
+    rle = to_rle(mask)
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
 def mask_iou(pred: Sequence[RLE], target: Sequence[RLE], is_crowd: np.ndarray) -> np.ndarray:
     """IoU `(predictions, targets)` of RLE masks; against a crowd the share of the prediction inside it."""
     if not len(pred) or not len(target):

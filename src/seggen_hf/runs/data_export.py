@@ -1,15 +1,13 @@
 """The synthetic records of a run, alone or with the real ones, as other trainers read them."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from datasets import Dataset, Image, concatenate_datasets
 from PIL import Image as PILImage
-from pycocotools import mask as coco_mask
 from tqdm.auto import tqdm
 
 from seggen_hf.pipelines import ColormapCodec
@@ -18,7 +16,8 @@ from ..data.clean_copy import SUFFIXES, clean_labels, write_clean_split
 from ..data.schema import attach_labels, labels_of, load_saved, open_image, read_map, read_panoptic
 from ..data.sources.hub import rows_of
 from ..labels import LabelSet
-from ..storage.files import save_image, write_bytes, write_json, write_text
+from ..metrics.instance_matching import plain_rle
+from ..storage.files import new_folder, save_image, write_bytes, write_json, write_text
 from ..synthesis import load_synthetic
 from .folder import RunFolder
 
@@ -46,14 +45,8 @@ def export_data(what: str | os.PathLike, out: str | os.PathLike, format: str, wi
     out = Path(out)
     if os.path.lexists(out):
         raise ValueError(f"{out} exists; name a new folder for the export.")
-    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
+    with new_folder(out) as temporary:
         WRITERS[format](records, labels_of(records), temporary)
-        os.replace(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return counts
 
 
@@ -91,12 +84,11 @@ def _write_coco(records: Dataset, labels: LabelSet, root: Path) -> None:
         for segment in row["segments_info"]:
             if segment["category_id"] not in labels.things:
                 continue
-            encoded: Any = coco_mask.encode(np.asfortranarray((ids == segment["id"]).astype(np.uint8)))
             content["annotations"].append({
                 "id": len(content["annotations"]) + 1,
                 "image_id": number,
                 "category_id": segment["category_id"],
-                "segmentation": {"size": list(ids.shape), "counts": encoded["counts"].decode("ascii")},
+                "segmentation": plain_rle(ids == segment["id"]),
                 "area": segment["area"],
                 "bbox": segment["bbox"],
                 "iscrowd": int(segment["iscrowd"]),

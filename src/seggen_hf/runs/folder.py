@@ -1,5 +1,7 @@
 """What a run folder holds, and where: the one place that puts the paths of a run together and takes them apart."""
 
+import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -79,6 +81,15 @@ class RunFolder:
                 f"{self.path} is no run folder: it has no recipe.yaml. Give the folder that `seggen run` filled."
             )
         return load_recipe(self.recipe_file)
+
+
+def read_history(folder: Path) -> list[dict]:
+    """The log lines of a training that have a loss; one that is being written is passed over."""
+    file, lines = folder / "history.jsonl", []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return [line for line in lines if "loss" in line]
 
 
 def find_stage(folder: str | os.PathLike) -> tuple[RunFolder, str] | None:

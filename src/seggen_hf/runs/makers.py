@@ -19,8 +19,6 @@ from ..data.scenes.render import render_records
 from ..data.schema import attach_labels, labels_of, load_saved
 from ..data.sources.unlabelled import load_unlabelled
 from ..data.tiles import tile_records
-from ..networks.modules import move
-from ..segmenter.build import load_segmenter
 from ..synthesis import filter_records, load_synthetic, synthesize
 from ..synthesis.agreement_filter import read_summary
 from ..synthesis.generators import open_pipeline
@@ -33,6 +31,7 @@ from ..trainers.segmenter import SegmenterTask
 from ..trainers.text2mask import Text2MaskTask
 from .folder import RunFolder
 from .records import load_train_records
+from .scores import open_segmenter
 from .stage_marker import DONE, STARTED, finished_marker, mark_stage
 from .stages import Stage, segmenter_config, segmenter_of
 
@@ -65,8 +64,7 @@ def filter_run(recipe: Recipe, out: str | os.PathLike, folder: str | os.PathLike
         if not (needed / DONE).is_file():
             raise ValueError(f"{needed} is not finished; run the stage {kind} first.")
     records = load_saved(run.captions)
-    model, processor = load_segmenter(judge, labels_of(records))
-    move(model, "cuda" if torch.cuda.is_available() else "cpu")
+    model, processor = open_segmenter(judge, labels_of(records))
     return filter_records(run.synthetic, Path(folder), model, processor, records, recipe.filter, recipe.data.task)
 
 
@@ -91,7 +89,7 @@ def _make_adapted(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     more = tile_records(more, recipe.data.tiles)  # as large in the picture as the generators will see it
     columns = ["image", "caption", "image_id"]
     images = datasets.concatenate_datasets([own.select_columns(columns), more.select_columns(columns)])
-    return _train(AdaptTask, config, attach_labels(images, labels_of(own)))
+    return train_task(AdaptTask, config, attach_labels(images, labels_of(own)))
 
 
 def _make_generator(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
@@ -101,7 +99,7 @@ def _make_generator(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
         config = dataclasses.replace(config, base_model=str(run.adapted), revision=None)
     records = load_saved(run.captions)
     codec = build_panoptic_codec(recipe.data, labels_of(records))
-    return _train(task_class, config, records, panoptic_codec=codec)
+    return train_task(task_class, config, records, panoptic_codec=codec)
 
 
 def _make_synthetic(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
@@ -136,8 +134,7 @@ def _make_filtered(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
 def _make_pseudo(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     images, data = load_saved(run.unlabelled), recipe.data
     labels = labels_of(images)
-    model, processor = load_segmenter(run.segmenter("real", recipe.evaluation.seeds[0]), labels)
-    move(model, "cuda" if torch.cuda.is_available() else "cpu")
+    model, processor = open_segmenter(run.segmenter("real", recipe.evaluation.seeds[0]), labels)
     made = pseudo_label(images, stage.folder, model, processor, labels, recipe.filter, data.task, data.tiles)
     return {"images": len(images), "records": len(made)}
 
@@ -152,7 +149,7 @@ def _make_segmenter(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     elif synthetic is not None:
         made = load_saved(synthetic)
     data = recipe.data
-    facts = _train(
+    facts = train_task(
         SegmenterTask, config, load_saved(run.captions), synthetic_records=made, task=data.task, tiles=data.tiles
     )
     return facts | {"synthetic_records": 0 if made is None else len(made)}
@@ -172,7 +169,8 @@ _MAKERS = {
 }
 
 
-def _train(task_class, config: TrainingConfig, records: datasets.Dataset, **more) -> dict:
+def train_task(task_class, config: TrainingConfig, records: datasets.Dataset, **more) -> dict:
+    """Train `task_class` on `records`, which carry their labels, and let go of what it took; the facts of a marker."""
     # Accelerate keeps the precision of the process's first training; each stage has its own.
     AcceleratorState._reset_state()
     task = task_class.from_config(config, records, labels_of(records), **more)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from ..data.schema import allow_megapixels, encode_map, encode_panoptic, read_im
 from ..data.sources.checks import UNREADABLE, explain
 from ..data.sources.folder import list_images
 from ..labels import LABEL_FILES, LabelSet
+from ..metrics.instance_matching import plain_rle, to_rle
 from ..networks.modules import move
 from ..pictures.segments import paint_segments
 from ..segmenter.build import find_config, load_segmenter
@@ -214,15 +214,12 @@ def _plain(segment: dict) -> dict:
 
 
 def _instance(found: dict) -> dict:
-    encoded: Any = coco_mask.encode(np.asfortranarray(found["mask"].astype(np.uint8)))
-    box = [float(value) for value in coco_mask.toBbox(encoded)]
-    counts = encoded["counts"].decode("ascii")
     return {
         "category_id": int(found["category_id"]),
         "score": round(float(found["score"]), 4),
-        "segmentation": {"size": [int(side) for side in encoded["size"]], "counts": counts},
+        "segmentation": plain_rle(found["mask"]),
         "area": int(found["mask"].sum()),
-        "bbox": box,
+        "bbox": [float(value) for value in coco_mask.toBbox(to_rle(found["mask"]))],
     }
 
 

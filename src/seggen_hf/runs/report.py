@@ -25,7 +25,7 @@ from ..storage.files import write_text
 from ..storage.folders import RUN, check_folder
 from ..synthesis import load_synthetic
 from ..tasks import TASKS, task_of
-from .folder import PREDICTIONS, RunFolder
+from .folder import PREDICTIONS, RunFolder, read_history
 from .results import list_seeds, list_unfinished, percent, read_results, scores_by_arm
 from .scores import NUM_SHOWN
 from .verdict import BASELINE, CANDIDATES, write_verdict
@@ -225,25 +225,20 @@ def draw_curves(run: RunFolder, recipe: Recipe, pictures: PictureFolder) -> list
     charts = []
     finished = [marker["stage"] for marker in list_markers(run, recipe)]
     for name, place in (("adapt", "adapted"), ("text2mask", "text2mask"), ("mask2img", "mask2img")):
-        history = _read_history(run.stage(place)) if place in finished else []
-        if points := [(line["step"], line["loss"]) for line in history if "loss" in line]:
+        history = read_history(run.stage(place)) if place in finished else []
+        if points := [(line["step"], line["loss"]) for line in history]:
             title = f"{name}: training loss"
             charts.append(pictures.add_chart(f"loss-{name}", line_chart(title, {name: points}), title))
     series = {}
     for name in finished:
         if training := parse_segmenter_name(name):
-            points = [(line["step"], line["loss"]) for line in _read_history(run.stage(name)) if "loss" in line]
+            points = [(line["step"], line["loss"]) for line in read_history(run.stage(name))]
             if points:
                 series.setdefault(training[0], points)
     if series:
         title = "segmenter: training loss of each arm"
         charts.append(pictures.add_chart("loss-segmenter", line_chart(title, series), title))
     return charts
-
-
-def _read_history(folder: Path) -> list[dict]:
-    path = folder / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def list_costs(run: str | os.PathLike) -> list[dict]:

@@ -109,7 +109,7 @@ def score_segmenter(
 ) -> None:
     """Score one segmenter on one split, and keep scores and some predictions beside its weights."""
     labels = labels_of(records)
-    model, processor = _open_segmenter(segmenter.folder, labels)
+    model, processor = open_segmenter(segmenter.folder, labels)
     scores = _score(model, processor, records, labels, settings, task)
     images = [read_image(records[index]["image"]) for index in shown_indices(len(records))]
     pictures = segmenter.folder / PREDICTIONS / split
@@ -127,10 +127,11 @@ def score_folder(folder: Path, records: Dataset, settings: EvaluationConfig, tas
     names = json.loads((folder / "config.json").read_text()).get("id2label", {})
     if differences := differing_labels(names, labels):
         raise ValueError(f"{folder} was trained with other labels than the records have, such as {differences}.")
-    return _score(*_open_segmenter(folder, labels), records, labels, settings, task)
+    return _score(*open_segmenter(folder, labels), records, labels, settings, task)
 
 
-def _open_segmenter(folder: Path, labels: LabelSet):
+def open_segmenter(folder: Path, labels: LabelSet):
+    """A trained segmenter and its processor, on the GPU if there is one."""
     model, processor = load_segmenter(folder, labels)
     return move(model, "cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 

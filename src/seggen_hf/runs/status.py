@@ -1,16 +1,14 @@
 """How far a run is, read from its folder alone: from another terminal, and after it has died."""
 
-import json
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from filelock import lock_descriptor
 
 from ..arms import parse_segmenter_name
 from ..config import Recipe
-from .folder import RunFolder
+from .folder import RunFolder, read_history
 from .stage_marker import DONE, STARTED, read_marker
 from .stages import Stage, list_stages
 
@@ -78,7 +76,7 @@ def _status_of(stage: Stage, recipe: Recipe) -> StageStatus:
     begun, steps = read_marker(stage.folder, STARTED), _steps(stage, recipe)
     if begun is None:
         return StageStatus(stage.name, "waiting", steps=steps)
-    lines = _history(stage.folder)
+    lines = read_history(stage.folder)
     if not lines:
         return StageStatus(stage.name, "begun", begun["seconds"], 0 if steps else None, steps)
     step = lines[-1]["step"]
@@ -103,16 +101,6 @@ def _steps(stage: Stage, recipe: Recipe) -> int | None:
 def _samples_per_step(stage: Stage, recipe: Recipe) -> int | None:
     section = _section(stage, recipe)
     return section.train_batch_size * section.gradient_accumulation_steps if section else None
-
-
-def _history(folder: Path) -> list[dict]:
-    file, lines = folder / "history.jsonl", []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # being written
-            continue
-    return [line for line in lines if "loss" in line]
 
 
 def _holder(run: RunFolder) -> str | None:

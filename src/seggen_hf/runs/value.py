@@ -1,7 +1,6 @@
 """Is there anything to gain? The real arm on parts of its labels, and for more steps, before generators train."""
 
 import dataclasses
-import gc
 import json
 import os
 from collections.abc import Callable
@@ -10,24 +9,19 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import torch
-from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from ..arms import ARMS, arm_config
 from ..config import Recipe
-from ..data.schema import labels_of
-from ..networks.modules import move
-from ..segmenter.build import load_segmenter
-from ..segmenter.evaluation import evaluate_segmenter
 from ..storage.digests import json_digest
 from ..storage.files import write_json
 from ..tasks import TASKS
-from ..trainers.loop import train
 from ..trainers.segmenter import SegmenterTask
 from .folder import RunFolder
 from .lock import lock_run
+from .makers import train_task
 from .records import data_digest, load_train_records
+from .scores import score_folder
 
 HELD_OUT = 0.2  # of the labelled records: what the points are scored on, so that no test record decides anything
 POINTS = ((0.25, 1), (0.5, 1), (1.0, 1), (1.0, 2))  # share of the other labels, and how many times the recipe's steps
@@ -169,22 +163,14 @@ def _score_point(
     """The headline score of one training, remembered beside it with all that decides it."""
     config = arm_config(ARMS["real"], recipe.segmenter, seed, folder, None)
     config = dataclasses.replace(config, max_train_steps=times * config.max_train_steps, checkpoints_total_limit=1)
-    labels, data_settings = labels_of(records), recipe.data
+    data_settings = recipe.data
     made_of = json_digest([dataclasses.asdict(config) | {"output_dir": ""}, data, data_settings.tiles, len(records)])
     file = folder / "score.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     if known.get("made_of") == made_of:
         return known["score"]
-    AcceleratorState._reset_state()
-    task = SegmenterTask.from_config(config, records, labels, task=data_settings.task, tiles=data_settings.tiles)
-    train(task, config)
-    del task
-    gc.collect()
-    model, processor = load_segmenter(folder, labels)
-    move(model, "cuda" if torch.cuda.is_available() else "cpu")
-    found = evaluate_segmenter(
-        model, processor, held_out, data_settings.task, recipe.evaluation.eval_batch_size, labels=labels
-    )
+    train_task(SegmenterTask, config, records, task=data_settings.task, tiles=data_settings.tiles)
+    found = score_folder(folder, held_out, recipe.evaluation, data_settings.task)
     score = found[TASKS[data_settings.task].metric] or 0.0
     write_json(file, {"score": score, "made_of": made_of})
     return score

@@ -76,6 +76,21 @@ def write_folder(folder: Path, save: Callable[[Path], None], last: str) -> None:
     staging.rmdir()
 
 
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """The name of a folder under which the block writes what is to become `folder`, which must not exist; nothing is
+    left if it fails."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def replace_folder(folder: Path, save: Callable[[Path], None]) -> None:
     """Have `save` write a folder that takes the place of `folder`."""
     temporary = folder.with_name(f".{folder.name}.tmp")

@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets.config
 from tqdm.auto import tqdm
 
-from ...storage.files import replacing, write_json
+from ...storage.files import write_bytes, write_json
 from ..schema import encode_panoptic
 from .checks import Source, fingerprint_of
 from .coco_json import CocoJson, Notes, list_entries, whole_or_none
@@ -96,8 +96,7 @@ def _paint_all(painter: InstancePainter, entries: CocoJson, file: Path, folder: 
             problems.append(f"{file}: {image.name}: {error}")
             continue
         path = folder / f"{len(records):08d}.png"
-        with replacing(path, sync=False) as temporary:
-            temporary.write_bytes(encode_panoptic(panoptic_map)["bytes"])
+        write_bytes(path, encode_panoptic(panoptic_map)["bytes"], sync=False)
         place = image.path.relative_to(root) if image.path.is_relative_to(root) else image.path
         of_image = {"image": str(place), "image_id": image.image_id}
         records.append({**of_image, "png": path.name, "segments_info": segments})
