@@ -46,12 +46,12 @@ from seggen_hf.data.scenes.records import (
 from seggen_hf.metrics import MeanIoU, PanopticQuality
 from seggen_hf.miniature.architecture import resolve_base
 from seggen_hf.pictures.grid import save_grid
+from seggen_hf.pictures.spacing import spread
 from seggen_hf.pipelines.seggen_colormap import connected_regions
 from seggen_hf.runs.runner import run_stages
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.inference import normalize, predict_queries, semantic_map
 from seggen_hf.segmenter.postprocessing import panoptic_segments
-from seggen_hf.spacing import spread
 from seggen_hf.storage.files import write_json
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.miniature_config import psnr, to_pixels

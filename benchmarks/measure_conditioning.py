@@ -34,6 +34,7 @@ from seggen_hf.data.schema import (
 from seggen_hf.data.sources.load import load_split
 from seggen_hf.data.transforms import cover_crop
 from seggen_hf.pictures.markdown import table
+from seggen_hf.pictures.spacing import spread
 from seggen_hf.pipelines import Mask2ImgPipeline
 from seggen_hf.pipelines.seggen_choices import CONDITIONINGS
 from seggen_hf.provenance import library_versions, public_command
@@ -42,7 +43,6 @@ from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
 from seggen_hf.segmenter.inference import without_windows
 from seggen_hf.segments import label_map, measure_segments
-from seggen_hf.spacing import spread
 from seggen_hf.storage.files import write_text
 from seggen_hf.trainers.generator import build_panoptic_codec
 from seggen_hf.trainers.loop import train

@@ -23,7 +23,6 @@ FLOORS = {
     "pipelines": 0,
     "model_cards": 0,
     "recipes": 0,
-    "spacing": 0,
     "storage": 0,
     "metrics": 0,
     "miniature": 0,

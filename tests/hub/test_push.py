@@ -19,9 +19,9 @@ from seggen_hf.hub.publish import Staged, stage
 from seggen_hf.hub.push_plan import plan_push
 from seggen_hf.labels import LabelSet
 from seggen_hf.pictures.cards import NUM_SAMPLES, draw_samples
+from seggen_hf.pictures.spacing import spread
 from seggen_hf.pipelines import ColormapCodec
 from seggen_hf.runs.privacy import why_private
-from seggen_hf.spacing import spread
 from seggen_hf.synthesis import load_synthetic
 
 SEGGEN = ["-m", "seggen_hf.cli"]

@@ -16,10 +16,10 @@ import seggen_hf.metric_modules as metric_modules
 from ..data.captions import PREFIX, simple_name
 from ..demo.models import models_of_run
 from ..pictures.cards import NUM_SAMPLES, draw_legend, draw_samples
+from ..pictures.spacing import spread
 from ..runs.cards import RunCards, metric_card, write_card
 from ..runs.privacy import why_private
 from ..runs.stage_marker import read_marker
-from ..spacing import spread
 from ..storage.files import write_json
 from ..storage.names import is_hub_id
 from ..synthesis import load_synthetic

@@ -15,7 +15,7 @@ from ..data.held_out import HELD_OUT, tell_groups
 from ..data.schema import labels_of, open_image
 from ..data.sources.folder import list_images
 from ..data.sources.load import load_records, splits_of
-from ..spacing import spread
+from ..pictures.spacing import spread
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")

@@ -19,8 +19,8 @@ from ..data.schema import labels_of, load_saved, read_image, read_map
 from ..pictures.markdown import cell, code_span
 from ..pictures.report import SIDE, PictureFolder, hex_color, line_chart
 from ..pictures.segments import paint_record
+from ..pictures.spacing import spread
 from ..provenance import join_versions, public_value
-from ..spacing import spread
 from ..storage.files import write_text
 from ..storage.folders import RUN, check_folder
 from ..synthesis import load_synthetic

@@ -21,12 +21,12 @@ from ..data.schema import encode_image, encode_map, labels_of, read_image, read_
 from ..labels import LabelSet, differing_labels
 from ..networks.modules import move
 from ..pictures.segments import paint_record, paint_segments
+from ..pictures.spacing import spread
 from ..provenance import join_versions, library_versions, public_value
 from ..segmenter.build import load_segmenter
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import predict_panoptic, predict_semantic
 from ..segmenter.postprocessing import MAX_INSTANCES
-from ..spacing import spread
 from ..storage.digests import json_digest
 from ..storage.files import write_json
 from ..tasks import TASKS

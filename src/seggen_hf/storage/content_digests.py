@@ -27,7 +27,7 @@ def vocabulary_digest(tokenizers: Iterable) -> str:
 def even_places(length: int, count: int) -> torch.Tensor:
     """Up to `count` evenly spread positions of 0 .. `length` - 1, the first and the last among them, int64 `(n,)`.
 
-    In whole numbers, unlike `spacing.spread`: a tensor has more elements than floats count exactly.
+    In whole numbers, unlike `pictures.spacing`: a tensor has more elements than floats count exactly.
     """
     count = min(count, length)
     return torch.arange(count) * (length - 1) // max(count - 1, 1)

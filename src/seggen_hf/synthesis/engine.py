@@ -23,9 +23,9 @@ from ..data.schema import check_columns, encode_image, encode_map, encode_panopt
 from ..data.transforms import cover_crop_map
 from ..labels import LabelSet
 from ..pictures.contact_sheet import write_preview
+from ..pictures.spacing import spread
 from ..provenance import public_value
 from ..segments import label_map, measure_segments
-from ..spacing import spread
 from ..storage.content_digests import records_digest
 from ..storage.files import write_json
 from ..storage.folders import SYNTHESIS, check_folder, claim_folder, hold_folder

@@ -17,7 +17,7 @@ from ..config import DataConfig, GeneratorConfig
 from ..miniature.architecture import resolve_base
 from ..networks.weights import check_pipeline
 from ..pictures.grid import save_grid
-from ..spacing import spread
+from ..pictures.spacing import spread
 from ..storage.content_digests import weights_digest
 from ..storage.digests import digest_of
 from ..storage.files import write_folder

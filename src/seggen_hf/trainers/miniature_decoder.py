@@ -12,7 +12,7 @@ from ..miniature.architecture import build_miniature
 from ..miniature.drawings import draw_shapes
 from ..miniature.patch_code import PatchCode, fit_patch_code, write_patch_encoder
 from ..pictures.grid import save_grid
-from ..spacing import spread
+from ..pictures.spacing import spread
 from .miniature_config import BaseConfig, base_words, draw_generator, psnr, to_pixels, to_uint8
 from .prior_pictures import PRIOR_SEED, PriorPictures
 

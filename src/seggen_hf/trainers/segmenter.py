@@ -19,6 +19,7 @@ from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style
 from ..labels import LabelSet, differing_labels
 from ..pictures.grid import lay_out
 from ..pictures.segments import paint_segments
+from ..pictures.spacing import spread
 from ..segmenter.build import build_segmenter
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import normalize, predict_panoptic, predict_semantic, without_windows
@@ -31,7 +32,6 @@ from ..segmenter.loss import (
     segmentation_loss,
     semantic_targets,
 )
-from ..spacing import spread
 from ..storage.content_digests import records_digest
 from ..storage.digests import digest_of
 from ..storage.files import save_image, write_folder

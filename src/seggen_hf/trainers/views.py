@@ -12,7 +12,7 @@ from ..data.mixture import shuffle_windows
 from ..data.schema import check_columns, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import cover_crop, cover_crop_map, flip_pair, random_zoom_crop
-from ..spacing import spread
+from ..pictures.spacing import spread
 from ..storage.content_digests import records_digest
 from ..storage.digests import digest_of
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seggen_hf.spacing import spread
+from seggen_hf.pictures.spacing import spread
 
 
 @pytest.mark.parametrize(
