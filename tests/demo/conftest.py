@@ -1,17 +1,16 @@
 """`seggen demo` as users start it: a process of its own, reached over HTTP and with a real browser."""
 
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_python import client_environment, start_python
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FORMER = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+FORMER = {"GRADIO_ANALYTICS_ENABLED": "False"}
 
 
 class Demo:
@@ -20,10 +19,7 @@ class Demo:
     def __init__(self, arguments: list, log: Path, cwd: Path):
         self.log = log
         with open(log, "w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, *map(str, arguments)], stdout=file, stderr=subprocess.STDOUT, env=os.environ | FORMER,
-                cwd=cwd, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+            self.process = start_python(arguments, client_environment(**FORMER), cwd, log=file)
         self.url = self._wait()
 
     def _wait(self) -> str:

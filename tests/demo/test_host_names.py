@@ -5,12 +5,11 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import httpx
 import pytest
+from forked_python import client_environment, start_python
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
@@ -112,7 +111,7 @@ PAGES = {
     "by the environment": (None, [], {"GRADIO_SERVER_NAME": "0.0.0.0"}),
     "a Space": (None, [], {"GRADIO_SERVER_NAME": "0.0.0.0", "SPACE_ID": "me/demo", "SPACE_HOST": "me-demo.hf.space"}),
 }
-ALONE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+ALONE = {"GRADIO_ANALYTICS_ENABLED": "False"}
 # The models are loaded once, and each page is a process of its own.
 SERVE = """
 import json, os, sys, time
@@ -142,10 +141,8 @@ def pages(tiny_run, tmp_path_factory):
         del wanted["its own name"]
     models = [str(tiny_run / name) for name in ("text2mask", "mask2img")]
     with open(folder / "errors", "w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, *models, json.dumps(wanted)], cwd=folder, start_new_session=True,
-            env=os.environ | ALONE, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
-        )  # fmt: skip
+        words = ["-c", SERVE, *models, json.dumps(wanted)]
+        process = start_python(words, client_environment(**ALONE), folder, log=errors, start_new_session=True)
     try:
         while not (logs := [folder / f"{name}.log" for name in wanted])[-1].exists():
             assert process.poll() is None, (folder / "errors").read_text()

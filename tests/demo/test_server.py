@@ -2,13 +2,12 @@
 
 import json
 import socket
-import subprocess
-import sys
 import threading
 import uuid
 
 import httpx
 import pytest
+from forked_python import client_environment, run_python
 
 from seggen_hf.data.schema import read_image
 from seggen_hf.demo.page import MAX_CAPTION, MAX_STEPS
@@ -156,19 +155,17 @@ def test_who_comes_when_the_queue_is_full_is_told(demo):
     assert answers.count(200) >= QUEUED and 503 in answers
 
 
-@pytest.mark.slow
 def test_a_taken_port_is_told_in_one_line(demo, tiny_run, tmp_path):
     port = demo.url.rsplit(":", 1)[1]
-    command = [sys.executable, "-m", "seggen_hf.cli", "demo", str(tiny_run), "--port", port, "--out", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = ["-m", "seggen_hf.cli", "demo", tiny_run, "--port", port, "--out", tmp_path]
+    result = run_python(command, client_environment(), tmp_path, check=False)
     assert result.returncode == 1 and result.stderr.splitlines() == [f"error: {port} is taken; give another --port."]
 
 
-@pytest.mark.slow
 def test_the_models_are_named_before_anything_is_loaded(tiny_run, tmp_path):
     def call(*arguments):
-        command = [sys.executable, "-m", "seggen_hf.cli", "demo", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        command = ["-m", "seggen_hf.cli", "demo", *arguments]
+        return run_python(command, client_environment(), tmp_path, check=False)
 
     neither = call()
     assert neither.returncode == 2 and "give a run folder, or --text2mask" in neither.stderr.replace("Give", "give")

@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from forked_python import ForkedPython
+from forked_python import HUB_PORT, ForkedPython
 from hub_clients import Clients
 from hub_server import HubServer
 
@@ -12,7 +12,7 @@ from hub_server import HubServer
 @pytest.fixture
 def hub(tmp_path):
     """A running `HubServer` with the users of `hub_server.TOKENS` and its storage in `tmp_path`."""
-    with HubServer(tmp_path / "hub") as server:
+    with HubServer(tmp_path / "hub", port=HUB_PORT) as server:
         yield server
     assert not server.errors, "\n".join(server.errors)
 
@@ -20,7 +20,7 @@ def hub(tmp_path):
 @pytest.fixture(scope="module")
 def module_hub(tmp_path_factory):
     """The same for all tests of a file, which read what was pushed once."""
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+    with HubServer(tmp_path_factory.mktemp("hub"), port=HUB_PORT) as server:
         yield server
     assert not server.errors, "\n".join(server.errors)
 

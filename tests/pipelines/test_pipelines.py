@@ -1,15 +1,13 @@
 """Text2Mask and Mask2Img on real classes at unit size: calls, refusals, saving, loading, remote code."""
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionXLPipeline
+from forked_python import client_environment, run_python
 from PIL import Image
 
 from seggen_hf import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
@@ -340,7 +338,7 @@ def test_staged_folders_run_where_seggen_hf_is_not_importable(text2mask, mask2im
         import numpy as np, torch
         from diffusers import DiffusionPipeline
         for order in (["text2mask", "mask2img"], ["mask2img", "text2mask"]):
-            shutil.rmtree("modules", ignore_errors=True)
+            shutil.rmtree(".hf-home", ignore_errors=True)
             for name in [name for name in sys.modules if name.startswith("diffusers_modules")]:
                 del sys.modules[name]
             pipes = {kind: DiffusionPipeline.from_pretrained(kind, trust_remote_code=True) for kind in order}
@@ -352,10 +350,7 @@ def test_staged_folders_run_where_seggen_hf_is_not_importable(text2mask, mask2im
             np.savez(order[0] + ".npz", maps=out.segmentation_maps, colors=out.color_maps, images=images)
         assert not any(name.split(".")[0] == "seggen_hf" for name in sys.modules)
     """.replace("PROMPTS", repr(PROMPTS))
-    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    result = subprocess.run(command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    run_python(["-c", textwrap.dedent(script)], client_environment(OMP_NUM_THREADS=1), tmp_path)
     drawn, images = draw(text2mask, PROMPTS), draw(mask2img, PROMPTS, maps).images
     for first in ("text2mask", "mask2img"):
         result = np.load(tmp_path / f"{first}.npz")

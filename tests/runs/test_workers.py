@@ -5,12 +5,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from forked_python import client_environment, start_python
 from safetensors.numpy import load_file
 
 from seggen_hf.config import load_recipe
@@ -64,10 +63,10 @@ def test_the_error_of_one_training_ends_the_run_in_a_line(untrained_run, tiny_re
 
 @pytest.mark.slow
 def test_trainings_end_with_the_run_and_keep_its_folder_until_then(untrained_run, tiny_recipe):
-    words = [sys.executable, "-m", "seggen_hf.cli", "run", str(tiny_recipe), "--out", str(untrained_run)]
+    words = ["-m", "seggen_hf.cli", "run", tiny_recipe, "--out", untrained_run]
     words += ["--set", "evaluation.jobs=2", "--set", "segmenter.max_train_steps=100000"]
     words += ["--set", "segmenter.checkpointing_steps=5"]
-    run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    run = start_python(words, client_environment(), untrained_run.parent)
     try:
         progress = [untrained_run / f"segmenter-{arm}" / "seed-0" / "history.jsonl" for arm in ("real", "synthetic")]
         deadline = time.monotonic() + 120
@@ -93,10 +92,10 @@ def test_trainings_end_with_the_run_and_keep_its_folder_until_then(untrained_run
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_leaves_checkpoints_of_that_moment(untrained_run, tiny_recipe):
-    words = [sys.executable, "-m", "seggen_hf.cli", "run", str(tiny_recipe), "--out", str(untrained_run)]
+    words = ["-m", "seggen_hf.cli", "run", tiny_recipe, "--out", untrained_run]
     words += ["--set", "evaluation.jobs=2", "--set", "segmenter.max_train_steps=100000"]
     words += ["--set", "segmenter.checkpointing_steps=0", "--set", "segmenter.validation_steps=3"]
-    run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = start_python(words, client_environment(), untrained_run.parent, start_new_session=True)
     folders = [untrained_run / f"segmenter-{arm}" / "seed-0" for arm in ("real", "synthetic")]
     try:
         deadline = time.monotonic() + 120

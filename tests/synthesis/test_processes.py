@@ -2,21 +2,18 @@
 
 import dataclasses
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked_python import client_environment, run_ranks, start_python
 from synthesis_settings import SIZE, largest_difference, make_config
 
 from seggen_hf import load_synthetic
 
 SCRIPT = Path(__file__).parents[2] / "training" / "synthesize.py"
-ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = client_environment(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS=1)
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +34,13 @@ def command(records_dir, generator_dirs, tmp_path):
     return [str(SCRIPT), *(str(part) for name, value in values.items() for part in (f"--{name}", value))]
 
 
-def launch(processes):
-    if processes == 1:
-        return [sys.executable]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-
-
-def run(command, processes):
-    result = subprocess.run(
-        [*launch(processes), *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
-
-
 def finished(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "data").glob("*.parquet")}
 
 
 def test_two_processes_make_the_rows_of_one(command, made, tmp_path):
-    result = run(command, 2)
-    assert result.stderr.count("32/32") >= 1 and "Traceback" not in result.stderr
+    first, other = run_ranks(command, ENVIRONMENT, tmp_path)
+    assert "32/32" in first.stderr and "Traceback" not in first.stderr + other.stderr
     assert largest_difference(load_synthetic(tmp_path / "synthetic"), made[0]) <= 1
     summary = json.loads((tmp_path / "synthetic" / "summary.json").read_text())
     ours = json.loads((made[1] / "summary.json").read_text())
@@ -70,9 +50,8 @@ def test_two_processes_make_the_rows_of_one(command, made, tmp_path):
 
 def test_a_killed_synthesis_goes_on_where_it_was(command, made, make, tmp_path):
     folder = tmp_path / "synthetic"
-    running = subprocess.Popen(
-        [*launch(1), *command], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with open(tmp_path / "log", "w") as log:
+        running = start_python(command, ENVIRONMENT, tmp_path, log=log)
     try:
         deadline = time.monotonic() + 240
         while not finished(folder):

@@ -1,14 +1,12 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked_python import client_environment, free_port, start_python
 from safetensors.torch import load_file
 from toy import ToyTask, settings
 
@@ -141,14 +139,12 @@ except KeyboardInterrupt as stop:
 """
 
 
-def start(folder: Path, steps: int, workers: int, **environment) -> subprocess.Popen:
-    words = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder), str(steps), str(workers)]
-    return subprocess.Popen(
-        words, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | environment
-    )
+def start(folder: Path, steps: int, workers: int, **environment):
+    words = ["-c", SCRIPT, Path(__file__).parent, folder, steps, workers]
+    return start_python(words, client_environment(**environment), folder.parent, start_new_session=True)
 
 
-def await_progress(process: subprocess.Popen, folder: Path) -> None:
+def await_progress(process, folder: Path) -> None:
     """The first step is taken when the settings are written and a moment has passed."""
     deadline = time.monotonic() + 90
     while not (folder / "run_config.json").is_file():
@@ -177,19 +173,17 @@ def test_a_process_with_workers_whose_whole_group_gets_the_signal_ends_well(tmp_
 
 
 def test_processes_of_one_training_agree_on_the_step(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    ranks = [start(tmp_path, 1_000_000, 0, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "ACCELERATE_USE_CPU": "true"}
+    folder = tmp_path / "parts"
+    ranks = [start(folder, 1_000_000, 0, RANK=rank, LOCAL_RANK=rank, **shared) for rank in range(2)]
     try:
-        await_progress(ranks[0], tmp_path)
+        await_progress(ranks[0], folder)
         ranks[1].send_signal(signal.SIGTERM)  # only one of them
         said = [rank.communicate(timeout=60)[1] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
     assert [rank.returncode for rank in ranks] == [143, 143], said
-    (path,) = list_checkpoints(tmp_path / "checkpoints")
+    (path,) = list_checkpoints(folder / "checkpoints")
     step = int(path.name.removeprefix("step-"))
     assert all(f"stopped at step {step} " in one for one in said) and (step % 7 == 0 or step % 10 == 0)

@@ -1,15 +1,13 @@
 """The scripts as users start them: alone, killed and continued, and as two gloo processes."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked_python import client_environment, run_python, run_ranks, start_python
 from safetensors.torch import load_file
 
 from seggen_hf.config import DataConfig, Mask2ImgConfig, Text2MaskConfig, parse_config
@@ -48,8 +46,8 @@ def in_process(kind: str, arguments: list[str]) -> int:
     return run_script(config_class, task_class, None, arguments)
 
 
-def environment() -> dict:
-    return os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+def environment() -> dict[str, str]:
+    return client_environment(OMP_NUM_THREADS=1, ACCELERATE_USE_CPU="true")
 
 
 def losses(folder: Path) -> list[float]:
@@ -66,12 +64,9 @@ def all_weights(folder: Path) -> dict:
 def test_two_processes_give_the_loss_of_one(miniature_dir, tmp_path):
     for kind in PARTS:
         assert in_process(kind, flags(miniature_dir, tmp_path / "one" / kind)) == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for kind, (_, _, pipeline_class) in PARTS.items():
         arguments = flags(miniature_dir, tmp_path / "two" / kind, train_batch_size=2)
-        command = [*launcher, TRAINING / f"train_{kind}.py", *arguments]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_ranks([TRAINING / f"train_{kind}.py", *arguments], environment(), tmp_path)
         assert losses(tmp_path / "two" / kind) == pytest.approx(losses(tmp_path / "one" / kind), rel=1e-4)
         one, two = all_weights(tmp_path / "one" / kind), all_weights(tmp_path / "two" / kind)
         assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in one | two)
@@ -82,9 +77,9 @@ def test_two_processes_give_the_loss_of_one(miniature_dir, tmp_path):
 def test_a_killed_run_continues_to_the_weights_of_an_unbroken_one(miniature_dir, tmp_path):
     changes = {"max_train_steps": 30, "checkpointing_steps": 2, "ema_decay": 0.9}
     arguments = flags(miniature_dir, tmp_path / "killed", **changes)
-    command = [sys.executable, TRAINING / "train_mask2img.py", *arguments]
-    log = (tmp_path / "log").open("w")
-    process = subprocess.Popen(command, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+    command = [TRAINING / "train_mask2img.py", *arguments]
+    with (tmp_path / "log").open("w") as log:
+        process = start_python(command, environment(), tmp_path, log=log)
     checkpoints = tmp_path / "killed" / "checkpoints"
     for _ in range(6000):
         if list(checkpoints.glob("step-*")) or process.poll() is not None:
@@ -94,10 +89,9 @@ def test_a_killed_run_continues_to_the_weights_of_an_unbroken_one(miniature_dir,
     process.wait()
     assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()[-3000:]
     assert not (tmp_path / "killed" / "model_index.json").exists()
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    command = [*command[:2], *flags(miniature_dir, tmp_path / "whole", **changes)]  # a process too: as many threads
-    subprocess.run(command, env=environment(), capture_output=True, check=True, timeout=600)
+    run_python(command, environment(), tmp_path)
+    command = [command[0], *flags(miniature_dir, tmp_path / "whole", **changes)]  # a process too: as many threads
+    run_python(command, environment(), tmp_path)
     killed, whole = all_weights(tmp_path / "killed"), all_weights(tmp_path / "whole")
     assert all(torch.equal(killed[name], whole[name]) for name in killed | whole)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
