@@ -5,9 +5,11 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import seggen_hf  # noqa: F401  before torch: it says how torch's threads wait
 
@@ -38,12 +40,29 @@ def load_script():
 
 
 @pytest.fixture(scope="session")
-def miniature_dir(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory):
+    """A function of a name and of what makes a file or folder: that is made by the first worker that needs it."""
+    together = "PYTEST_XDIST_WORKER" in os.environ
+    root = tmp_path_factory.getbasetemp().parent if together else tmp_path_factory.mktemp("shared")
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        place, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.is_file():
+                make(place)
+                done.touch()
+        return place
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def miniature_dir(made_once) -> Path:
     """A unit-size SDXL folder with random weights, whose tokenizer knows the scenes' words."""
     from seggen_hf.data.scenes.records import SCENE_WORDS
     from seggen_hf.miniature.architecture import save_miniature
 
-    return save_miniature(tmp_path_factory.mktemp("base") / "miniature", "unit", SCENE_WORDS, seed=0)
+    return made_once("miniature", lambda place: save_miniature(place, "unit", SCENE_WORDS, seed=0))
 
 
 @pytest.fixture(scope="session")
@@ -97,27 +116,24 @@ def camvid_dir(shared_data_dir) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_recipe(tmp_path_factory, miniature_dir) -> Path:
+def tiny_recipe(made_once, miniature_dir) -> Path:
     """A recipe file of the whole loop at unit size: 8 scenes, 2 steps a training."""
     training = f"base_model: {miniature_dir}, max_train_steps: 2, train_batch_size: 2, num_validation_images: 1"
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(f"""name: tiny
+    text = f"""name: tiny
 data: {{max_train_records: 8, max_test_records: 4, test_splits: [test, unseen]}}
 text2mask: {{{training}, validation_inference_steps: 1}}
 mask2img: {{{training}, validation_inference_steps: 1}}
 synthesis: {{text2mask_steps: 1, mask2img_steps: 1, max_color_distance: 500, max_ignored_share: 1.0,
   batch_size: 8, caption_styles: [at night, at sunset]}}
 segmenter: {{model: unit, max_train_steps: 2, train_batch_size: 2, crop_height: 64, crop_width: 64}}
-""")
-    return path
+"""
+    return made_once("tiny.yaml", lambda place: place.write_text(text))
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, tiny_recipe) -> Path:
+def tiny_run(made_once, tiny_recipe) -> Path:
     """The folder of a finished run of `tiny_recipe`; tests must not change it."""
     from seggen_hf.config import load_recipe
     from seggen_hf.runs.runner import run_stages
 
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    run_stages(load_recipe(tiny_recipe), folder, command="seggen run tiny.yaml")
-    return folder
+    return made_once("tiny", lambda place: run_stages(load_recipe(tiny_recipe), place, command="seggen run tiny.yaml"))

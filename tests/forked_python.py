@@ -137,19 +137,22 @@ def finish(process: "subprocess.Popen | ForkedPython", check: bool, timeout: flo
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def _start_server():
-    """The process to fork from, which reads `SETTINGS` while it imports."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    own = dict(os.environ)
+_SERVER = forkserver.ForkServer()  # not the one of this process, from which the package forks its own children
+_SERVER.set_forkserver_preload(PRELOADED)
+
+
+def _start_forked(process) -> None:
+    """Fork from a process that reads `SETTINGS` while it imports."""
+    own, connect = dict(os.environ), forkserver.connect_to_new_process
     os.environ.clear()
     os.environ.update(client_environment())
+    forkserver.connect_to_new_process = _SERVER.connect_to_new_process
     try:
-        forkserver.ensure_running()
+        process.start()
     finally:
+        forkserver.connect_to_new_process = connect
         os.environ.clear()
         os.environ.update(own)
-    return context
 
 
 class ForkedPython:
@@ -161,10 +164,9 @@ class ForkedPython:
         self.args = [sys.executable, *arguments]
         pipes = [] if log else [os.pipe(), os.pipe()]
         ends = [log.fileno()] * 2 if log else [write for _, write in pipes]
-        context = _start_server()
         given = (arguments, env, str(cwd), _PATH, *map(DupFd, ends), start_new_session)
-        self._process = context.Process(target=_run, args=given)
-        self._process.start()
+        self._process = get_context("forkserver").Process(target=_run, args=given)
+        _start_forked(self._process)
         for _, write in pipes:
             os.close(write)
         self.pid = self._process.pid

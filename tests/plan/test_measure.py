@@ -11,7 +11,6 @@ from forked_python import HOME, client_environment, run_python
 from seggen_hf.config import load_recipe
 from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.labels import LabelSet
-from seggen_hf.plan import measure
 from seggen_hf.plan.measure import Measured, Trial, measure_run
 from seggen_hf.plan.run_plan import plan_recipe
 from seggen_hf.runs.preflight import plan_run
@@ -85,9 +84,3 @@ def test_a_stage_of_another_machines_size_is_not_begun_on_a_cpu():
     (entry,) = measure_run(recipe, labels, plan, lambda line: None)
     assert "minutes on a CPU; measure it on a machine with a GPU" in entry.failure
     assert time.monotonic() - begun < 60
-
-
-@pytest.mark.parametrize(("has_gpu", "expected"), [(False, "forkserver"), (True, "spawn")])
-def test_nothing_is_forked_where_there_is_a_gpu(monkeypatch, has_gpu, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    assert measure._start_method() == expected

@@ -6,7 +6,6 @@ larger than a few pictures is written.
 
 import contextlib
 import dataclasses
-import multiprocessing
 import signal
 import tempfile
 import time
@@ -21,6 +20,7 @@ from datasets import Dataset
 from ..config import Recipe, TrainingConfig
 from ..labels import LabelSet
 from ..networks.modules import move
+from ..process.children import begin_child, child_context, start_child
 from ..process.quiet import quiet_libraries
 from ..provenance import library_versions
 from ..segmenter.evaluation import evaluate_segmenter
@@ -145,14 +145,13 @@ def measure_run(recipe: Recipe, labels: LabelSet, plan: RunPlan, say: Callable[[
     Each in a process of its own: none finds what an earlier one left, and one that the system kills takes no other
     with it.
     """
-    context: Any = multiprocessing.get_context(_start_method())  # of several types, by the name of the method
-    context.set_forkserver_preload([__name__])
+    context = child_context(__name__)
     measured = []
     for stage, times in zip(plan.stages, plan.times, strict=True):
         say(f"{stage.name}: a few steps of it")
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_measure_in_process, args=(sender, recipe, labels, stage))
-        process.start()
+        start_child(process)
         sender.close()
         try:
             entry = receiver.recv()
@@ -178,13 +177,6 @@ def describe_machine() -> str:
     return f"{place}; " + ", ".join(f"{name} {versions[name]}" for name in ("torch", "diffusers", "transformers"))
 
 
-def _start_method() -> str:
-    """Processes are forked from one that has imported everything, but not where there is a GPU: diffusers looks for it
-    when it is imported, and CUDA does not work in what is forked after that."""
-    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
-    return "forkserver" if can_fork and not torch.cuda.is_available() else "spawn"
-
-
 def _ending(status: int) -> str:
     if status == -signal.SIGKILL:
         return "killed; most likely the machine's memory does not suffice"
@@ -192,6 +184,7 @@ def _ending(status: int) -> str:
 
 
 def _measure_in_process(sender, recipe: Recipe, labels: LabelSet, stage: StagePlan) -> None:
+    begin_child()
     quiet_libraries()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     entry = Measured(stage.name, stage.peak if device.type == "cuda" else stage.peak_on_cpu)

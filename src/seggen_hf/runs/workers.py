@@ -4,18 +4,20 @@ A small model does not keep many CPU threads busy, nor one of several GPUs the o
 a thread each make half as many steps again as one after the other with two.
 """
 
+import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from dataclasses import dataclass
+from multiprocessing import reduction
+from typing import Any
 
 import torch
 
 from ..config import Recipe
+from ..process.children import begin_child, child_context, start_child
 from ..process.quiet import quiet_libraries
 from ..process.stopping import GOES_ON, exit_status, termination_raises
 from .folder import RunFolder
@@ -57,100 +59,106 @@ def work_together(
                 place = min(set(range(count)) - running.keys())
                 running[place] = stage, _begin(job, run, stage.name, place, share, command, lock)
             time.sleep(0.2)
-            for place in [place for place, (_, process) in running.items() if process.poll() is not None]:
-                stage, process = running.pop(place)
-                said = process.stdout.read().strip()
-                if process.returncode != 0:
-                    raise ValueError(said or f"{stage.name} ended with status {process.returncode}.")
-                for line in said.splitlines():
-                    tell(line)
+            for place in [place for place, (_, worker) in running.items() if worker.process.exitcode is not None]:
+                stage, worker = running.pop(place)
+                said, status = worker.said(), worker.process.exitcode
+                if status != 0:
+                    raise ValueError(said or f"{stage.name} ended with status {status}.")
+                if said:
+                    tell(said)
     finally:
         try:
-            _stop([process for _, process in running.values()])
+            _stop([worker.process for _, worker in running.values()])
         finally:
-            for _, process in running.values():
-                process.kill()
+            for _, worker in running.values():
+                worker.process.kill()
 
 
-def _stop(processes: Sequence[subprocess.Popen]) -> None:
+def _stop(processes: Sequence[Any]) -> None:
     """Have `processes` write checkpoints and end."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.communicate()
+    while alive := [process for process in processes if process.is_alive()]:
+        for process in alive:  # again: one that has just been forked does not listen yet
+            process.terminate()
+        alive[0].join(1)
 
 
-def _begin(job: str, run: RunFolder, name: str, place: int, share: int, command: str | None, lock: int):
+@dataclass
+class _Worker:
+    """A process that does the work of a stage, and where it says at its end what came of it."""
+
+    process: Any
+    receiver: Any
+
+    def said(self) -> str:
+        return self.receiver.recv() if self.receiver.poll() else ""
+
+
+def _begin(job: str, run: RunFolder, name: str, place: int, share: int, command: str | None, lock: int) -> _Worker:
+    # Each has its share of the threads, and its bar of progress below the others'.
     threads = max(1, torch.get_num_threads() // share)
-    # Each has its bar of progress below the others'.
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(place)}
+    variables = {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(place)}
     # At its first import transformers warns of image processors that nothing here uses: before anybody could ask it
     # to be quiet.
-    environment.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    variables["TRANSFORMERS_VERBOSITY"] = os.environ.get("TRANSFORMERS_VERBOSITY", "error")
     if (gpus := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-        environment["CUDA_VISIBLE_DEVICES"] = visible[place % len(visible)]
-    # -P: the user's folder may hold a module called `datasets`.
-    words = [
-        sys.executable,
-        "-P",
-        "-m",
-        "seggen_hf.runs.workers",
-        str(os.getpid()),
-        job,
-        str(run),
-        name,
-        command or "",
-    ]
-    # A group of its own: Ctrl-C in a terminal reaches this process alone, which passes it on once.
-    return subprocess.Popen(
-        words, env=environment, stdout=subprocess.PIPE, text=True, pass_fds=[lock], process_group=0
-    )
+        variables["CUDA_VISIBLE_DEVICES"] = visible[place % len(visible)]
+    # On Windows nobody but the first process can have the lock.
+    held = reduction.DupFd(lock) if hasattr(reduction, "DupFd") else None
+    context = child_context(__name__)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(job, str(run), name, command, held, variables, sender))
+    start_child(process, variables)
+    sender.close()
+    return _Worker(process, receiver)
 
 
-def main(parent: str, job: str, out: str, name: str, command: str) -> int:
-    """One of the processes; what it has to say to the one that began it goes to stdout, and nothing else does."""
-    threading.Thread(target=_end_with, args=[int(parent)], daemon=True).start()
-    answer = os.fdopen(os.dup(1), "w")
+def _run(
+    job: str, out: str, name: str, command: str | None, held: Any, variables: dict[str, str], sender: Any
+) -> None:
+    """One of the processes; what it has to say to the one that began it goes to `sender`."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # Ctrl-C in a terminal reaches the first process alone, which passes it on once
+    begin_child(variables)
+    lock = held and held.detach()  # open until the end
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
     os.dup2(2, 1)
     quiet_libraries()
+    status, line = _answer(job, out, name, command)
+    sender.send(line)
+    if lock is not None:
+        os.close(lock)
+    raise SystemExit(status)
+
+
+def _answer(job: str, out: str, name: str, command: str | None) -> tuple[int, str]:
     try:
         with termination_raises():
-            _work(job, out, name, command, answer)
+            return 0, _work(job, out, name, command)
     except KeyboardInterrupt as stop:
-        print(f"{name}: {str(stop) or GOES_ON}", file=answer)
-        return exit_status(stop)
+        return exit_status(stop), f"{name}: {str(stop) or GOES_ON}"
     except Exception as error:  # told by the process that waits for this one
         reason = " ".join(str(error).split())
         if not isinstance(error, (ValueError, OSError, FloatingPointError)):
             traceback.print_exc()  # to stderr: the line alone would not say where
             reason = f"{type(error).__name__}: {reason}"
-        print(f"{name}: {reason}", file=answer)
-        return 1
-    finally:
-        answer.flush()
-    return 0
+        return 1, f"{name}: {reason}"
 
 
-def _work(job: str, out: str, name: str, command: str, answer: TextIO) -> None:
+def _work(job: str, out: str, name: str, command: str | None) -> str:
     run = RunFolder(out)
     recipe = run.recipe()
     (stage,) = (stage for stage in list_stages(recipe, run) if stage.name == name)
     if job == "make":
         data = None if stage.inputs else source_digests(recipe)
-        print(make_stage(stage, recipe, run, command or None, data), file=answer)
-    else:
-        tests = {split: load_test_records(recipe, split) for split in recipe.data.test_splits}
-        digests = {split: data_digest(recipe, records) for split, records in tests.items()}
-        score_splits(segmenter_of(stage), tests, list_sources(recipe, tests, digests), recipe, command or None)
+        return make_stage(stage, recipe, run, command, data)
+    tests = {split: load_test_records(recipe, split) for split in recipe.data.test_splits}
+    digests = {split: data_digest(recipe, records) for split, records in tests.items()}
+    score_splits(segmenter_of(stage), tests, list_sources(recipe, tests, digests), recipe, command)
+    return ""
 
 
-def _end_with(parent: int) -> None:
+def _end_with_the_run() -> None:
     """A training must not outlive the run that wants it."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+    multiprocessing.parent_process().join()
     os._exit(1)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
