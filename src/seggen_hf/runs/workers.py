@@ -160,5 +160,6 @@ def _work(job: str, out: str, name: str, command: str | None) -> str:
 
 def _end_with_the_run() -> None:
     """A training must not outlive the run that wants it."""
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
