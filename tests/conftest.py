@@ -26,6 +26,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
+SLOW_FOLDERS = [Path(__file__).parent / name for name in ("demo", "hub")]  # servers and processes for every test
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if any(folder in item.path.parents for folder in SLOW_FOLDERS):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def load_script():
     """A function that loads a file of training/ or benchmarks/, which are no packages, as a module of its own."""

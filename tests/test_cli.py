@@ -76,6 +76,7 @@ def test_what_fails_in_use_exits_with_1_and_one_line(tmp_path):
         assert missing.exit_code == 1 and missing.stderr.count("\n") == 1, command
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_told_as_a_table_or_as_json(tiny_run, tiny_recipe):
     result = call("run", tiny_recipe, "--out", tiny_run)
     assert result.exit_code == 0, result.stderr
@@ -91,6 +92,7 @@ def test_changed_settings_exit_with_1(tiny_run, tiny_recipe):
     assert result.exit_code == 1 and "text2mask.seed: 0 -> 5" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_sizes_and_trains_nothing(tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call("run", tiny_recipe, "--dry-run")
@@ -100,6 +102,7 @@ def test_a_dry_run_prints_sizes_and_trains_nothing(tiny_recipe, tmp_path, monkey
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_segmenters_are_scored_on_other_data(tiny_run):
     result = call("evaluate", tiny_run / "segmenter-real" / "seed-0", "scenes", "--split", "val", "--json")
     (row,) = json.loads(result.stdout)
@@ -111,6 +114,7 @@ def test_segmenters_are_scored_on_other_data(tiny_run):
     assert call("evaluate", tiny_run, "--task", "panoptic").exit_code == 2
 
 
+@pytest.mark.slow
 def test_captions_and_synthesis_run_alone(tiny_run, tmp_path):
     result = call("caption", tiny_run / "captions", tmp_path / "captioned", "--recaption")
     assert result.exit_code == 0, result.stderr

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from forked_python import client_environment, run_python
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "first_steps.ipynb"
@@ -18,6 +19,7 @@ def test_the_notebook_is_clean():
     assert code_cells() and not [cell for cell in code_cells() if cell["outputs"] or cell["execution_count"]]
 
 
+@pytest.mark.slow
 def test_its_cells_run_in_their_order(tmp_path):
     """In a process of its own: what a cell needs, an earlier one has made. A kernel would only add dependencies.
 

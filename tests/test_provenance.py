@@ -96,6 +96,7 @@ def test_a_command_is_put_together_from_what_was_understood(values, out, recipe)
     assert parse_value(words[4].removeprefix("a.b="), "") == public_value(values)
 
 
+@pytest.mark.slow
 @settings(derandomize=True)
 @given(
     st.recursive(

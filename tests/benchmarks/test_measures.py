@@ -20,6 +20,7 @@ def read_rows(path: Path) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line]
 
 
+@pytest.mark.slow
 def test_labels_are_measured_on_images_that_nobody_learns_from(tiny_recipe, tmp_path, monkeypatch):
     words = [tiny_recipe, "--set", "data.task=panoptic", "--set", "evaluation.object_threshold=0"]
     words += ["--set", "data.tiles=2", "--counts", 4, 8, "--held_out", 3, "--output", tmp_path / "labels.md"]
@@ -33,6 +34,7 @@ def test_labels_are_measured_on_images_that_nobody_learns_from(tiny_recipe, tmp_
         run(monkeypatch, "measure_labels.py", tiny_recipe, "--counts", 10**9)
 
 
+@pytest.mark.slow
 def test_conditions_are_judged_on_drawn_and_on_real_images(tiny_recipe, tmp_path, monkeypatch):
     out = tmp_path / "conditioning.md"
     words = [tiny_recipe, "--set", "data.task=panoptic", "--set", "evaluation.object_threshold=0"]

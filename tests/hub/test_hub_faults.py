@@ -28,7 +28,6 @@ PATIENT = """
 """
 
 
-@pytest.mark.slow
 def test_a_client_that_repeats_itself_survives_a_bad_connection(hub, run_client, tmp_path):
     folder = make_folder(tmp_path / "toy", 5)
     hub.faults = Faults(0.2, seed=3)

@@ -5,7 +5,6 @@ What this checks is that tests of pushing and loading rest on a server that beha
 
 import random
 
-import pytest
 from hub_files import make_folder, printed, stored
 from hub_server import OTHER, READER
 
@@ -226,7 +225,6 @@ REFUSED = """
 """
 
 
-@pytest.mark.slow
 def test_private_datasets_are_for_their_owners_alone(hub, run_client):
     hub.store.create("datasets", "seggen/open", False, "ada", b"")
     run_client(PUSH_DATASET)
@@ -340,7 +338,6 @@ assert evaluate.load("seggen/twice").compute(predictions=[1, 2], references=[0, 
 """
 
 
-@pytest.mark.slow
 def test_the_libraries_push_and_load_where_large_files_are_elsewhere(hub, run_client):
     hub.cdn = True
     run_client(LIBRARIES, bare=True)

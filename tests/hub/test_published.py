@@ -55,7 +55,6 @@ def pushed(run_client, tiny_run, tmp_path_factory):
     return run
 
 
-@pytest.mark.slow
 def test_pipelines_load_with_and_without_the_package(hub, run_client, pushed, tmp_path):
     bare = f"""{DRAW}
     for order in (["text2mask", "mask2img"], ["mask2img", "text2mask"]):
@@ -139,7 +138,6 @@ def test_a_loaded_pipeline_behaves_as_in_diffusers(run_client, pushed, bare):
     run_client(code, bare=bare)
 
 
-@pytest.mark.slow
 def test_a_revision_can_be_pinned(hub, run_client, pushed, tmp_path):
     run = shutil.copytree(pushed, tmp_path / "run")
     command = [*SEGGEN, "push", str(run), "--namespace", "seggen", "--name", "pinned", "--only", "text2mask"]
@@ -210,7 +208,6 @@ def test_synthetic_records_load_and_train_by_their_hub_id(run_client, pushed, tm
     assert result.stdout.splitlines()[-1] == "true"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text2mask", "mask2img", "segmenter", "synthetic"])
 def test_the_snippets_of_the_cards_run_as_printed(hub, run_client, pushed, name):
     kind = "datasets" if name == "synthetic" else "models"
@@ -221,7 +218,6 @@ def test_the_snippets_of_the_cards_run_as_printed(hub, run_client, pushed, name)
         run_client(["-c", snippet], bare="seggen_hf" not in snippet)
 
 
-@pytest.mark.slow
 def test_adapters_load_on_the_base_that_they_were_trained_from(
     hub, run_client, pushed, tiny_recipe, miniature_dir, tmp_path
 ):
@@ -281,7 +277,6 @@ def test_adapters_load_on_the_base_that_they_were_trained_from(
         assert np.abs(np.array(Image.open(tmp_path / f"{whole}.png")).astype(int) - alone).max() <= 1
 
 
-@pytest.mark.slow
 def test_metrics_load_by_their_hub_id(run_client, pushed):
     run_client([*SEGGEN, "push", str(pushed), "--namespace", "seggen", "--only", "metrics"])
     run_client("""
@@ -305,7 +300,6 @@ def test_metrics_load_by_their_hub_id(run_client, pushed):
     assert run_client(["-c", "\n".join(snippets)]).stdout.count("Returns") == 3
 
 
-@pytest.mark.slow
 def test_the_hub_section_of_the_readme_runs_as_printed(run_client, tiny_run, tmp_path):
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     section = text.split("\n## The Hub\n")[1].split("\n## ")[0].replace("your-name", "seggen")

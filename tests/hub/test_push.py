@@ -188,7 +188,6 @@ MADE = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_what_is_made_of_the_users_own_data_is_private_and_stays_so(hub, run_client, run_copy, tmp_path):
     read_from(run_copy, tmp_path / "secret" / "street", "folder")
     command = [*SEGGEN, "push", str(run_copy), "--namespace", "seggen", "--only"]
@@ -247,7 +246,6 @@ def test_without_an_answer_of_the_hub_nothing_is_public_and_nobody_waits(run_cli
     assert told.startswith("data.dataset_name, seggen/open, is not known to be public, since the Hub gave no answer")
 
 
-@pytest.mark.slow
 def test_a_folder_stays_one_where_it_is_not(hub, run_client, run_copy):
     hub.store.create("datasets", "ada/street", False, "ada", b"")  # somebody else's, of the same name
     read_from(run_copy, "ada/street", "folder")
@@ -302,7 +300,6 @@ def test_cards_of_private_data_show_nothing_of_it(run_copy, tmp_path, monkeypatc
             assert any(caption in card for caption in real["caption"]) == public, name
 
 
-@pytest.mark.slow
 def test_a_later_round_leaves_the_earlier_one(hub, run_client, run_copy):
     command = [*SEGGEN, "push", str(run_copy), "--namespace", "seggen", "--only", "dataset"]
     run_client(command)
@@ -331,7 +328,6 @@ def test_a_later_round_leaves_the_earlier_one(hub, run_client, run_copy):
     assert lengths == [16, 8, 8] * 2 and streamed == loaded
 
 
-@pytest.mark.slow
 def test_other_labels_under_the_same_name_are_refused(hub, run_client, run_copy):
     command = [*SEGGEN, "push", str(run_copy), "--namespace", "seggen", "--only", "dataset"]
     run_client(command)

@@ -7,7 +7,6 @@ import uuid
 from pathlib import Path
 
 import httpx
-import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -30,7 +29,6 @@ def draw(url: str, caption: str) -> dict:
     raise AssertionError("no answer")
 
 
-@pytest.mark.slow
 def test_a_space_is_pushed_after_its_models_and_runs_by_itself(hub, clients, tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     command = [*SEGGEN, "push", str(run), "--namespace", "seggen"]

@@ -62,7 +62,6 @@ def losses(folder):
     return [line["loss"] for line in lines if "loss" in line]
 
 
-@pytest.mark.slow
 def test_a_segmenter_trains_by_hub_ids_alone(run_client, tmp_path):
     run_client(train_command(tmp_path / "out", steps=2))
     assert len(losses(tmp_path / "out")) == 2
@@ -83,7 +82,6 @@ def test_images_without_their_masks_are_read_from_the_hub(run_client):
     assert second.startswith("4 ['image', 'caption', 'image_id'] (64, 64) a ")
 
 
-@pytest.mark.slow
 def test_a_streamed_training_downloads_no_shard_and_survives_faults(hub, run_client, tmp_path):
     start, home = len(hub.requests), tmp_path / "home"
     run_client(train_command(tmp_path / "whole", "--streaming", "true"), home=home)
@@ -101,7 +99,6 @@ def test_a_streamed_training_downloads_no_shard_and_survives_faults(hub, run_cli
     assert losses(tmp_path / "faulty") == losses(tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_a_streamed_training_resumes_where_it_was(run_client, tmp_path):
     run_client(train_command(tmp_path / "whole", "--streaming", "true"))
     command = train_command(tmp_path / "parts", "--streaming", "true")
@@ -123,7 +120,6 @@ def test_a_streamed_training_resumes_where_it_was(run_client, tmp_path):
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text2mask", "mask2img"])
 def test_a_generator_trains_from_a_stream_as_from_a_copy(hub, run_client, miniature_dir, tmp_path, name):
     settings = ["--base_model", str(miniature_dir), "--max_train_steps", "2", "--train_batch_size", "2"]
@@ -153,7 +149,6 @@ def test_a_private_stream_needs_its_token(run_client, tmp_path):
     assert "Traceback" not in result.stderr and not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_a_run_on_a_data_set_of_the_hub_publishes_its_scores_in_both_forms(hub, run_client, tiny_recipe, tmp_path):
     run = tmp_path / "run"
     changes = ["name=onhub", "data.dataset_name=seggen/real", "data.test_splits=[test]", "evaluation.arms=[real]"]
@@ -170,7 +165,6 @@ def test_a_run_on_a_data_set_of_the_hub_publishes_its_scores_in_both_forms(hub, 
     assert (result.metric_type, result.metric_value) == ("mean_iou", round(score, 4))
 
 
-@pytest.mark.slow
 def test_every_command_that_reads_data_takes_an_id(run_client, tiny_run, tmp_path):
     seggen = ["-m", "seggen_hf.cli"]
     found = run_client([*seggen, "doctor", "seggen/real", "--split", "train", "--json"])

@@ -216,6 +216,7 @@ def test_what_cannot_be_scored_is_refused():
         MaskAP([{"id": 0, "name": "sky", "isthing": 0}])
 
 
+@pytest.mark.slow
 def test_real_nuclei_equal_pycocotools_and_faster(shared_data_dir):
     records = load_records(shared_data_dir / "nuclei", "val", max_records=20)
     categories = [{"id": 0, "name": "background", "isthing": 0}, {"id": 1, "name": "nucleus", "isthing": 1}]

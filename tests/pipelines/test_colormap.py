@@ -41,6 +41,7 @@ def brute_force(codec, rgb):
     return ids.reshape(rgb.shape[:-1]), np.sqrt(squares.min(1)).astype(np.float32).reshape(rgb.shape[:-1])
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.sampled_from([1, 2, 11, 21, 150]), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_decode_inverts_encode(num_labels, height, width, seed):
@@ -51,6 +52,7 @@ def test_decode_inverts_encode(num_labels, height, width, seed):
     assert decoded.distance.max() == 0 and decoded.distance.dtype == np.float32
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.sampled_from([2, 11, 21, 150]), st.integers(0, 2**32 - 1))
 def test_noise_below_half_the_least_distance_decodes_exactly(num_labels, seed):
@@ -75,6 +77,7 @@ def test_decode_equals_brute_force(num_labels, seed):
     assert np.allclose(decoded.distance, distance, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_given_palettes_decode_like_brute_force_too():
     """Clustered, unequal colors stress the bound that keeps the table exact."""
     rng = np.random.default_rng(0)
@@ -115,6 +118,7 @@ def test_numpy_torch_pil_floats_and_batches_agree():
     assert np.array_equal(codec.encode(Image.fromarray(maps[0].astype(np.uint8))), rgb[0])
 
 
+@pytest.mark.slow
 def test_more_than_255_labels_work():
     codec = codec_of(300)
     segmentation_map = random_map(codec, np.random.default_rng(0), (50, 50))
@@ -290,6 +294,7 @@ def test_the_condition_is_the_color_map_in_unit_range():
 # Speed and memory
 
 
+@pytest.mark.slow
 def test_decode_is_fast_and_small():
     """At least 20 times faster than brute force, and under 50 MB, at 768 x 768 and 150 labels."""
     codec = ColormapCodec.from_dict(codec_of(150).to_dict())  # without a table

@@ -16,6 +16,7 @@ def least_distance(num_labels):
     return math.sqrt(pair_squares([*colors.tolist(), edge_color, void_color]).min())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_labels", "least"), [(1, 360), (11, 179), (21, 128), (133, 61.5), (150, 59)])
 def test_generated_colors_stay_far_apart(num_labels, least):
     assert least <= least_distance(num_labels) <= packing_bound(num_labels + 2)

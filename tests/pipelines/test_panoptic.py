@@ -105,6 +105,7 @@ def test_a_shade_misread_is_likelier_another_instance_than_another_class():
     assert np.linalg.norm(things[0].mean(0) - things[1].mean(0)) > max(spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "least"), [(0, 0.97), (10, 0.93)])
 def test_scenes_survive_noise(noise, least):
     """Goals: PQ of things at least 97 clean, 93 with Gaussian noise of 10 grey levels."""
@@ -122,6 +123,7 @@ def test_scenes_survive_noise(noise, least):
     assert found["shades"] >= least and found["shades"] > found["edges"]
 
 
+@pytest.mark.slow
 def test_noise_is_no_object_where_colors_are_hundreds():
     """133 labels, as many colors as COCO's: noise makes one pixel in twenty another color, but no segments."""
     labels = LabelSet.from_dict([{"id": i, "name": str(i), "isthing": i < 80} for i in range(133)])

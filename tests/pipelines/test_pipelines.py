@@ -322,6 +322,7 @@ def test_an_installed_class_loads_our_repositories_without_remote_code(kind, cod
         DiffusionPipeline.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_staged_folders_run_where_seggen_hf_is_not_importable(text2mask, mask2img, codec, tmp_path):
     """Both in one process, in either order, with output equal to the installed classes'."""
     stage(text2mask, tmp_path / "text2mask")

@@ -26,6 +26,7 @@ FULL = {
 SDXL = {"base_model": SDXL_BASE_ID, "train_batch_size": 2, "mixed_precision": "bf16"}
 
 
+@pytest.mark.slow
 def test_sdxl_has_its_published_parameters_and_shapes():
     plan = plan_mask2img(Mask2ImgConfig(**SDXL), measure=False)
     assert plan.parameters["unet"] == 2_567_463_684
@@ -44,6 +45,7 @@ def test_sdxl_has_its_published_parameters_and_shapes():
     json.dumps(plan.to_dict())
 
 
+@pytest.mark.slow
 def test_a_richer_condition_has_its_channels():
     planned = {}
     for conditioning in ("rgb", "rgb_edges", "bits"):
@@ -55,12 +57,14 @@ def test_a_richer_condition_has_its_channels():
     assert planned["bits"].trained - planned["rgb"].trained == 6 * first
 
 
+@pytest.mark.slow
 def test_a_lora_of_sdxl_trains_its_own_weights_alone():
     plan = plan_text2mask(Text2MaskConfig(**SDXL, lora_rank=16), num_records=20_210, measure=False)
     assert plan.trained == plan.parameters["lora"] == 23_224_320
     assert any("cache of 20,210 records: 12.4 GB" in note for note in plan.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "trainings"),
     [("ade20k_sdxl", ["text2mask", "mask2img"]), ("coco_panoptic_sdxl", ["mask2img"])],
@@ -105,6 +109,7 @@ def test_every_built_in_recipe_is_read(name):
     assert load_recipe(name).name
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_local_base_is_that_of_its_training(miniature_dir, scene_records, tmp_path):
     config = Mask2ImgConfig(base_model=str(miniature_dir), height=32, width=32, train_batch_size=2)
     plan = plan_mask2img(config)
@@ -119,6 +124,7 @@ def test_the_plan_of_a_local_base_is_that_of_its_training(miniature_dir, scene_r
     assert tuple(batch["condition"].shape) == plan.shapes["condition"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Text2MaskConfig, Mask2ImgConfig])
 def test_gradient_checkpointing_keeps_less(miniature_dir, kind):
     plan = plan_text2mask if kind is Text2MaskConfig else plan_mask2img
@@ -186,6 +192,7 @@ def test_the_planned_memory_of_sdxl_is_what_a_card_showed(plan, config, seen):
     assert planned.flops == pytest.approx(14e12 if not config.lora_rank else 10.4e12, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_activations_are_measured_in_every_precision(miniature_dir, precision):
     settings = {"base_model": str(miniature_dir), "height": 32, "width": 32, "mixed_precision": precision}

@@ -75,6 +75,7 @@ def test_a_stage_that_fails_is_told_and_the_rest_goes_on(tiny_recipe, monkeypatc
     assert measured["text2mask"].hours == pytest.approx(stage.samples / together / 3600)
 
 
+@pytest.mark.slow
 def test_a_stage_of_another_machines_size_is_not_begun_on_a_cpu():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -23,6 +23,7 @@ def test_the_profile_tells_rates_operations_and_waits(script, tiny_recipe, tmp_p
     assert trace.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_training_that_the_run_has_not_is_told(script, tiny_recipe, capsys):
     assert script.main([str(tiny_recipe), "text2mask", "--set", "evaluation.arms=[real]"]) == 1
     assert "has no training text2mask" in capsys.readouterr().err

@@ -18,6 +18,7 @@ def call(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_plan_covers_every_stage_of_a_run(tiny_recipe):
     result = call("plan", tiny_recipe, "--gpu", "h100", "--gpu", "t4", "--json")
     assert result.exit_code == 0, result.stderr
@@ -79,6 +80,7 @@ def test_time_follows_from_operations_and_the_rate_of_the_precision():
     assert several.hours(card) == pytest.approx(3 * half.hours(card) / 4)
 
 
+@pytest.mark.slow
 def test_the_data_of_known_labels_need_not_be_there():
     plan = plan_recipe(load_recipe("ade20k_sdxl"), LabelSet.builtin("ade20k"), measure=False)
     assert plan.num_records == 20_210 and any("20,210 records" in note for note in plan.notes)

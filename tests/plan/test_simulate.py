@@ -34,6 +34,7 @@ def test_inference_keeps_no_layer_but_the_last():
     assert cost_of_inference([module], lambda: module(empty(128, 256))).activations < 4 * 128 * (256 + 2 * 512 + 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_unets_step_takes_on_meta_what_it_takes_in_memory(miniature_dir, checkpointing):
     """To a twentieth: the same count of bytes, over a real forward and backward pass on the CPU."""
@@ -64,6 +65,7 @@ def test_a_unets_step_takes_on_meta_what_it_takes_in_memory(miniature_dir, check
     assert peak("meta") == pytest.approx(peak("cpu"), rel=0.05)
 
 
+@pytest.mark.slow
 def test_shortcuts_give_what_torch_gives(miniature_dir, monkeypatch):
     """The whole plans of a generator's training and a segmenter's, with and without them."""
     config = Text2MaskConfig(base_model=str(miniature_dir), height=32, width=32, mixed_precision="bf16")

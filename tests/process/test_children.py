@@ -26,6 +26,7 @@ def test_nothing_is_forked_where_there_is_a_gpu(monkeypatch, has_gpu, expected):
     assert child_context().get_start_method() == expected
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_begins_once(tmp_path):
     """And its folder may hold modules that are called as libraries are."""
     (tmp_path / "script.py").write_text(SCRIPT)

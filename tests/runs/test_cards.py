@@ -72,6 +72,7 @@ def plain(cards):
     return make_cards(cards, ["sky", "road", "car"], "a plain caption", "street")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15, derandomize=True)
 @given(st.tuples(TEXT, TEXT, TEXT), TEXT, TEXT.filter(one_line))
 @example(("a", "b", "c"), HOSTILE[0], HOSTILE[2])

@@ -36,6 +36,8 @@ from seggen_hf.runs.stages import list_stages
 from seggen_hf.segmenter.build import build_segmenter
 from seggen_hf.segments import label_map, measure_segments
 
+pytestmark = pytest.mark.slow  # each of them needs a run of its own
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_recipe):

@@ -14,6 +14,7 @@ from seggen_hf.runs import preflight
 from seggen_hf.runs.preflight import check_run
 
 
+@pytest.mark.slow
 def test_pictures_are_not_in_memory_together(tmp_path, monkeypatch):
     """An executor takes all its arguments at once: were they pictures, a data set of 100 GB would have to fit."""
     features = Features({"image": Image(decode=False), "image_id": Value("string")})

@@ -182,6 +182,7 @@ def report_of(tiny_run, tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_the_report_of_a_panoptic_run(report_of):
     markdown, html, run = report_of(panoptic_rows())
     for text in (markdown, html):
@@ -203,6 +204,7 @@ def test_the_report_of_a_panoptic_run(report_of):
     assert (np.array(Image.open(run / "pictures" / "test-0-real.png")) == (4, 5, 6)).all()
 
 
+@pytest.mark.slow
 def test_the_report_of_an_instance_run(report_of):
     markdown, html, _ = report_of(instance_rows())
     for text in (markdown, html):
@@ -233,6 +235,7 @@ def test_the_html_report_asks_the_network_for_nothing(tiny_run):
     assert "<script" not in html and "<link" not in html
 
 
+@pytest.mark.slow
 def test_the_user_s_text_is_escaped(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())

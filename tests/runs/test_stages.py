@@ -34,6 +34,7 @@ def file_stamps(folder):
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_every_artefact_with_its_cost(tiny_run):
     for name in (
         "captions",
@@ -61,6 +62,7 @@ def test_results_hold_every_arm_seed_and_split_with_protocol_and_versions(tiny_r
     assert results["versions"]["torch"] and results["command"] == "seggen run tiny.yaml"
 
 
+@pytest.mark.slow
 def test_the_second_call_makes_nothing_anew(run_copy, tiny_recipe):
     before = file_stamps(run_copy)
     said = []
@@ -71,6 +73,7 @@ def test_the_second_call_makes_nothing_anew(run_copy, tiny_recipe):
     assert not [name for name in changed_files(run_copy, before) if not any(part in name for part in gathered)]
 
 
+@pytest.mark.slow
 def test_a_stage_that_failed_halfway_goes_on_and_earlier_ones_are_kept(tiny_recipe, tmp_path):
     out = tmp_path / "run"
     # The cache's limit fails inside the training, after the stage has begun; it is no setting of the result.
@@ -110,6 +113,7 @@ def test_settings_that_change_no_result_are_not_refused(tiny_run, tiny_recipe):
     assert stages["mask2img"].fingerprint == done["fingerprint"]
 
 
+@pytest.mark.slow
 def test_new_arms_and_seeds_are_added_to_a_finished_run(run_copy, tiny_recipe):
     AcceleratorState._reset_state()
     Accelerator(mixed_precision="bf16")  # an earlier training of this process had another precision
@@ -136,6 +140,7 @@ def test_new_arms_and_seeds_are_added_to_a_finished_run(run_copy, tiny_recipe):
     assert rendered[0]["segments_info"] == captions[0]["segments_info"] != rendered[1]["segments_info"]
 
 
+@pytest.mark.slow
 def test_redo_sets_aside_a_stage_and_what_reads_it(run_copy, tiny_recipe):
     said = []
     recipe = load_recipe(tiny_recipe, ["synthesis.mask2img_steps=2"])
@@ -268,6 +273,7 @@ def test_the_folders_of_a_run_are_those_of_its_stages(tiny_recipe, tmp_path):
         assert sorted(list_folders(recipe)) == sorted(stages)
 
 
+@pytest.mark.slow
 def test_an_interrupted_redo_goes_on_and_a_new_one_begins_anew(run_copy, tiny_recipe):
     recipe = load_recipe(tiny_recipe, ["segmenter.learning_rate=2e-4"])
     stages = list_stages(recipe, run_copy)
@@ -365,6 +371,7 @@ def test_markers_and_scores_hold_versions_and_command_but_no_folder(tiny_run):
     assert "seggen run tiny.yaml" in (tiny_run / "text2mask" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_results_name_what_was_scored_and_what_is_missing(run_copy, tiny_recipe):
     recipe = load_recipe(tiny_recipe, ["evaluation.seeds=[0, 1]"])
     run_stages(recipe, run_copy, ["evaluate", "report"], command="seggen evaluate x")
@@ -374,6 +381,7 @@ def test_results_name_what_was_scored_and_what_is_missing(run_copy, tiny_recipe)
     assert "Not trained yet, hence not scored: segmenter-real/seed-1" in (run_copy / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_arm_that_the_recipe_dropped_leaves_the_report(run_copy, tiny_recipe):
     run_stages(load_recipe(tiny_recipe, ["evaluation.arms=[real]"]), run_copy)
     assert [row["stage"] for row in list_costs(run_copy)] == ["captions", "segmenter-real/seed-0", "evaluate"]

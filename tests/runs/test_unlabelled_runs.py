@@ -14,6 +14,7 @@ from seggen_hf.runs.stage_marker import SettingsChanged
 from seggen_hf.runs.stages import STAGES, list_stages
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_images_without_masks(run_copy, tiny_recipe):
     """The real arm labels them; what is done stays, and other images are noticed."""
     settings = ["evaluation.arms=[real, self-training]", "data.unlabelled=unlabelled", "data.max_unlabelled=6"]
@@ -53,6 +54,7 @@ def test_generators_start_from_a_base_that_has_seen_the_unlabelled_images(tiny_r
         check_stages(stages, STAGES, [], None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

@@ -17,6 +17,8 @@ from seggen_hf.runs.lock import lock_run
 from seggen_hf.runs.runner import run_stages
 from seggen_hf.trainers.checkpoints import list_checkpoints
 
+pytestmark = pytest.mark.slow  # each of them needs a run of its own
+
 
 @pytest.fixture
 def untrained_run(tiny_run, tmp_path):
@@ -28,7 +30,6 @@ def untrained_run(tiny_run, tmp_path):
     return folder
 
 
-@pytest.mark.slow
 def test_trainings_together_make_what_they_make_one_after_the_other(untrained_run, tiny_run, tiny_recipe, capfd):
     said = []
     shutil.rmtree(untrained_run / "synthetic")
@@ -61,7 +62,6 @@ def test_the_error_of_one_training_ends_the_run_in_a_line(untrained_run, tiny_re
     assert "\n" not in str(caught.value) and not (untrained_run / "results.json").exists()
 
 
-@pytest.mark.slow
 def test_trainings_end_with_the_run_and_keep_its_folder_until_then(untrained_run, tiny_recipe):
     words = ["-m", "seggen_hf.cli", "run", tiny_recipe, "--out", untrained_run]
     words += ["--set", "evaluation.jobs=2", "--set", "segmenter.max_train_steps=100000"]
@@ -90,7 +90,6 @@ def test_trainings_end_with_the_run_and_keep_its_folder_until_then(untrained_run
     assert [path.stat().st_size for path in progress] == sizes
 
 
-@pytest.mark.slow
 def test_a_run_that_is_stopped_leaves_checkpoints_of_that_moment(untrained_run, tiny_recipe):
     words = ["-m", "seggen_hf.cli", "run", tiny_recipe, "--out", untrained_run]
     words += ["--set", "evaluation.jobs=2", "--set", "segmenter.max_train_steps=100000"]

@@ -117,6 +117,7 @@ def test_normalize_is_what_the_processor_does(segmenter):
     torch.testing.assert_close(normalize(image, segmenter[1]), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_saved_folder_loads_with_the_stock_classes(segmenter, folder):
     model = AutoModelForUniversalSegmentation.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
@@ -130,6 +131,7 @@ def test_a_saved_folder_loads_with_the_stock_classes(segmenter, folder):
     assert all(segment["mask"].size == (70, 40) for segment in segments)
 
 
+@pytest.mark.slow
 def test_a_folder_keeps_its_weights_and_other_labels_get_a_new_head(segmenter, folder):
     same, _ = build_segmenter(folder, LABELS)
     state = segmenter[0].state_dict()

@@ -88,6 +88,7 @@ class Copies(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_forward_pass_never_waits_for_the_device(backbone):
     """On meta, whose tensors have no values: whoever asks for one fails."""
@@ -105,6 +106,7 @@ def test_a_forward_pass_never_waits_for_the_device(backbone):
     assert copies.number == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["semantic", "panoptic", "instance"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_half_precision_gives_nearly_the_same_loss_and_finite_gradients(make_task, backbone, name):

@@ -76,6 +76,7 @@ def test_panoptic_segments_are_those_of_the_plain_rule(thresholds, max_bytes):
     assert found > (0 if thresholds[1] > 0.5 else 12)
 
 
+@pytest.mark.slow
 def test_pixels_are_counted_beyond_what_float32_counts():
     """A query wins all pixels, one more than its mask has; that is less than the share asked for, which is two more.
     In float32 both numbers of pixels won are the same."""

@@ -59,6 +59,7 @@ def test_windows_cover_an_image_and_their_middles_share_it_out(rows, columns, si
     assert covered.min() >= 1 and (owned == 1).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_perfect_windows_say_what_a_perfect_look_at_the_whole_would(seed):
@@ -105,6 +106,7 @@ def test_things_that_disagree_where_windows_overlap_stay_two():
     assert len(panoptic_segments(merge(windows, [[(1, left)], [(2, right)]], (64, 112)), THINGS, 0.5, 0.0)[1]) == 2
 
 
+@pytest.mark.slow
 def test_a_large_image_takes_no_memory_for_where_queries_are_not():
     """A hundred windows: whole masks of all their queries would take a hundred times as much."""
     windows = Windows(608, 608, 64)

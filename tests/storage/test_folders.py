@@ -159,6 +159,7 @@ def test_what_systems_put_into_folders_counts_for_nothing(tmp_path):
         claim_folder(fill(tmp_path / "b", {".cache/x": ""}), CAPTIONS)
 
 
+@pytest.mark.slow
 def test_captions_go_on_whenever_they_were_interrupted(tmp_path, monkeypatch):
     """Interrupted before each renaming in its folder in turn; the first one is the sign's."""
     maps = [encode_map(np.full((16, 16), i % 2, np.uint8), 2) for i in range(2)]
@@ -192,6 +193,7 @@ def test_captions_go_on_whenever_they_were_interrupted(tmp_path, monkeypatch):
     assert number >= 5  # the sign, both label files, the rows and what makes them a data set
 
 
+@pytest.mark.slow
 def test_runs_of_versions_without_a_sign_go_on(tiny_run, tiny_recipe, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     assert (run / SIGN).is_file()

@@ -75,6 +75,7 @@ def victim(tmp_path):
     assert [path.name for path in (tmp_path / "victim").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -131,6 +132,7 @@ def test_files_of_a_run_folder_name_nothing_outside_of_it(tiny_run, tmp_path, vi
     assert (run / "captions").is_dir()
 
 
+@pytest.mark.slow
 def test_what_was_not_staged_is_not_cleared(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     kinds = ["text2mask", "mask2img", "segmenter", "dataset", "adapters", "metrics", "space"]

@@ -77,6 +77,7 @@ def test_what_is_kept_is_what_the_limits_allow(scene_records, task):
         assert segments is None or np.array_equal(segments[0], read_panoptic(row["panoptic_map"]))
 
 
+@pytest.mark.slow
 def test_a_synthesis_is_filtered_once_and_goes_on_where_it_was(tiny_run, tiny_recipe, tmp_path):
     source, out = tiny_run / "synthetic", tmp_path / "filtered"
     records = load_train_records(load_recipe(tiny_recipe))
@@ -123,6 +124,7 @@ def test_tiles_are_filtered_as_they_are(scene_records):
     assert np.allclose(plain, same, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_an_arm_trains_with_what_the_real_arm_kept(tiny_run, tiny_recipe, tmp_path):
     out = shutil.copytree(tiny_run, tmp_path / "run")
     said = []

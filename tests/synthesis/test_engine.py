@@ -17,6 +17,7 @@ from seggen_hf.synthesis import synthesize
 from seggen_hf.synthesis.generators import PromptCache, decoding, generator_digest, is_offloaded, place, quiet
 
 
+@pytest.mark.slow
 def test_rows_follow_the_plan_and_dropped_samples_are_told(made):
     rows, folder = made
     dropped = [entry for path in (folder / "dropped").iterdir() for entry in json.loads(path.read_text())["dropped"]]
@@ -49,6 +50,7 @@ def test_variants_of_a_record_differ(made):
     assert rows[0]["source_id"] == rows[1]["source_id"] and not np.array_equal(*images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_batch_size_changes_no_sample(batch_size, make, made, scene_records, tmp_path):
     whole, _ = made  # in batches of 3, which shards of 5 and dropped samples cut into smaller ones
@@ -141,6 +143,7 @@ def test_an_offloaded_generator_is_the_same_generator(generator_dirs, generators
     assert generator_digest(pipeline) == generator_digest(generators["mask2img"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", ["model", "sequential"])
 def test_offloaded_generators_make_the_same_samples(offload, generator_dirs, made, scene_records, tmp_path):
     classes = {"text2mask": Text2MaskPipeline, "mask2img": Mask2ImgPipeline}

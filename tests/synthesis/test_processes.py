@@ -38,6 +38,7 @@ def finished(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "data").glob("*.parquet")}
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_rows_of_one(command, made, tmp_path):
     first, other = run_ranks(command, ENVIRONMENT, tmp_path)
     assert "32/32" in first.stderr and "Traceback" not in first.stderr + other.stderr
@@ -48,6 +49,7 @@ def test_two_processes_make_the_rows_of_one(command, made, tmp_path):
     assert summary["kinds"]["masksyn"]["dropped"] == ours["kinds"]["masksyn"]["dropped"]
 
 
+@pytest.mark.slow
 def test_a_killed_synthesis_goes_on_where_it_was(command, made, make, tmp_path):
     folder = tmp_path / "synthetic"
     with open(tmp_path / "log", "w") as log:

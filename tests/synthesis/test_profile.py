@@ -14,6 +14,7 @@ def script(load_script):
     return load_script(SCRIPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["imgsyn", "masksyn"])
 def test_every_part_of_a_shard_is_timed(kind, script, generator_dirs, capsys):
     text2mask, mask2img = generator_dirs

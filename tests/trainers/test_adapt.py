@@ -18,6 +18,7 @@ def images(scene_records):
     return attach_labels(records, labels_of(scene_records))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"lora_rank": 4}, {"cache_latents": False}], ids=["whole", "lora", "uncached"]
 )

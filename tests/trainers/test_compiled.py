@@ -1,3 +1,4 @@
+import pytest
 import torch
 from generators import build, lora_unet, train_step, weights
 
@@ -5,6 +6,7 @@ from seggen_hf.trainers.compiled import compile_blocks
 from seggen_hf.trainers.loop import train
 
 
+@pytest.mark.slow
 def test_compiled_blocks_keep_names_and_results():
     plain, compiled, graphs = lora_unet(torch.float32), lora_unet(torch.float32), []
     names = list(compiled.state_dict())
@@ -16,6 +18,7 @@ def test_compiled_blocks_keep_names_and_results():
     assert compiled_loss == loss and all(torch.allclose(a, b) for a, b in zip(gradients, found, strict=True))
 
 
+@pytest.mark.slow
 def test_the_setting_compiles_and_the_training_goes_on_without_it(miniature_dir, scene_records, tmp_path):
     changes = {"lora_rank": 2, "num_validation_images": 0}
     with torch.compiler.set_stance("force_eager"):

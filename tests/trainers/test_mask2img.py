@@ -20,6 +20,7 @@ from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.mask2img import Mask2ImgTask, embedding_channels
 
 
+@pytest.mark.slow
 def test_the_loss_goes_down(miniature_dir, scene_records, tmp_path):
     task, config = build(
         "mask2img",
@@ -35,6 +36,7 @@ def test_the_loss_goes_down(miniature_dir, scene_records, tmp_path):
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_the_controlnet_trains_and_the_base_stays(miniature_dir, scene_records, tmp_path):
     task, config = build("mask2img", miniature_dir, tmp_path, scene_records)
     before = {name: p.clone() for name, p in task.controlnet.named_parameters()}
@@ -46,6 +48,7 @@ def test_the_controlnet_trains_and_the_base_stays(miniature_dir, scene_records, 
     assert {"controlnet_mid_block.weight", "controlnet_down_blocks.0.weight"} <= set(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_base", [False, True])
 def test_four_steps_equal_two_then_two_more(miniature_dir, scene_records, tmp_path, train_base):
     changes = {"train_base": train_base, "max_crop_zoom": 1.4, "gradient_checkpointing": train_base}
@@ -59,6 +62,7 @@ def test_four_steps_equal_two_then_two_more(miniature_dir, scene_records, tmp_pa
     assert moved == train_base
 
 
+@pytest.mark.slow
 def test_the_artefact_is_a_pipeline_that_draws_from_maps(miniature_dir, scene_records, tmp_path):
     labels = labels_of(scene_records)
     model, processor = build_segmenter("unit", labels)
@@ -85,6 +89,7 @@ def test_the_artefact_is_a_pipeline_that_draws_from_maps(miniature_dir, scene_re
     assert loaded.shape == (1, 32, 32, 3) and np.array_equal(loaded, trained)
 
 
+@pytest.mark.slow
 def test_validation_may_draw_nothing_and_its_segmenter_must_have_the_labels(miniature_dir, scene_records, tmp_path):
     task, config = build(
         "mask2img", miniature_dir, tmp_path / "run", scene_records, num_validation_images=0, max_train_steps=1
@@ -105,6 +110,7 @@ def test_the_condition_of_training_is_that_of_inference(miniature_dir, scene_rec
     assert torch.equal(batch["condition"], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditioning", ["rgb_edges", "bits"])
 @pytest.mark.parametrize("coding", [None, "shades"])
 def test_a_richer_condition_travels_with_the_pipeline(miniature_dir, scene_records, tmp_path, conditioning, coding):
@@ -136,6 +142,7 @@ def test_a_richer_condition_travels_with_the_pipeline(miniature_dir, scene_recor
         build("mask2img", miniature_dir, tmp_path, scene_records, controlnet_model=str(tmp_path / "run/controlnet"))
 
 
+@pytest.mark.slow
 def test_bf16_keeps_the_bases_precision_in_the_artefact(miniature_dir, scene_records, tmp_path):
     task, config = build("mask2img", miniature_dir, tmp_path, scene_records, mixed_precision="bf16", max_train_steps=2)
     run = train(task, config)
@@ -145,6 +152,7 @@ def test_bf16_keeps_the_bases_precision_in_the_artefact(miniature_dir, scene_rec
     assert all(torch.equal(original[name], saved[name]) for name in original | saved)
 
 
+@pytest.mark.slow
 def test_a_trained_controlnet_can_be_trained_on(miniature_dir, scene_records, tmp_path):
     train(*build("mask2img", miniature_dir, tmp_path / "first", scene_records, max_train_steps=1))
     more, _ = build(
@@ -158,6 +166,7 @@ def test_a_trained_controlnet_can_be_trained_on(miniature_dir, scene_records, tm
     assert all(torch.equal(p, trained[name]) for name, p in more.controlnet.named_parameters())
 
 
+@pytest.mark.slow
 def test_a_controlnet_of_another_reduction_or_base_is_refused(miniature_dir, scene_records, tmp_path):
     task, _ = build("mask2img", miniature_dir, tmp_path, scene_records)
     wrong = ControlNetModel.from_unet(task.base.unet)  # stock channels: 8-fold
@@ -174,6 +183,7 @@ def test_the_conditions_reduction_is_the_autoencoders():
         embedding_channels(16)
 
 
+@pytest.mark.slow
 def test_a_lora_of_a_controlnet_loads_and_equals_the_fused_artefact(miniature_dir, scene_records, tmp_path):
     """In diffusers' way and in peft's own, to 1e-5 of the ControlNet's outputs."""
     first, config = build("mask2img", miniature_dir, tmp_path / "first", scene_records)
@@ -222,6 +232,7 @@ def test_a_lora_leaves_the_base_as_it_is():
         Mask2ImgConfig(lora_rank=2, train_base=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_lora_of_a_new_controlnet_trains_its_zero_layers_whole(miniature_dir, scene_records, tmp_path, precision):
     settings = {"lora_rank": 2, "learning_rate": 0.02, "mixed_precision": precision}

@@ -24,6 +24,7 @@ def settings(folder, **changes) -> BaseConfig:
     return BaseConfig(output_dir=str(folder), **(defaults | changes))
 
 
+@pytest.mark.slow
 def test_pictures_are_drawings_first_then_scenes_and_are_read_the_second_time(pictures):
     images = pictures.first()
     assert images.shape == (20, 64, 64, 3) and images.dtype == np.uint8
@@ -48,6 +49,7 @@ def test_every_word_of_a_scene_is_known_to_the_base():
     assert set(SCENE_WORDS) <= words
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_and_its_encoder_stays(pictures, tmp_path):
     config = settings(tmp_path, max_train_steps=25, learning_rate=3e-3)
     task = DecoderTask(config, pictures)
@@ -67,6 +69,7 @@ def build_prior(pictures, config) -> BaseTask:
     return BaseTask(config, pictures, decoder.vae, decoder.code)
 
 
+@pytest.mark.slow
 def test_the_base_trains_every_weight_that_reaches_a_sample_and_saves_a_pipeline(pictures, tmp_path):
     config = settings(tmp_path / "prior", max_train_steps=2, learning_rate=1e-3)
     task = build_prior(pictures, config)
@@ -85,6 +88,7 @@ def test_the_base_trains_every_weight_that_reaches_a_sample_and_saves_a_pipeline
     )
 
 
+@pytest.mark.slow
 def test_batches_are_the_encoders_latents_of_the_captions_pictures(pictures, tmp_path):
     task = build_prior(pictures, settings(tmp_path))
     batch = task.draw(3)
@@ -100,6 +104,7 @@ def test_batches_are_the_encoders_latents_of_the_captions_pictures(pictures, tmp
     assert len(task.images) == 14 and np.array_equal(task.images[0].numpy(), pictures.first()[6])
 
 
+@pytest.mark.slow
 def test_a_batch_follows_from_its_number(pictures, tmp_path):
     config = settings(tmp_path)
     for task in (DecoderTask(config, pictures), build_prior(pictures, config)):
@@ -108,6 +113,7 @@ def test_a_batch_follows_from_its_number(pictures, tmp_path):
         assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_of_the_base_sees_the_batches_of_an_unbroken_one(pictures, tmp_path):
     losses = []
     for name, stops in (("whole", (4,)), ("parts", (2, 4))):
@@ -119,6 +125,7 @@ def test_a_resumed_training_of_the_base_sees_the_batches_of_an_unbroken_one(pict
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_both_losses_wait_for_nothing(pictures, tmp_path):
     config = settings(tmp_path)
     assert copies_of_a_step(DecoderTask(config, pictures)) == []

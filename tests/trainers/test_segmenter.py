@@ -186,6 +186,7 @@ def test_stochastic_depth_follows_from_the_samples_seed(scene_records, tmp_path)
     assert layer.eval()(torch.ones(2, 3, 1)).sum() == 6
 
 
+@pytest.mark.slow
 def test_a_short_training_lowers_the_loss_and_saves_a_segmenter(scene_records, tmp_path):
     settings = config(
         output_dir=str(tmp_path),

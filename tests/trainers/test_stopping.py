@@ -153,6 +153,7 @@ def await_progress(process, folder: Path) -> None:
     time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_a_process_with_workers_whose_whole_group_gets_the_signal_ends_well(tmp_path):
     """As Ctrl-C in a terminal, and the end of a batch job, do it."""
     process = start(tmp_path / "parts", 1_000_000, 2)
@@ -172,6 +173,7 @@ def test_a_process_with_workers_whose_whole_group_gets_the_signal_ends_well(tmp_
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_processes_of_one_training_agree_on_the_step(tmp_path):
     shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "ACCELERATE_USE_CPU": "true"}
     folder = tmp_path / "parts"

@@ -87,6 +87,7 @@ def test_a_schedule_that_is_not_variance_preserving_is_refused():
 # The task
 
 
+@pytest.mark.slow
 def test_the_loss_goes_down(miniature_dir, scene_records, tmp_path):
     task, config = build(
         "text2mask",
@@ -101,6 +102,7 @@ def test_the_loss_goes_down(miniature_dir, scene_records, tmp_path):
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_four_steps_equal_two_then_two_more(miniature_dir, scene_records, tmp_path):
     changes = {"ema_decay": 0.9, "snr_gamma": 5.0, "max_crop_zoom": 1.4}
     train(*build("text2mask", miniature_dir, tmp_path / "whole", scene_records, **changes))
@@ -110,6 +112,7 @@ def test_four_steps_equal_two_then_two_more(miniature_dir, scene_records, tmp_pa
     assert all(torch.equal(whole[name], parts[name]) for name in whole | parts)
 
 
+@pytest.mark.slow
 def test_the_artefact_is_a_pipeline_that_reads_its_own_maps(miniature_dir, scene_records, tmp_path):
     task, config = build("text2mask", miniature_dir, tmp_path, scene_records)
     run = train(task, config)
@@ -140,6 +143,7 @@ def predict(unet) -> torch.Tensor:
         ).sample
 
 
+@pytest.mark.slow
 def test_a_lora_loads_and_equals_the_fused_artefact(miniature_dir, scene_records, tmp_path):
     task, config = build(
         "text2mask", miniature_dir, tmp_path, scene_records, lora_rank=2, lora_alpha=4, learning_rate=0.02
@@ -175,6 +179,7 @@ def test_a_lora_loads_and_equals_the_fused_artefact(miniature_dir, scene_records
     assert not any("lora" in name for name in weights(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_lora_trains_nothing_else(miniature_dir, scene_records, tmp_path):
     task, config = build("text2mask", miniature_dir, tmp_path, scene_records, lora_rank=2)
     before = {n: p.clone() for n, p in task.base.unet.named_parameters() if not p.requires_grad}
@@ -183,6 +188,7 @@ def test_a_lora_trains_nothing_else(miniature_dir, scene_records, tmp_path):
     assert all(torch.equal(before[n], p) for n, p in task.base.unet.named_parameters() if n in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_bf16_trains_in_float32_and_the_artefact_keeps_the_bases_precision(
     miniature_dir, scene_records, tmp_path, mode
@@ -199,6 +205,7 @@ def test_bf16_trains_in_float32_and_the_artefact_keeps_the_bases_precision(
         assert all(torch.equal(saved[n], original[n]) for n in untouched)
 
 
+@pytest.mark.slow
 def test_a_training_on_other_records_keeps_the_first_ones_checkpoints_and_cache(
     miniature_dir, scene_records, tmp_path
 ):
@@ -210,6 +217,7 @@ def test_a_training_on_other_records_keeps_the_first_ones_checkpoints_and_cache(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_without_cache_it_trains_too(miniature_dir, scene_records, tmp_path):
     task, config = build("text2mask", miniature_dir, tmp_path, scene_records, cache_latents=False, caption_dropout=0.5)
     assert train(task, config).steps == 4

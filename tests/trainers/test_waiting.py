@@ -15,6 +15,7 @@ def test_what_waits_is_noted():
     assert found == ["_to_copy", "tensor"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [

@@ -25,6 +25,7 @@ def losses(folder):
     return [[line[name] for name in ("loss", "grad_norm")] for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_and_scores_of_one(script, tmp_path):
     """Panoptic, whose loss is that of semantic segmentation with other masks, and whose scores hold mIoU too."""
     flags = [*FLAGS, "--task", "panoptic"]

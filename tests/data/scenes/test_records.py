@@ -79,6 +79,7 @@ def test_seen_and_unseen_styles_are_apart_and_are_drawn_only_when_asked():
     assert {draw_scene(0, index, UNSEEN_STYLES).style for index in range(30)} == set(UNSEEN_STYLES)
 
 
+@pytest.mark.slow
 def test_every_word_of_two_thousand_captions_is_known_and_captions_are_short(scenes):
     captions = [scene.caption for scene in scenes] + [draw_scene(1, i, size=(16, 16)).caption for i in range(1700)]
     assert set().union(*map(tokens, captions)) <= set(SCENE_WORDS)

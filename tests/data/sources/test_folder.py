@@ -17,6 +17,7 @@ from seggen_hf.data.schema import labels_of
 from seggen_hf.data.sources.load import load_records, load_split, splits_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101)])
 def test_camvid_is_read_lazily_and_checked_in_seconds(camvid_dir, split, count):
     start = time.perf_counter()

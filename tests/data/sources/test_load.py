@@ -54,6 +54,7 @@ def test_a_file_that_breaks_after_the_check_is_found_again(tmp_path):
         load_records(root)
 
 
+@pytest.mark.slow
 def test_fingerprints_are_the_same_in_every_process(tmp_path):
     root = make_folder(tmp_path / "data", count=3)
     code = f"from seggen_hf.data.sources.load import load_records; print(load_records({str(root)!r})._fingerprint)"
