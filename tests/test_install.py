@@ -76,6 +76,7 @@ def archives(source, tmp_path_factory) -> dict[str, Path]:
     return {kind: next(folder.glob(f"*{kind}")) for kind in (".tar.gz", ".whl")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["editable", ".whl", ".tar.gz"])
 def test_an_install_finds_all_its_parts_from_another_folder(kind, source, tmp_path, request):
     # A new environment that sees this one's packages, but none of its .pth files and so not its install of seggen_hf.

@@ -23,11 +23,12 @@ def test_the_notebook_is_clean():
 def test_its_cells_run_in_their_order(tmp_path):
     """In a process of its own: what a cell needs, an earlier one has made. A kernel would only add dependencies.
 
-    With a tenth of the steps: how good what they train is, is no matter here.
+    With a tenth of the steps and few records: how good what they train is, is no matter here.
     """
     code = "\n\n".join("".join(cell["source"]) for cell in code_cells())
     code, trainings = re.subn(r"max_train_steps=(\d+)0\b", r"max_train_steps=\1", code)
-    assert trainings == 2
+    code, loads = re.subn(r"max_records=\d+", "max_records=8", code)
+    assert (trainings, loads) == (2, 2)
     script = tmp_path / "cells.py"
     script.write_text(code, encoding="utf-8")
     done = run_python([script], client_environment(), tmp_path)

@@ -22,6 +22,7 @@ from seggen_hf.trainers.segmenter import SegmenterTask
 def test_the_miniature_takes_the_planned_memory(tmp_path):
     """To a fifth of what each process really used; nothing is written where it is called."""
     command = ["-m", "seggen_hf.cli", "plan", "quickstart", "--gpu", "h100", "--measure", "--json"]
+    command += ["--set", "synthesis.batch_size=8"]
     result = run_python(command, client_environment(OMP_NUM_THREADS=1), tmp_path, timeout=900)
     measured = json.loads(result.stdout)["measured"]
     names = ["text2mask", "mask2img", "synthesize masksyn", "synthesize imgsyn", "segmenter", "evaluate"]

@@ -85,6 +85,8 @@ def test_a_folder_is_run_without_a_recipe(tmp_path, monkeypatch, miniature_dir):
     small += [f"{name}.base_model={miniature_dir}" for name in ("text2mask", "mask2img")]
     small += ["segmenter.model=unit", "evaluation.seeds=[0]", "synthesis.max_color_distance=500"]
     small += ["synthesis.imgsyn_variants=1", "synthesis.masksyn_variants=1", "synthesis.max_ignored_share=1"]
+    small += ["synthesis.text2mask_steps=1", "synthesis.mask2img_steps=1", "segmenter.train_batch_size=2"]
+    small += [f"{name}.num_validation_images=1" for name in ("text2mask", "mask2img")]
     small += ["text2mask.lr_warmup_steps=0", "mask2img.lr_warmup_steps=0", "segmenter.lr_warmup_steps=0"]
     words = ["run", str(root)] + [word for setting in small for word in ("--set", setting)]
     done = CliRunner().invoke(app, words)
