@@ -25,6 +25,8 @@ from ..storage.files import write_text
 from ..storage.folders import RUN, check_folder
 from ..synthesis import load_synthetic
 from ..tasks import TASKS, task_of
+from .advice import what_next
+from .dropped import count_made, describe_arms
 from .folder import PREDICTIONS, RunFolder, read_history
 from .results import list_seeds, list_unfinished, percent, read_results, scores_by_arm
 from .scores import NUM_SHOWN
@@ -60,6 +62,7 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
     captions = load_saved(run.captions) if run.marker("captions") else None
     codec = ColormapCodec(labels_of(captions)) if captions is not None else None
     task = task_of(rows) if rows else TASKS[recipe.data.task]
+    made = count_made(run)
     return {
         "name": recipe.name,
         "dataset": public_value(recipe.data.dataset_name),
@@ -85,8 +88,15 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
         "has_seeds": any(len(seeds) > 1 for seeds in list_seeds(rows).values()),
         "not_trained": list_unfinished(recipe, run),
         "num_shown": NUM_SHOWN,
-        "arms": {name: ARMS[name].description for name in recipe.evaluation.arms},
+        "arms": describe_arms(made, recipe.evaluation.arms),
+        "dropped": [row for entry in made for row in entry.to_rows()],
+        "counts": made,
+        "advice": what_next(recipe, scores_by_arm(rows), made, _real_history(run, recipe)) if results else [],
     }
+
+
+def _real_history(run: RunFolder, recipe: Recipe) -> list[dict]:
+    return read_history(run.segmenter(BASELINE, recipe.evaluation.seeds[0]))
 
 
 def list_legend(codec: ColormapCodec) -> list[dict]:
