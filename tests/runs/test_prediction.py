@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from seggen_hf.cli import app
 from seggen_hf.data.scenes.records import scene_labels
 from seggen_hf.data.schema import read_image, read_map, read_panoptic
+from seggen_hf.pipelines import ColormapCodec
 from seggen_hf.runs.prediction import find_labels
 from seggen_hf.segmenter.build import load_segmenter
 from seggen_hf.segmenter.inference import predict_semantic
@@ -45,6 +46,8 @@ def test_semantic_maps_are_the_segmenters_and_a_second_call_makes_nothing(tiny_r
         (expected,) = predict_semantic(model, processor, [picture])
         assert np.array_equal(read_map(str(out / f"maps/{name}.png")), expected)
         assert Image.open(out / f"overlays/{name}.jpg").size == picture.shape[1::-1]
+    legend = np.array(Image.open(out / "legend.png"))
+    assert (legend == ColormapCodec(scene_labels()).palette[3]).all(-1).any()  # each label's color, beside its name
     content = json.loads((out / "predictions.json").read_text())
     assert [(image["file_name"], image["height"], image["width"]) for image in content["images"]] == [
         ("a.png", 48, 40), ("c.png", 32, 64), ("x/b.jpg", 48, 40),
@@ -65,6 +68,7 @@ def test_panoptic_maps_and_their_segments_agree(tiny_run, images, tmp_path):
     predict(tiny_run / "segmenter-real/seed-0", images, out, "--task", "panoptic", "--no-overlays")
     content = json.loads((out / "predictions.json").read_text())
     assert len(content["annotations"]) == 3 and not (out / "overlays").exists()
+    assert not (out / "legend.png").exists()
     for entry in content["annotations"]:
         ids = read_panoptic(str(out / "panoptic" / entry["file_name"]))
         segments = [{"id": s["id"], "category_id": s["category_id"]} for s in entry["segments_info"]]

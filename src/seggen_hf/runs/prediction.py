@@ -23,6 +23,7 @@ from ..data.sources.folder import list_images
 from ..labels import LABEL_FILES, LabelSet
 from ..metrics.instance_matching import plain_rle, to_rle
 from ..networks.modules import move
+from ..pictures.cards import draw_legend
 from ..pictures.segments import paint_segments
 from ..segmenter.build import find_config, load_segmenter
 from ..segmenter.inference import predict_instances, predict_panoptic, predict_semantic
@@ -31,7 +32,7 @@ from ..storage.digests import json_digest
 from ..storage.files import save_image, write_bytes, write_json
 from ..storage.folders import PREDICTIONS, claim_folder, hold_folder
 
-RESULT, PROGRESS = "predictions.json", "progress.jsonl"
+RESULT, PROGRESS, LEGEND = "predictions.json", "progress.jsonl", "legend.png"
 SEEN = 0.55  # share of the painted map in an overlay
 
 
@@ -60,8 +61,8 @@ def predict_folder(
     """Predict every image, at its own size, into `out`.
 
     - semantic: `maps/NAME.png` with label ids; - panoptic: `panoptic/NAME.png`, COCO's RGB ids; - each:
-      `overlays/NAME.jpg`, and `predictions.json`: COCO's `images` and `categories`, with `annotations` of segments
-      (panoptic), or of instances with run-length masks and scores.
+      `overlays/NAME.jpg` with `legend.png`, and `predictions.json`: COCO's `images` and `categories`, with
+      `annotations` of segments (panoptic), or of instances with run-length masks and scores.
 
     Args:
         segmenter: folder or Hub id of a trained one.
@@ -86,6 +87,8 @@ def predict_folder(
         if found.kept:
             say(f"{found.kept} of {len(files)} images are done")
         painter = _Painter(labels, folder, task, min_score, overlays)
+        if overlays:
+            draw_legend(painter.codec, folder / LEGEND)
         missing = [name for name in files if name not in done]
         with (
             open(folder / PROGRESS, "a", encoding="utf-8") as log,
