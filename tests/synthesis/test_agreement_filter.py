@@ -6,19 +6,22 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from synthesis_settings import SIZE, make_config
 
 from seggen_hf import load_synthetic
 from seggen_hf.config import FilterConfig, load_recipe
 from seggen_hf.data.schema import labels_of, read_image, read_map, read_panoptic
 from seggen_hf.labels import LabelSet
+from seggen_hf.pipelines import Mask2ImgPipeline
 from seggen_hf.runs.records import load_train_records
 from seggen_hf.runs.runner import run_stages
 from seggen_hf.segmenter.build import build_segmenter, load_segmenter
 from seggen_hf.segmenter.inference import predict_semantic, without_windows
 from seggen_hf.segmenter.postprocessing import QueryOutput
 from seggen_hf.segments import label_map, measure_segments
-from seggen_hf.synthesis import filter_records
-from seggen_hf.synthesis.alignment import align_rows, class_losses, pixel_losses
+from seggen_hf.synthesis import filter_records, synthesize
+from seggen_hf.synthesis.alignment import align_rows, class_losses, differs_from_most, pixel_losses
 
 LABELS = LabelSet.from_dict([{"id": i, "name": str(i), "isthing": i > 0} for i in range(3)])
 
@@ -75,6 +78,54 @@ def test_what_is_kept_is_what_the_limits_allow(scene_records, task):
     ):
         assert alignment == 1.0 and np.array_equal(after, read_map(row["segmentation_map"]))
         assert segments is None or np.array_equal(segments[0], read_panoptic(row["panoptic_map"]))
+
+
+def test_an_image_differs_from_most_only_where_there_is_a_majority():
+    seen = np.array([[1, 1, 0, 2], [1, 1, 1, 2], [2, 1, 2, 2], [1, 0, 3, 3]])[:, None]
+    differs = differs_from_most(seen)[:, 0]
+    assert differs.astype(int).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1]]
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "instance"])
+def test_of_siblings_the_odd_one_is_void(scene_records, task):
+    """Four images of one map, of which one is half inverted; of two images nothing can be said."""
+    labels = labels_of(scene_records)
+    model, processor = build_segmenter("unit", labels, short_side=64)
+    rows = [scene_records[0] | {"source_id": "a"} for _ in range(4)]
+    pixels = read_image(rows[2]["image"]).copy()
+    pixels[:, 32:] = 255 - pixels[:, 32:]
+    rows[2] |= {"image": Image.fromarray(pixels)}
+    nothing = np.zeros(labels.num_labels)  # every pixel has a larger loss
+    found = align_rows(model, processor, rows, nothing, labels, task, 4, siblings=True)
+    assert [alignment == 1 for _, _, alignment in found] == [True, True, False, True]
+    for alone in (align_rows(model, processor, rows[:2], nothing, labels, task, 4, siblings=True),
+                  align_rows(model, processor, rows, nothing, labels, task, 4)):  # fmt: skip
+        assert all(alignment == 0 for _, _, alignment in alone)
+
+
+@pytest.mark.slow
+def test_the_relative_rule_reads_all_images_of_a_map_together(tiny_run, tiny_recipe, generator_dirs, tmp_path):
+    records = load_train_records(load_recipe(tiny_recipe))
+    config = make_config(imgsyn_variants=4, masksyn_variants=0, shard_size=16)
+    source = tmp_path / "four"
+    synthesize(records, source, config, mask2img=Mask2ImgPipeline.from_pretrained(generator_dirs[1]), **SIZE)
+    judge = load_segmenter(tiny_run / "segmenter-real" / "seed-0", labels_of(records))
+    found = {}
+    for size in (3, 64):  # whatever is read together
+        rule = FilterConfig(rule="relative", tolerance=1e-9, batch_size=size)
+        kept = filter_records(source, tmp_path / f"kept-{size}", *judge, records, rule)
+        found[size] = {row["image_id"]: row["scores"]["alignment"] for row in kept}
+    made = load_synthetic(source)
+    seen = np.stack(predict_semantic(judge[0], without_windows(judge[1]), [read_image(i) for i in made["image"]]))
+    differs = np.concatenate([differs_from_most(seen[start : start + 4]) for start in range(0, len(made), 4)])
+    expected = {}
+    for name, segmentation_map, wrong in zip(made["image_id"], made["segmentation_map"], differs, strict=True):
+        labelled = np.asarray(segmentation_map) != 255
+        if (labelled & ~wrong).any():
+            expected[name] = (labelled & ~wrong).sum() / labelled.sum()
+    assert found[3] == found[64] == pytest.approx(expected) and len(expected) > 8
+    with pytest.raises(ValueError, match="rule"):
+        filter_records(source, tmp_path / "kept-3", *judge, records, FilterConfig(tolerance=1e-9))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from .values import POSITIVE, SHARE, about, check, check_fields
 
 OFFLOADS = ("none", "model", "sequential")
 VAE_PRECISIONS = ("float32", "same")
+FILTER_RULES = ("absolute", "relative")
 MIXED_PRECISION = ("no", "fp16", "bf16")
 
 
@@ -101,6 +102,14 @@ class SynthesisConfig:
 class FilterConfig:
     """What of synthetic records is left out because a segmenter of real records disagrees with it."""
 
+    rule: str = field(
+        default="absolute",
+        metadata=about(
+            "`absolute`: pixels of too large a loss are void (FreeMask). `relative`: of several images of one map, "
+            "pixels in which the segmenter sees another label than in most of the others are void.",
+            one_of=FILTER_RULES,
+        ),
+    )
     tolerance: float = field(
         default=1.25,
         metadata=about(

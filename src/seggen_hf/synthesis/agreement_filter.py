@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,10 @@ def filter_records(
     """Copy the synthetic records of `source` to `output_dir`, with void pixels where `model` does not see what their
     maps say; continues what an earlier call left unfinished.
 
-    The rule is FreeMask's (arXiv:2310.15160): a pixel is made void if its loss exceeds `config.tolerance` times the
-    mean loss of its label on `real_records`. Things of which more than half is void are made void. A record of which
-    less than `config.min_alignment` is left is dropped.
+    The rule `absolute` is FreeMask's (arXiv:2310.15160): a pixel is made void if its loss exceeds `config.tolerance`
+    times the mean loss of its label on `real_records`. The rule `relative` compares images of one map with each other
+    (`align_rows`), where one shard has several; what has too few is left to the other rule. Things of which more than
+    half is void are made void. A record of which less than `config.min_alignment` is left is dropped.
 
     Args:
         source: folder of a finished synthesis.
@@ -94,6 +96,8 @@ def _fill(
         "min_alignment": config.min_alignment,
         "task": task,
     }
+    if config.rule != "absolute":  # folders may be older than the choice
+        fingerprint["rule"] = config.rule
     if not check_manifest(folder, fingerprint):
         losses = class_losses(model, processor, real_records, labels, task, config.batch_size)
         by_label = {labels.id2label[i]: None if np.isnan(loss) else float(loss) for i, loss in enumerate(losses)}
@@ -132,11 +136,11 @@ def _source_shards(source: Path) -> list[str]:
 def _filter_shard(source, folder, name, model, processor, limits, labels, config, task) -> None:
     started, kept, dropped = time.monotonic(), [], read_log(source, name)["dropped"]
     panoptic = "panoptic_map" in pq.read_schema(data_path(source, name)).names
-    for batch in pq.ParquetFile(data_path(source, name)).iter_batches(config.batch_size):
-        rows = [row for row in batch.to_pylist() if row.get(DECISION) != REJECT]
-        for row, found in zip(
-            rows, align_rows(model, processor, rows, limits, labels, task, config.batch_size), strict=True
-        ):
+    kind, number = name.rsplit("-", 1)
+    siblings = config.rule == "relative" and kind == "imgsyn"  # of MaskSyn each image has a map of its own
+    for rows in _batches(source, name, config.batch_size, siblings):
+        made = align_rows(model, processor, rows, limits, labels, task, config.batch_size, siblings)
+        for row, found in zip(rows, made, strict=True):
             segmentation_map, segments, alignment = found
             row["scores"] |= {"alignment": alignment}
             reason = _drop(segmentation_map, alignment, config, labels.ignore_index)
@@ -148,9 +152,23 @@ def _filter_shard(source, folder, name, model, processor, limits, labels, config
             if segments is not None:
                 row |= {"panoptic_map": encode_panoptic(segments[0], row["image_id"]), "segments_info": segments[1]}
             kept.append(row)
-    kind, number = name.rsplit("-", 1)
     shard = Shard(kind, int(number), 0, 0, read_log(source, name)["num_samples"])
     write_shard(folder, shard, kept, dropped, time.monotonic() - started, panoptic, FILTERED_SCORES)
+
+
+def _batches(source: Path, name: str, size: int, siblings: bool) -> Iterator[list[dict]]:
+    """Rows of a shard that nobody rejected, `size` at a time, or with all of the last one's source."""
+    rows: list[dict] = []
+    for batch in pq.ParquetFile(data_path(source, name)).iter_batches(size):
+        for row in batch.to_pylist():
+            if row.get(DECISION) == REJECT:
+                continue
+            if len(rows) >= size and not (siblings and row["source_id"] == rows[-1]["source_id"]):
+                yield rows
+                rows = []
+            rows.append(row)
+    if rows:
+        yield rows
 
 
 def _drop(segmentation_map: np.ndarray, alignment: float, config: FilterConfig, ignore_index: int) -> str | None:

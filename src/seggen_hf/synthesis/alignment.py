@@ -2,9 +2,13 @@
 
 FreeMask's rule (arXiv:2310.15160): a synthetic pixel whose loss under a segmenter of real records exceeds 1.25 times
 the mean loss of its class on real images is no example of that class, and is made void.
+
+The relative rule asks less of the segmenter: of several images of one map, a pixel of one is made void where the
+segmenter sees another label in it than in most of the others. Whatever it misreads in all of them is kept.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ from ..segmenter.postprocessing import QueryOutput, semantic_scores
 from ..segments import label_map, measure_segments
 
 LEAST_PROBABILITY = 1e-6  # what no query sees has no infinite loss
+LEAST_IMAGES = 3  # of one map, for most of them to be more than one
 LEAST_PART = 0.5  # a thing of which more than that much is void is no thing
 
 
@@ -30,13 +35,10 @@ def pixel_losses(output: QueryOutput, segmentation_map: np.ndarray, labels: Labe
         things_only: the segmenter knows things alone (task instance): all stuff is one label, what is left of 1.
     """
     top, losses = 0, np.empty(segmentation_map.shape, np.float32)
-    columns = labels.things if things_only else range(labels.num_labels)
+    columns = _columns(labels, things_only)
     place = np.full(labels.ignore_index + 1, len(columns), np.int64)  # label id -> plane of the scores
-    place[list(columns)] = np.arange(len(columns))
-    for scores in semantic_scores(output):
-        scores = scores[list(columns)]
-        if things_only:
-            scores = torch.cat([scores, (1 - scores.sum(0, keepdim=True)).clamp(min=0)])
+    place[columns] = np.arange(len(columns))
+    for scores in _planes(output, labels, things_only):
         ids = segmentation_map[top : top + scores.shape[1]]
         planes = torch.from_numpy(place[ids]).to(scores.device).clamp(max=len(scores) - 1)
         own = scores.gather(0, planes[None])[0] / scores.sum(0).clamp(min=LEAST_PROBABILITY)
@@ -44,6 +46,38 @@ def pixel_losses(output: QueryOutput, segmentation_map: np.ndarray, labels: Labe
         top += len(ids)
     losses[segmentation_map == labels.ignore_index] = np.nan
     return losses
+
+
+def seen_planes(output: QueryOutput, labels: LabelSet, things_only: bool) -> np.ndarray:
+    """The label that the segmenter sees in each pixel, int16 `(height, width)`: its place among all labels, or among
+    the things, with all stuff as the last one."""
+    return np.concatenate([scores.argmax(0).cpu().numpy() for scores in _planes(output, labels, things_only)]).astype(
+        np.int16
+    )
+
+
+def differs_from_most(seen: np.ndarray) -> np.ndarray:
+    """Where an image shows another label than more than half of all images of its map, bool `(images, height, width)`.
+
+    Args:
+        seen: integers `(images, height, width)`, the label in each pixel. Without a majority nothing differs from it.
+    """
+    most, votes = np.zeros(seen.shape[1:], seen.dtype), np.zeros(seen.shape[1:], np.int64)
+    for label in np.unique(seen):
+        count = (seen == label).sum(0)
+        most, votes = np.where(count > votes, label, most), np.maximum(count, votes)
+    return (seen != most) & (2 * votes > len(seen))
+
+
+def _columns(labels: LabelSet, things_only: bool) -> list[int]:
+    return list(labels.things if things_only else range(labels.num_labels))
+
+
+def _planes(output: QueryOutput, labels: LabelSet, things_only: bool) -> Iterator[torch.Tensor]:
+    """Scores `(planes, rows, width)`, some rows at a time; of things alone the last plane is what they leave of 1."""
+    for scores in semantic_scores(output):
+        scores = scores[_columns(labels, things_only)]
+        yield torch.cat([scores, (1 - scores.sum(0, keepdim=True)).clamp(min=0)]) if things_only else scores
 
 
 def class_losses(
@@ -77,32 +111,50 @@ def align_rows(
     labels: LabelSet,
     task: str = "semantic",
     batch_size: int = 8,
+    siblings: bool = False,
 ) -> list[tuple[np.ndarray, tuple[np.ndarray, list[dict]] | None, float]]:
-    """Make void where the loss of a pixel is above the limit of its label, and most of a thing is void.
+    """Make void where a pixel's image does not show its label, and things of which most is void.
 
     Args:
         rows: records with image and map; of other tasks than semantic with panoptic_map and segments_info.
-        limits: `(num_labels,)`; NaN limits nothing.
+        limits: `(num_labels,)`, of the loss of a label's pixels; NaN limits nothing.
+        siblings: rows of one source_id that follow one another are images of one map: where there are LEAST_IMAGES,
+            the relative rule is applied instead of the limits.
     Returns: of each row the segmentation_map, panoptic_map and segments_info (None for semantic), and `alignment`, the
         share of its labelled pixels that are not made void.
     """
-    found: list = [None] * len(rows)
-    images = [read_image(row["image"]) for row in rows]
-    for index, output in predict_queries(model, processor, images, batch_size):
-        row = rows[index]
-        before = _label_map(row, labels, task)
-        losses = pixel_losses(output, before, labels, task == "instance")
-        limit = np.append(limits, np.nan)[np.minimum(before, labels.num_labels)]
+    maps = [_label_map(row, labels, task) for row in rows]
+    wrong: list = [None] * len(rows)
+    seen: list = [None] * len(rows)
+    groups = _groups(rows) if siblings else []
+    for index, output in predict_queries(model, processor, [read_image(row["image"]) for row in rows], batch_size):
+        losses = pixel_losses(output, maps[index], labels, task == "instance")
+        limit = np.append(limits, np.nan)[np.minimum(maps[index], labels.num_labels)]
         with np.errstate(invalid="ignore"):
-            wrong = losses > limit
-        if task == "semantic":
-            after, segments = np.where(wrong, labels.ignore_index, before).astype(np.int32), None
-        else:
-            segments = _void_segments(row, wrong, labels)
-            after = label_map(*segments, labels.ignore_index)
-        labelled = max(int((before != labels.ignore_index).sum()), 1)
-        found[index] = after, segments, float((after != labels.ignore_index).sum() / labelled)
-    return found
+            wrong[index] = losses > limit
+        if groups:
+            seen[index] = seen_planes(output, labels, task == "instance")
+    for group in groups:
+        for index, differs in zip(group, differs_from_most(np.stack([seen[i] for i in group])), strict=True):
+            wrong[index] = differs
+    return [_without(*found, labels, task) for found in zip(rows, maps, wrong, strict=True)]
+
+
+def _groups(rows: Sequence[dict]) -> list[list[int]]:
+    """Places of rows of one source that follow one another, LEAST_IMAGES or more of them."""
+    together = itertools.groupby(range(len(rows)), lambda index: rows[index]["source_id"])
+    groups = [list(places) for _, places in together]
+    return [group for group in groups if len(group) >= LEAST_IMAGES]
+
+
+def _without(row: dict, before: np.ndarray, wrong: np.ndarray, labels: LabelSet, task: str):
+    if task == "semantic":
+        after, segments = np.where(wrong, labels.ignore_index, before).astype(np.int32), None
+    else:
+        segments = _void_segments(row, wrong, labels)
+        after = label_map(*segments, labels.ignore_index)
+    labelled = max(int((before != labels.ignore_index).sum()), 1)
+    return after, segments, float((after != labels.ignore_index).sum() / labelled)
 
 
 def _void_segments(row: dict, wrong: np.ndarray, labels: LabelSet) -> tuple[np.ndarray, list[dict]]:
