@@ -115,6 +115,7 @@ ALONE = {"GRADIO_ANALYTICS_ENABLED": "False"}
 # The models are loaded once, and each page is a process of its own.
 SERVE = """
 import json, os, sys, time
+import gradio  # once, before the forks
 from pathlib import Path
 from seggen_hf.config import SynthesisConfig
 from seggen_hf.demo.models import load_models

@@ -82,6 +82,10 @@ class DataConfig:
     )
     held_out_seed: int = field(default=0, metadata=about("Decides which records are held out."))
     max_train_records: int | None = field(default=None, metadata=about("Use only the first records (lack of labels)."))
+    train_records_seed: int | None = field(
+        default=None,
+        metadata=about("Draw max_train_records among all by this seed, instead of the first: another lack of labels."),
+    )
     max_test_records: int | None = field(default=None, metadata=about("Score only the first records of a test split."))
     panoptic_coding: str = field(
         default="shades",
@@ -109,6 +113,10 @@ class DataConfig:
         check_fields(self)
         if self.held_out > 0 and self.streaming:
             raise ValueError("--held_out goes through all names, which a stream does not know; drop --streaming.")
+        if self.train_records_seed is not None:
+            known = "a seed with max_train_records, and without streaming"
+            fits = self.max_train_records is not None and not self.streaming
+            check(fits, "train_records_seed", self.train_records_seed, known)
         check(self.tiles == 1 or not self.streaming, "tiles", self.tiles, "1 with --streaming")
         check(len(self.test_splits) > 0, "test_splits", self.test_splits, "at least one split")
         check_unique("test_splits", self.test_splits)

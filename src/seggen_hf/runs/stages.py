@@ -36,7 +36,7 @@ _SOURCE = (
     "zero_is_void", "tiles", "train_split", "max_train_records",
 )  # fmt: skip
 # Settings of newer versions: they count where they are set, so that runs of older versions go on.
-_SOURCE_IF_SET = ("void_ids", "mask_suffix", "held_out", "held_out_seed")
+_SOURCE_IF_SET = ("void_ids", "mask_suffix", "held_out", "held_out_seed", "train_records_seed")
 # The stage whose folder holds the records that an arm `reads`.
 _RECORDS_OF = {"synthesize": "synthetic", "filter": "filtered", "renderer": "renderer", "pseudo": "pseudo"}
 

@@ -7,8 +7,9 @@ import pytest
 from makers import CATEGORIES, assert_blocks, make_coco, make_folder, photo
 from PIL import Image
 
+from seggen_hf.config import DataConfig
 from seggen_hf.data.schema import labels_of, read_map
-from seggen_hf.data.sources.load import load_records
+from seggen_hf.data.sources.load import load_records, load_split
 
 
 def test_scenes_are_a_source_like_any_other():
@@ -32,6 +33,25 @@ def test_unknown_layouts_splits_and_paths_are_refused(tmp_path):
     with pytest.raises(ValueError, match="classes.json, labels.json, id2label.json"):
         load_records(root)
     assert_blocks(load_records(root, labels={"categories": CATEGORIES}), 1)
+
+
+def test_a_seed_draws_other_records_to_train_on_and_the_same_ones_again(tmp_path):
+    root = str(make_folder(tmp_path / "data", count=12, splits=("train", "val")))
+
+    def names(split="train", count=4, **settings):
+        return load_split(DataConfig(dataset_name=root, max_train_records=4, **settings), split, count)["image_id"][:]
+
+    drawn = {seed: names(train_records_seed=seed) for seed in range(3)}
+    assert all(found == sorted(found) and len(set(found)) == 4 for found in drawn.values())
+    assert len({tuple(found) for found in [*drawn.values(), names()]}) == 4
+    assert names(train_records_seed=1) == drawn[1] and len(names(count=None, train_records_seed=1)) == 12
+    assert names("val", train_records_seed=1) == names("val")  # what is tested on is never drawn
+    apart = names(train_records_seed=1, held_out=0.3, held_out_seed=1)
+    held_out = names("held-out", None, train_records_seed=1, held_out=0.3, held_out_seed=1)
+    assert not set(apart) & set(held_out) and len(apart) == 4
+    for settings in ({"max_train_records": None}, {"streaming": True}):
+        with pytest.raises(ValueError, match="train_records_seed is 1"):
+            DataConfig(**{"max_train_records": 4, "train_records_seed": 1} | settings)
 
 
 def test_conversion_is_made_once_and_again_when_a_file_changes(tmp_path, cache_dir):

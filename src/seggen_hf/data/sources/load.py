@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets.config
+import numpy as np
 from datasets import Dataset, Features, Image
 
 from ...config import SCENES, DataConfig
@@ -74,21 +75,26 @@ def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset
     """The records of one split as `data` describes their source, cut into tiles if it says so; scenes are drawn at its
     height and width. `max_records` counts images.
 
-    With `data.held_out` the training split is without its part `held-out`, which is a split of its own.
+    With `data.held_out` the training split is without its part `held-out`, which is a split of its own. Of the
+    training split `data.train_records_seed` draws the records, instead of the first.
     """
     is_parted = data.held_out > 0 and split in (data.train_split, HELD_OUT)
+    is_drawn = data.train_records_seed is not None and split == data.train_split
     records = load_records(
         data.dataset_name,
         data.train_split if is_parted else split,
         labels=data.labels,
-        max_records=None if is_parted else max_records,
+        max_records=None if is_parted or is_drawn else max_records,
         **reading_of(data),
         size=(data.height, data.width) if data.dataset_name == SCENES else None,
     )
     if is_parted:
         held_out = set(draw_held_out(records["image_id"][:], data.held_out, data.held_out_seed))
         kept = [index for index in range(len(records)) if (index in held_out) == (split == HELD_OUT)]
-        records = records.select(kept[:max_records])
+        records = records.select(kept[: None if is_drawn else max_records])
+    if is_drawn:
+        order = np.random.default_rng(data.train_records_seed).permutation(len(records))
+        records = records.select(sorted(order[:max_records].tolist()))
     return tile_records(records, data.tiles)
 
 
