@@ -2,16 +2,21 @@
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+DATA ?= data
 CODE := setup.py src metrics pipelines model_cards training benchmarks tests docs
 RUN := $(VENV)/bin/.installed
 TEST := $(VENV)/bin/.installed-test
 DOCS := $(VENV)/bin/.installed-docs
 
-.PHONY: quickstart test test-fast test-gpu style quality docs install
+.PHONY: quickstart reproduce test test-fast test-gpu style quality docs install
 
 quickstart: $(RUN)  ## the whole loop on the built-in scenes, on a CPU
 	@echo "== Running the whole loop on the built-in scenes: captions, masks, images, segmenters, report."
 	$(VENV)/bin/seggen quickstart $(ARGS)
+
+reproduce: $(RUN)  ## does synthetic data pay? hours; goes on where it was: make reproduce DATA=FOLDER ARGS="nuclei --seeds 1"
+	@echo "== Running the studies of few labels, a seed after the other; stop it at any time, and call it again."
+	$(VENV)/bin/python benchmarks/reproduce.py --data $(DATA) $(ARGS)
 
 test: $(TEST)
 	@echo "== Running the tests in two processes; they need no network and no GPU."

@@ -1,0 +1,201 @@
+"""Does synthetic data pay where labels are few? Studies whose every seed has labels, generators and segmenters of its
+own: python benchmarks/reproduce.py [STUDY ...] [--data FOLDER] [--seeds N]
+
+Each seed is a run folder, and goes on where it was stopped. What is finished, of one seed or all, is written to
+docs/studies.md: paired differences to real data, with what the seeds can say of chance, and the share of the gap to
+the ceiling that each arm closes.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from scipy.stats import t as student
+from scipy.stats import ttest_1samp
+
+from seggen_hf.config import Recipe, load_recipe
+from seggen_hf.pictures.markdown import table
+from seggen_hf.runs.report import list_costs
+from seggen_hf.runs.results import percent, read_results, scores_by_arm
+from seggen_hf.runs.runner import run_stages
+from seggen_hf.storage.files import write_text
+
+STUDIES_FOLDER = Path(__file__).with_name("studies")
+PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
+BASELINE, ALL_LABELS = "real", "all-labels"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One data set with few labels.
+
+    Attributes:
+        name: of the recipe in studies/, and of the data set's folder below --data if `folder` is given.
+        seeds: draws of the labels, each with generators and segmenters of its own.
+        metric: the key of the score that it is about.
+        ceiling: the arm that shows how much could be gained: `renderer`, or `all-labels`, real data with all labels.
+        unlabelled: the folder of the images without masks below that of the data set; a split of it if None.
+    """
+
+    name: str
+    seeds: int
+    metric: str
+    metric_name: str
+    ceiling: str
+    folder: str | None = None
+    unlabelled: str | None = None
+
+    def recipe(self, data: Path, *settings: str) -> Recipe:
+        """Its recipe, on the data below `data`. Raises: `ValueError` if that is not there."""
+        place = []
+        if self.folder is not None:
+            if not (data / self.folder).is_dir():
+                raise ValueError(f"{self.name} needs the data set in {data / self.folder}, which is no folder.")
+            place.append(f"data.dataset_name={data / self.folder}")
+            if self.unlabelled is not None:
+                place.append(f"data.unlabelled={data / self.folder / self.unlabelled}")
+        return load_recipe(STUDIES_FOLDER / f"{self.name}.yaml", [*place, *settings])
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study("scenes", 4, "mIoU", "mIoU", "renderer"),
+        Study("nuclei", 4, "PQ_things", "PQ of things", ALL_LABELS, "nuclei", "images/train"),
+        Study("clothes", 2, "mIoU", "mIoU", ALL_LABELS, "ccp"),
+        Study("camvid", 2, "mIoU", "mIoU", ALL_LABELS, "camvid", "train/images"),
+    )
+}
+BySeed = Mapping[int, float]
+
+
+def run_study(study: Study, data: Path, out: Path, seeds: int, settings: list[str]) -> None:
+    """Every seed in turn, then the ceiling: what is cut off at the end matters least."""
+    for seed in range(seeds):
+        own = [f"data.train_records_seed={seed}", f"evaluation.seeds=[{seed}]"]
+        own += [f"{section}.seed={seed}" for section in ("text2mask", "mask2img", "synthesis")]
+        print(f"== {study.name}, seed {seed} of {seeds}", flush=True)
+        run_stages(study.recipe(data, *own, *settings), out / study.name / f"seed-{seed}", say=_say)
+    if study.ceiling == ALL_LABELS:
+        every = ["data.max_train_records=null", "evaluation.arms=[real]", f"evaluation.seeds={[*range(seeds)]}"]
+        kinds = ("caption", "segmenter", "evaluate", "report")
+        print(f"== {study.name}, all labels", flush=True)
+        run_stages(study.recipe(data, *every, *settings), out / study.name / ALL_LABELS, kinds, say=_say)
+
+
+def _say(line: str) -> None:
+    print(f"   {line}", flush=True)
+
+
+def gather(study: Study, out: Path) -> dict[str, dict[str, dict[int, float]]]:
+    """`{arm: {test split: {seed: score}}}` of all runs of a study that were scored; the ceiling among the arms."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for run in sorted((out / study.name).glob("*")):
+        results = read_results(run)
+        if results is None:
+            continue
+        for arm, by_split in scores_by_arm(results["scores"], study.metric).items():
+            name = ALL_LABELS if run.name == ALL_LABELS else arm
+            for split, by_seed in by_split.items():
+                found.setdefault(name, {}).setdefault(split, {}).update(by_seed)
+    return found
+
+
+def difference(real: BySeed, other: BySeed) -> tuple[float, float | None, float | None]:
+    """Mean of the paired differences, half of its 95% confidence interval, and p of a paired t-test against none; the
+    last two are None for fewer than two pairs."""
+    pairs = [other[seed] - real[seed] for seed in sorted(real.keys() & other.keys())]
+    if not pairs:
+        return math.nan, None, None
+    if len(pairs) < 2 or stdev(pairs) == 0:
+        return fmean(pairs), None, None
+    half = student.ppf(0.975, len(pairs) - 1) * stdev(pairs) / math.sqrt(len(pairs))
+    return fmean(pairs), float(half), float(ttest_1samp(pairs, 0).pvalue)
+
+
+def describe(study: Study, out: Path) -> str | None:
+    """What is known of a study so far, as Markdown; None while nothing is."""
+    scores = gather(study, out)
+    if BASELINE not in scores:
+        return None
+    seeds = len(next(iter(scores[BASELINE].values())))
+    recipe = load_recipe(STUDIES_FOLDER / f"{study.name}.yaml")
+    lines = [
+        f"## {study.name}",
+        "",
+        f"{recipe.data.max_train_records} labels, {seeds} of {study.seeds} seeds; {study.metric_name} in %. A seed "
+        "draws the labels, and starts generators and segmenters. Differences are paired, with 95% confidence "
+        "intervals where there are two seeds or more.",
+    ]
+    for split, real in scores[BASELINE].items():
+        top = scores.get(study.ceiling, {}).get(split)
+        gap = difference(real, top)[0] if top else math.nan
+        rows = []
+        for arm in [BASELINE, *(name for name in scores if name != BASELINE)]:
+            if split not in scores[arm]:
+                continue
+            by_seed = scores[arm][split]
+            mean, half, p = difference(real, by_seed)
+            told = "" if arm == BASELINE else percent(mean, signed=True) + (f" ± {percent(half)}" if half else "")
+            closed = f"{mean / gap:.0%}" if gap > 0 and arm not in (BASELINE, study.ceiling) else ""
+            each = ", ".join(f"{percent(value)} ({seed})" for seed, value in sorted(by_seed.items()))
+            chance = "" if p is None or arm == BASELINE else f"{p:.1g}"
+            rows.append([arm, percent(fmean(by_seed.values())), told, chance, closed, each])
+        header = ["arm", "mean", "against real", "p", "of the gap", "of each (seed)"]
+        lines += ["", f"On {split}:", "", *table(header, rows)]
+    costs = [cost["seconds"] for run in sorted((out / study.name).glob("*")) for cost in list_costs(run)]
+    lines += ["", f"{sum(costs) / 3600:.1f} hours of stages in all."]
+    return "\n".join(lines)
+
+
+def write_page(out: Path, page: Path) -> None:
+    """Write what is known of all studies; what the page says of studies that are not in `out` stays."""
+    known = page.read_text(encoding="utf-8").split("\n## ")[1:] if page.is_file() else []
+    sections = {text.split("\n", 1)[0].strip(): "## " + text.rstrip() for text in known}
+    for study in STUDIES.values():
+        if text := describe(study, out):
+            sections[study.name] = text
+    head = (
+        "<!-- written by benchmarks/reproduce.py -->\n# Studies of few labels\n\nWhat `make reproduce` has measured "
+        "so far: does synthetic data pay where labels are few, and which part of it? Recipes are in "
+        "`benchmarks/studies/`. Nothing was tuned on what is scored here."
+    )
+    ordered = [sections[name] for name in STUDIES if name in sections]
+    write_text(page, "\n\n".join([head, *ordered]) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)}; all if none is given")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the real data sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--seeds", type=int, help="fewer than a study has")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--write-only", action="store_true", help="write the page of what is finished; run nothing")
+    args = parser.parse_args(arguments)
+    if unknown := sorted(set(args.studies) - set(STUDIES)):
+        parser.error(f"there is no study {unknown[0]}; there are {', '.join(STUDIES)}")
+    chosen = [STUDIES[name] for name in args.studies or STUDIES]
+    if not args.write_only:
+        missing = []
+        for study in chosen:  # before hours are spent on the first one
+            try:
+                study.recipe(args.data, *args.settings)
+            except ValueError as error:
+                missing.append(study.name)
+                print(f"skipped: {error}", flush=True)
+        for study in [study for study in chosen if study.name not in missing]:
+            run_study(study, args.data, args.out, min(args.seeds or study.seeds, study.seeds), args.settings)
+            write_page(args.out, args.page)
+        if len(missing) == len(chosen):
+            return 1
+    write_page(args.out, args.page)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,95 @@
+"""benchmarks/reproduce.py: recipes, pairs of seeds, and the page that tells what is known so far."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from seggen_hf.arms import check_arms
+
+SHRUNK = """data.max_train_records=4 data.max_test_records=2 segmenter.model=unit segmenter.max_train_steps=1
+segmenter.lr_warmup_steps=0 segmenter.train_batch_size=2 evaluation.arms=[real] evaluation.jobs=1""".split()
+
+
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script(Path(__file__).parents[2] / "benchmarks" / "reproduce.py")
+
+
+def test_every_study_has_a_recipe_that_loads(script, tmp_path):
+    for study in script.STUDIES.values():
+        if study.folder:
+            (tmp_path / study.folder).mkdir(exist_ok=True)
+        recipe = study.recipe(tmp_path, "data.train_records_seed=1", "evaluation.seeds=[1]")
+        check_arms(recipe)
+        assert recipe.name == study.name and recipe.data.max_train_records <= 60
+        arms = {"real", "imgsyn", "masksyn", "synthetic", "copy-paste"} | ({study.ceiling} - {"all-labels"})
+        assert arms <= set(recipe.evaluation.arms)
+        assert bool(study.folder) == bool(recipe.data.unlabelled) == ("self-training" in recipe.evaluation.arms)
+
+
+def test_differences_are_paired_and_tested(script):
+    rng = np.random.default_rng(0)
+    for count in (2, 3, 5):
+        real, gain = rng.random(count), rng.normal(0.02, 0.01, count)
+        mean, half, p = script.difference(dict(enumerate(real)), dict(enumerate(real + gain)))
+        expected = ttest_rel(real + gain, real)
+        interval = expected.confidence_interval()
+        assert mean == pytest.approx(gain.mean()) and p == pytest.approx(expected.pvalue)
+        assert half == pytest.approx((interval.high - interval.low) / 2)
+    assert script.difference({0: 0.5, 1: 0.6}, {1: 0.7, 2: 0.9}) == (pytest.approx(0.1), None, None)
+    assert math.isnan(script.difference({0: 0.5}, {1: 0.5})[0])
+
+
+@pytest.fixture
+def two_seeds(script, tiny_run, tmp_path):
+    """Two runs of the study of scenes; in the second one `synthetic` is better than `real` by 4 points more."""
+    for seed in (0, 1):
+        run = shutil.copytree(tiny_run, tmp_path / "scenes" / f"seed-{seed}")
+        results = json.loads((run / "results.json").read_text())
+        for row in results["scores"]:
+            row["seed"] = seed
+            row["mIoU"] = 0.4 + 0.1 * seed + (row["arm"] != "real") * (0.02 + 0.04 * seed)
+        ceiling = [row | {"arm": "renderer", "mIoU": 0.7} for row in results["scores"] if row["arm"] == "real"]
+        results["scores"] += ceiling
+        (run / "results.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def test_the_page_tells_gain_chance_and_gap(script, two_seeds):
+    text = script.describe(script.STUDIES["scenes"], two_seeds)
+    assert "25 labels, 2 of 4 seeds; mIoU in %" in text and "On test:" in text and "On unseen:" in text
+    (line,) = {line for line in text.splitlines() if line.startswith("| synthetic")}
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[1] == "49.0" and cells[2].startswith("+4.0 ± ") and cells[4] == "16%"  # of 0.25 on average
+    assert cells[5] == "42.0 (0), 56.0 (1)" and 0 < float(cells[3]) < 1
+    assert script.describe(script.STUDIES["nuclei"], two_seeds) is None
+
+
+def test_what_is_known_of_other_studies_stays_on_the_page(script, two_seeds):
+    page = two_seeds / "studies.md"
+    page.write_text("# old\n\n## camvid\n\nmeasured elsewhere\n\n## scenes\n\nold figures\n")
+    assert script.main(["--write-only", "--out", str(two_seeds), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert text.index("## scenes") < text.index("## camvid") and "measured elsewhere" in text
+    assert "old figures" not in text and "16%" in text
+
+
+@pytest.mark.slow
+def test_a_study_runs_each_seed_in_a_folder_of_its_own(script, tmp_path, capsys):
+    words = ["scenes", "nuclei", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seeds", "2"]
+    words += ["--page", str(tmp_path / "page.md")] + [word for item in SHRUNK for word in ("--set", item)]
+    assert script.main(words) == 0
+    told = capsys.readouterr().out
+    assert "skipped: nuclei needs the data set in" in told and "== scenes, seed 1 of 2" in told
+    ids = [json.loads((tmp_path / f"out/scenes/seed-{seed}/captions/stage.json").read_text()) for seed in (0, 1)]
+    assert ids[0]["fingerprint"] != ids[1]["fingerprint"]
+    assert "| real |" in (tmp_path / "page.md").read_text()
+    assert script.main(words) == 0 and "done in" not in capsys.readouterr().out  # what is finished is kept
+    assert script.main(["nuclei", "--data", str(tmp_path), "--page", str(tmp_path / "page.md")]) == 1
+    with pytest.raises(SystemExit):
+        script.main(["nucleus"])
