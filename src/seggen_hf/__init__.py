@@ -1,6 +1,7 @@
 """SegGen with Hugging Face libraries. Names resolve on first use, so that `import seggen_hf` is instant."""
 
 import importlib
+import logging
 import os
 from importlib.metadata import version
 
@@ -8,6 +9,10 @@ from importlib.metadata import version
 # threads took 32 s a step instead of 1.1. Alone on two cores it costs a little: 0.38 s instead of 0.33. It counts if
 # torch is imported after this; who sets it keeps what they set.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# At its import transformers tells of image processors that nothing here uses: before anybody can ask it to be quiet.
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "requires torchvision" not in record.getMessage()
+)
 
 __version__ = version("seggen_hf")
 

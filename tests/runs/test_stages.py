@@ -23,6 +23,7 @@ from seggen_hf.runs.runner import check_stages, run_stages, select_kinds
 from seggen_hf.runs.scores import recipe_hash
 from seggen_hf.runs.stage_marker import SettingsChanged, check_stage, fingerprint, list_changes, mark_stage
 from seggen_hf.runs.stages import STAGES, list_stages
+from seggen_hf.trainers.checkpoints import list_checkpoints
 
 
 def changed_files(folder, before):
@@ -249,6 +250,20 @@ def test_stages_keep_their_fingerprints(case, tmp_path):
     recipe = load_recipe(Path(__file__).parent / "recipes" / f"{case['recipe']}.yaml", case["settings"])
     stages = list_stages(recipe, tmp_path)
     assert {stage.name: stage.fingerprint for stage in stages} == case["fingerprints"]
+
+
+@pytest.mark.slow
+def test_finished_trainings_give_back_what_only_they_needed(tiny_run, tiny_recipe, tmp_path):
+    names = ("text2mask", "mask2img", "segmenter-real/seed-0")
+    left = [path for name in names for path in (tiny_run / name).iterdir() if path.name in ("checkpoints", "cache")]
+    assert not left
+    settings = ["evaluation.keep_checkpoints=true", "text2mask.checkpointing_steps=1"]
+    run_stages(load_recipe(tiny_recipe, settings), tmp_path / "kept", kinds=("caption", "text2mask"))
+    assert list_checkpoints(tmp_path / "kept" / "text2mask" / "checkpoints")
+    assert (tmp_path / "kept" / "text2mask" / "cache").is_dir()
+    # It is a setting of how: with another value nothing is made anew.
+    stages = list_stages(load_recipe(tiny_recipe, settings[1:]), tmp_path / "kept")
+    check_stages(stages, ["text2mask"], [], None)
 
 
 def test_listing_stages_loads_no_model_and_no_data():

@@ -42,6 +42,13 @@ class EvaluationConfig:
             within=POSITIVE,
         ),
     )
+    keep_checkpoints: bool = field(
+        default=False,
+        metadata=about(
+            "Keep checkpoints and caches of finished trainings: several times the size of what they made.",
+            how_only=True,
+        ),
+    )
 
     def __post_init__(self):
         check_fields(self)

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from ..synthesis.agreement_filter import read_summary
 from ..synthesis.generators import open_pipeline
 from ..synthesis.pseudo_labels import pseudo_label
 from ..trainers.adapt import AdaptTask
+from ..trainers.checkpoints import CHECKPOINTS
 from ..trainers.generator import build_panoptic_codec
+from ..trainers.latents import CACHE
 from ..trainers.loop import Run, train
 from ..trainers.mask2img import Mask2ImgTask
 from ..trainers.segmenter import SegmenterTask
@@ -52,6 +55,9 @@ def make_stage(stage: Stage, recipe: Recipe, run: RunFolder, command: str | None
     read = None if stage.inputs or data is None else data[stage.source]
     with mark_stage(stage.folder, stage.name, stage.settings, stage.fingerprint, command, read) as facts:
         facts |= _MAKERS.get(stage.name, _make_segmenter)(stage, recipe, run)
+    if not recipe.evaluation.keep_checkpoints:
+        for name in (CHECKPOINTS, CACHE):
+            shutil.rmtree(stage.folder / name, ignore_errors=True)
     marker = finished_marker(stage.folder)
     return f"{stage.name}: done in {marker['seconds']:.0f} s, peak memory {marker['peak_memory_gb']:.1f} GB"
 

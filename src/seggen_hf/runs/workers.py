@@ -97,9 +97,6 @@ def _begin(job: str, run: RunFolder, name: str, place: int, share: int, command:
     # Each has its share of the threads, and its bar of progress below the others'.
     threads = max(1, torch.get_num_threads() // share)
     variables = {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(place)}
-    # At its first import transformers warns of image processors that nothing here uses: before anybody could ask it
-    # to be quiet.
-    variables["TRANSFORMERS_VERBOSITY"] = os.environ.get("TRANSFORMERS_VERBOSITY", "error")
     if (gpus := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         variables["CUDA_VISIBLE_DEVICES"] = visible[place % len(visible)]

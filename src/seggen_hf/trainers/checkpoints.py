@@ -19,6 +19,7 @@ from ..storage.files import write_json
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"  # in the folder of a training
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 STATE = "state.json"
 

@@ -23,7 +23,7 @@ from ..storage.digests import digest_of
 from ..storage.files import write_folder
 from .compiled import compile_blocks
 from .encoding import Encoders, check_captions, images_at_once
-from .latents import LatentCache, compress_map, unpack_map
+from .latents import CACHE, LatentCache, compress_map, unpack_map
 from .objective import DenoisingObjective
 from .views import RecordViews
 
@@ -204,7 +204,7 @@ class GeneratorTask:
         self.encoders.to(self.device)
         self._null = tuple(tensor.float().cpu().numpy()[0] for tensor in self.encoders.encode_null())
         if self.config.cache_latents:
-            self.cache = LatentCache(Path(self.config.output_dir) / "cache", self._cache_facts(), self.num_records)
+            self.cache = LatentCache(Path(self.config.output_dir) / CACHE, self._cache_facts(), self.num_records)
             if not self.cache.is_complete and self.needs_map:
                 self._check_maps()
             self.cache.build(self._encode_records, self.estimate_cache(), self.config.cache_max_gb)

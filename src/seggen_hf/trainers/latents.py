@@ -25,6 +25,7 @@ from ..storage.files import write_json
 
 logger = logging.getLogger(__name__)
 
+CACHE = "cache"  # in the folder of a training
 _MIN_CHUNK, _MAX_CHUNKS = 64, 256  # records in a chunk at least; chunks (open memory maps) at most
 
 

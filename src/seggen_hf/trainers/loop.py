@@ -24,6 +24,7 @@ from ..storage.files import write_text
 from ..storage.folders import TRAINING, claim_folder, hold_folder
 from .checkpoint_writer import CheckpointWriter
 from .checkpoints import (
+    CHECKPOINTS,
     TrainingState,
     check_room,
     checkpoint_bytes,
@@ -161,14 +162,14 @@ class _Training:
                 accelerator.scaler.load_state_dict(self.state.loss_scale)
             logger.info("Continuing at step %d of %s", self.state.step, self.folder)
         self.state.fingerprint = self.fingerprint
-        self.writer = CheckpointWriter(self.folder / "checkpoints", config.checkpoints_total_limit)
+        self.writer = CheckpointWriter(self.folder / CHECKPOINTS, config.checkpoints_total_limit)
         self.samples_per_step = (
             config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
         )
 
     def _find_begun(self) -> Path | None:
         """The checkpoint to go on from; refused before the task makes or removes a cache."""
-        checkpoints, last_step = self.folder / "checkpoints", self.config.max_train_steps
+        checkpoints, last_step = self.folder / CHECKPOINTS, self.config.max_train_steps
         if not self.config.resume:
             if self.accelerator.is_main_process and (replaced := set_aside(checkpoints)):
                 logger.warning("The checkpoints of an earlier training are now in %s", replaced)
