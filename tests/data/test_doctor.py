@@ -21,7 +21,9 @@ from makers import (
     write_classes,
 )
 from PIL import Image
+from typer.testing import CliRunner
 
+from seggen_hf.cli import app
 from seggen_hf.data.doctor import examine, fix
 from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.data.schema import encode_image, encode_map, labels_of, read_image, read_map
@@ -247,3 +249,29 @@ def test_a_picture_in_another_file_is_told_as_the_same(tmp_path):
     found = [line for line in examine(root).problems if "the same picture" in line]
     assert [line.split(" is the same picture as ")[0] for line in found] == ["val: format", "val: pass", "val: size"]
     assert "train: 0, in another file (its pixels differ by 0.0 of 255)" in found[0] and "train: 1" in found[1]
+
+
+def test_images_without_masks_are_looked_through(tmp_path):
+    root = make_folder(tmp_path / "data", count=3, splits=("train", "val"))
+    more = tmp_path / "more"
+    more.mkdir()
+    for number in range(4):
+        Image.fromarray(photo(40 + number)).save(more / f"{number}.png")
+    shutil.copy(more / "0.png", more / "again.png")
+    (more / "cut.jpg").write_bytes((root / "train/images/0001.jpg").read_bytes()[:700])
+    shutil.copy(root / "val/images/0002.jpg", more / "seen.jpg")
+    (more / "captions.jsonl").write_text('{"file_name": "1.png", "caption": "a street"}\n')
+    report = examine(root, unlabelled=str(more))
+    (problem,) = report.problems
+    assert problem.startswith("unlabelled: ") and "cut.jpg" in problem
+    told = "\n".join(report.warnings)
+    assert "unlabelled: the same image: 0, again" in told and "1 of them is in val too, first seen (0002)" in told
+    counts = report.to_dict()["unlabelled"]
+    assert (counts["images"], counts["captions"], counts["shared"]) == (7, 1, {"val": 1})
+    assert "7 images, 1 broken, 1 with captions" in report.to_text()
+    assert examine(root).to_dict()["unlabelled"] is None
+    (more / "cut.jpg").unlink()
+    done = CliRunner().invoke(app, ["doctor", str(root), "--unlabelled", str(more)])
+    assert done.exit_code == 0 and "unlabelled" in done.stdout
+    done = CliRunner().invoke(app, ["doctor", str(root), "--unlabelled", "no/where/at/all"])
+    assert done.exit_code == 1 and "is no folder, no split" in done.stderr

@@ -15,6 +15,10 @@ from .options import Debug, Json, Splits, reads_source
 def doctor(
     source: Annotated[str, typer.Argument(help="Folder, Hub id or `scenes`.")],
     split: Splits = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option("--unlabelled", help="Look through images without masks too: a folder, a split or a Hub id."),
+    ] = None,
     fix: Annotated[Path | None, typer.Option("--fix", help="Write a clean copy into this new folder.")] = None,
     json: Json = False,
     debug: Debug = False,
@@ -28,7 +32,7 @@ def doctor(
 
     if fix is not None:
         check_output_dir(source, fix)
-    found = examine(source, split or None, **reading)
+    found = examine(source, split or None, unlabelled, **reading)
     print(dumps(found.to_dict()) if json else found.to_text())
     if fix is not None:
         copy = write_clean_copy(source, fix, split or None, **reading)

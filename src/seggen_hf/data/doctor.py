@@ -1,6 +1,5 @@
 """What is wrong with a data set, and a clean copy of it."""
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import DataConfig
 from ..labels import LabelSet
 from ..storage.files import new_folder
 from ..storage.names import check_name
 from .clean_copy import write_clean_split
-from .likeness import compare, find_pairs, thumbnails
+from .doctor_unlabelled import UnlabelledReport, examine_unlabelled
+from .likeness import compare, digest_image, find_pairs, thumbnails
 from .sources.checks import LISTED, Source, explain_missing_label, explain_no_label, inspect_rows
 from .sources.load import open_source, splits_of
 
@@ -65,13 +66,15 @@ class DoctorReport:
     splits: list[SplitReport]
     collisions: list[str]
     alike: list[str]
+    unlabelled: UnlabelledReport | None = None
 
     @property
     def problems(self) -> list[str]:
         found = [f"classes.json: {collision}" for collision in self.collisions]
         for report in self.splits:
             found += [f"{report.split}: {line}" for line in report.broken]
-        return found + self._shared_images() + self.alike
+        found += self._shared_images() + self.alike
+        return found + (self.unlabelled.problems if self.unlabelled else [])
 
     @property
     def warnings(self) -> list[str]:
@@ -97,7 +100,7 @@ class DoctorReport:
                     f"{report.split}: {report.exif_dropped} images are read without their EXIF rotation: the split's "
                     f"masks fit only so"
                 )
-        return found
+        return found + (self.unlabelled.warnings if self.unlabelled else [])
 
     def _shared_images(self) -> list[str]:
         """Images that two splits share: a score on the second would be a score on training data."""
@@ -133,6 +136,7 @@ class DoctorReport:
             "source": self.source,
             "num_labels": self.labels.num_labels,
             "splits": splits,
+            "unlabelled": self.unlabelled.to_dict() if self.unlabelled else None,
             "problems": self.problems,
             "warnings": self.warnings,
         }
@@ -154,6 +158,7 @@ class DoctorReport:
             for i in range(self.labels.num_labels):
                 share = report.pixels[i] / labelled
                 lines.append(f"  {i:>5} {self.labels.id2label[i][:24]:24} {report.images[i]:>7} {share:>8.2%}")
+        lines += self.unlabelled.to_lines() if self.unlabelled else []
         for title, found in (("Problems", self.problems), ("Warnings", self.warnings)):
             lines += ["", f"{title}: {len(found) or 'none'}", *(f"  {line}" for line in found[:LISTED])]
             if len(found) > LISTED:
@@ -170,12 +175,15 @@ class FixReport:
     left_out: list[str]
 
 
-def examine(source: str | Path, split: str | list[str] | None = None, **settings) -> DoctorReport:
+def examine(
+    source: str | Path, split: str | list[str] | None = None, unlabelled: str | None = None, **settings
+) -> DoctorReport:
     """Read every picture of a source and report what is there and what is wrong.
 
     Args:
         source (`str`): as for `load_records`.
         split (`str` or `list`): all splits if not given; several are also compared with each other.
+        unlabelled: images without masks, as `data.unlabelled` names them; compared with all splits.
         settings: image_column, mask_column, labels, zero_is_void, config_name, revision of `load_records`.
     Raises: `ValueError` where there is nothing to examine: an unknown layout, split, or no labels.
     """
@@ -193,7 +201,13 @@ def examine(source: str | Path, split: str | list[str] | None = None, **settings
         seen.append((found, reports[-1], small))
     if labels is None:
         raise ValueError(f"No split of {source} is named; name one, or none for all.")
-    return DoctorReport(str(source), labels, reports, collisions, alike)
+    more = None
+    if unlabelled is not None:
+        names = ("image_column", "media_roots", "max_megapixels")
+        read = {name: value for name in names if (value := settings.get(name))}
+        data = DataConfig(dataset_name=str(source), unlabelled=unlabelled, **read)
+        more = examine_unlabelled(data, {report.split: report.digests for report in reports})
+    return DoctorReport(str(source), labels, reports, collisions, alike, more)
 
 
 def _tell_alike(
@@ -279,14 +293,3 @@ def _examine_split(found: Source, split: str) -> SplitReport:
         notes=found.notes,
         digests={image_id: digest for image_id, digest in digests.items() if digest},
     )
-
-
-def digest_image(value: dict | None) -> str:
-    """Digest of an image's file; "" where there is none, or nothing in it."""
-    if not value or (value["bytes"] is None and not value["path"]):
-        return ""
-    try:
-        data = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
-    except OSError:
-        return ""
-    return hashlib.sha1(data).hexdigest() if data else ""

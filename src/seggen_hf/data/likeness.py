@@ -4,9 +4,11 @@ A score on a picture that was trained on is no score. Pictures are compared as t
 them whole takes long, and pairs that are near as whole pictures.
 """
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -87,3 +89,14 @@ def compare(first: Dataset, second: Dataset, pairs: Sequence[tuple[int, int]]) -
 def _pixels(value) -> Image.Image:
     with open_image(value) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def digest_image(value: dict | None) -> str:
+    """Digest of an image's file; "" where there is none, or nothing in it."""
+    if not value or (value["bytes"] is None and not value["path"]):
+        return ""
+    try:
+        data = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    except OSError:
+        return ""
+    return hashlib.sha1(data).hexdigest() if data else ""

@@ -17,7 +17,7 @@ from seggen_hf.pipelines import ColormapCodec
 from ..arms import ARMS, SYNTHESIZED, adapts_base, check_arms, list_folders, reads_unlabelled
 from ..config import SCENES, Recipe, load_recipe
 from ..config.presets import MEMORY
-from ..data.doctor import digest_image
+from ..data.likeness import digest_image
 from ..data.schema import labels_of, read_map
 from ..data.sources.map_decoder import read_label_file
 from ..data.sources.unlabelled import check_images, load_unlabelled

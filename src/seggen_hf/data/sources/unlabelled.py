@@ -115,7 +115,12 @@ def _read_hub(name: str, data: DataConfig) -> Dataset:
 
 
 def check_images(rows: Dataset, where: str) -> None:
-    """Raise `ValueError` with the images that no training could read."""
+    """Raise `ValueError` with the `broken_images` of `rows`."""
+    raise_problems(where, broken_images(rows), len(rows))
+
+
+def broken_images(rows: Dataset) -> list[str]:
+    """A line `FILE: reason` for each image that no training could read; `rows` hold undecoded ones."""
 
     def problem(index: int) -> str | None:
         row = rows[index]
@@ -128,5 +133,4 @@ def check_images(rows: Dataset, where: str) -> None:
         return None
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        found = list(pool.map(problem, range(len(rows))))
-    raise_problems(where, [line for line in found if line], len(rows))
+        return [line for line in pool.map(problem, range(len(rows))) if line]
