@@ -34,6 +34,12 @@ def test_a_gain_asks_for_more_and_a_loss_for_less():
     assert "evaluation.arms=[real, synthetic, filtered, copy-paste]" in neither
 
 
+def test_what_only_adds_to_a_run_goes_on_in_it():
+    found = what_next(load_recipe("quickstart"), scores([0.5], synthetic=[0.6]), [])
+    places = {entry.settings[0].partition("=")[0]: entry.command.split()[4] for entry in found}
+    assert places == {"synthesis.imgsyn_variants": "../next", "evaluation.seeds": "."}
+
+
 def test_few_seeds_ask_for_more_of_them_and_three_do_not():
     seeds = "evaluation.seeds=[0, 1, 2]"
     assert seeds in advice(scores([0.5], synthetic=[0.6])) and seeds not in advice(scores(REAL, synthetic=REAL))
@@ -74,7 +80,8 @@ def test_a_training_that_still_learns_is_to_be_longer():
 
 def test_unlabelled_images_are_asked_for_once():
     asked = "data.unlabelled=FOLDER"
-    assert asked in advice({}) and asked not in advice({}, "data.unlabelled=more")
+    own = "data.dataset_name=street"
+    assert asked in advice({}, own) and asked not in advice({}, own, "data.unlabelled=more") | advice({})
 
 
 def test_every_setting_that_is_advised_is_one(tiny_recipe):

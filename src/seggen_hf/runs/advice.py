@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ..config import Recipe
+from ..config import SCENES, Recipe
 from .dropped import TITLES, Made
 from .verdict import BASELINE, CANDIDATES, ENOUGH_SEEDS, Scores, compare
 
@@ -14,15 +14,17 @@ MANY_DROPPED = 0.3  # share of a kind
 
 @dataclass(frozen=True)
 class Advice:
-    """A sentence, and the settings to try; without any where there is nothing to set."""
+    """A sentence, the settings to try, and whether the same run goes on with them: what is finished is kept then."""
 
     text: str
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...]
+    goes_on: bool = False
 
     @property
     def command(self) -> str:
         """To be typed in the run folder."""
-        return " ".join(["seggen run recipe.yaml --out ../next", *(f"--set '{item}'" for item in self.settings)])
+        out = "." if self.goes_on else "../next"
+        return " ".join([f"seggen run recipe.yaml --out {out}", *(f"--set '{item}'" for item in self.settings)])
 
 
 def what_next(
@@ -44,9 +46,9 @@ def what_next(
         if seeds < ENOUGH_SEEDS:
             wanted = ", ".join(map(str, range(ENOUGH_SEEDS)))
             text = f"Train more seeds: {seeds} cannot tell a gain from chance. What is finished is kept."
-            found.append(Advice(text, (f"evaluation.seeds=[{wanted}]",)))
-    if not recipe.data.unlabelled:
-        text = "Images of the same kind without masks help where labels are few: the generators learn their look."
+            found.append(Advice(text, (f"evaluation.seeds=[{wanted}]",), goes_on=True))
+    if not recipe.data.unlabelled and recipe.data.dataset_name != SCENES:
+        text = "If there are more images of the same kind, without masks, let the generators learn their look."
         found.append(Advice(text, ("data.unlabelled=FOLDER",)))
     return found
 
@@ -123,7 +125,7 @@ def _about_gain(recipe: Recipe, scores: Scores, arm: str) -> list[Advice]:
                 "bring anything there; arms of filtered records and of the controls tell what limits it."
             )
             arms = ", ".join(dict.fromkeys([*recipe.evaluation.arms, "filtered", "copy-paste"]))
-            found.append(Advice(text, (f"evaluation.arms=[{arms}]",)))
+            found.append(Advice(text, (f"evaluation.arms=[{arms}]",), goes_on=True))
     return list({advice.settings: advice for advice in reversed(found)}.values())[::-1]
 
 
