@@ -58,19 +58,31 @@ def _thumbnail(value) -> np.ndarray:
 
 def find_pairs(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
     """Rows of two sets of thumbnails that may be one picture: for each of `second` the nearest, if it is near."""
-    pairs = []
-    usable = np.flatnonzero(np.isfinite(first[:, 0])) if len(first) else np.empty(0, int)
-    if not len(usable):
-        return pairs
-    for start in range(0, len(second), _CHUNK):
+    places, distances = nearest(first, second)
+    return [(int(places[row]), int(row)) for row in np.flatnonzero(distances < NEAR)]
+
+
+def nearest(first: np.ndarray, second: np.ndarray, others_only: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `second` the row of `first` that is nearest to it, int64, and its distance as a share of their
+    contrast, float64; infinite where nothing can be said.
+
+    Args:
+        first, second: `thumbnails`.
+        others_only: both are the same, and none is its own neighbour.
+    """
+    usable = np.flatnonzero(np.isfinite(first[:, 0])) if len(first) else np.empty(0, np.int64)
+    places, distances = np.zeros(len(second), np.int64), np.full(len(second), np.inf)
+    for start in range(0, len(second) if len(usable) else 0, _CHUNK):
         part = second[start : start + _CHUNK]
         # Of unit vectors the squared distance is 2 - 2 cos.
-        likeness = np.nan_to_num(part @ first[usable].T / first.shape[1], nan=-1.0)
-        nearest = likeness.argmax(1)
-        for row, place in enumerate(nearest):
-            if 2 - 2 * likeness[row, place] < NEAR**2:
-                pairs.append((int(usable[place]), start + row))
-    return pairs
+        likeness = part @ first[usable].T / first.shape[1]
+        if others_only:
+            likeness[usable[None] == np.arange(start, start + len(part))[:, None]] = np.nan
+        likeness = np.nan_to_num(likeness, nan=-np.inf)
+        rows = slice(start, start + len(part))
+        places[rows] = usable[likeness.argmax(1)]
+        distances[rows] = np.sqrt(np.maximum(2 - 2 * likeness.max(1), 0))
+    return places, distances
 
 
 def compare(first: Dataset, second: Dataset, pairs: Sequence[tuple[int, int]]) -> list[Pair]:

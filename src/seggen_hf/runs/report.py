@@ -15,6 +15,7 @@ from seggen_hf.pipelines import ColormapCodec
 
 from ..arms import ARMS, list_folders, parse_segmenter_name
 from ..config import SECTIONS, Recipe
+from ..data.likeness import NEAR
 from ..data.schema import labels_of, load_saved, read_image, read_map
 from ..pictures.markdown import cell, code_span
 from ..pictures.report import SIDE, PictureFolder, hex_color, line_chart
@@ -28,6 +29,7 @@ from ..tasks import TASKS, task_of
 from .advice import what_next
 from .dropped import count_made, describe_arms
 from .folder import PREDICTIONS, RunFolder, read_history
+from .neighbors import find_neighbors, show_neighbors
 from .results import list_seeds, list_unfinished, percent, read_results, scores_by_arm
 from .scores import NUM_SHOWN
 from .verdict import BASELINE, CANDIDATES, write_verdict
@@ -91,8 +93,17 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
         "arms": describe_arms(made, recipe.evaluation.arms),
         "dropped": [row for entry in made for row in entry.to_rows()],
         "counts": made,
+        "near": NEAR,
+        "neighbors": _neighbors(run, captions, codec, pictures) if codec else [],
         "advice": what_next(recipe, scores_by_arm(rows), made, _real_history(run, recipe)) if results else [],
     }
+
+
+def _neighbors(run: RunFolder, captions, codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
+    if not run.marker("synthetic"):
+        return []
+    synthetic = load_synthetic(run.synthetic)
+    return show_neighbors(find_neighbors(captions, synthetic), captions, synthetic, codec, pictures)
 
 
 def _real_history(run: RunFolder, recipe: Recipe) -> list[dict]:
