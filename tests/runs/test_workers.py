@@ -60,6 +60,8 @@ def test_the_error_of_one_training_ends_the_run_in_a_line(untrained_run, tiny_re
     with pytest.raises(ValueError, match="^segmenter-synthetic/seed-0: .*") as caught:
         run_stages(load_recipe(tiny_recipe, ["evaluation.jobs=2"]), untrained_run)
     assert "\n" not in str(caught.value) and not (untrained_run / "results.json").exists()
+    last = (untrained_run / "log" / "run.log").read_text().splitlines()[-1]
+    assert "failed: ValueError: segmenter-synthetic/seed-0: " in last
 
 
 def test_trainings_end_with_the_run_and_keep_its_folder_until_then(untrained_run, tiny_recipe):
@@ -108,6 +110,7 @@ def test_a_run_that_is_stopped_leaves_checkpoints_of_that_moment(untrained_run, 
     assert run.returncode == 143, said
     assert said.strip().splitlines()[-1] == "error: stopped; the same command goes on where it was."
     assert "Traceback" not in said
+    assert "stopped by SIGTERM" in (untrained_run / "log" / "run.log").read_text()
     for folder in folders:
         (checkpoint,) = list_checkpoints(folder / "checkpoints")
         begun = json.loads((folder / "stage.started.json").read_text())

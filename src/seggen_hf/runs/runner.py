@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 
 from ..arms import JUDGED, check_arms
@@ -11,6 +10,7 @@ from ..config import Recipe, save_recipe
 from .cards import write_cards
 from .folder import RunFolder
 from .lock import lock_run
+from .log import RunLog
 from .makers import begins, make_stage
 from .preflight import check_run
 from .records import data_digest, load_test_records, source_digests
@@ -109,39 +109,46 @@ def run_stages(
     """
     run = RunFolder(out)
     with lock_run(run) as lock:
-        stages = list_stages(recipe, run)
-        tell = functools.partial(_tell, run, say)
-        data = _prepare(recipe, run, stages, kinds, redo, tell)
-        save_recipe(recipe, run.recipe_file)
-        if command:
-            tell(f"$ {command}")
-        together = functools.partial(work_together, recipe=recipe, run=run, command=command, lock=lock, tell=tell)
-        chosen = choose_stages(stages, kinds)
-        for stage in [stage for stage in chosen if stage.is_done]:
-            tell(f"{stage.name}: kept, it is finished")
-        pending = [stage for stage in chosen if not stage.is_done]
-        if recipe.evaluation.jobs > 1:
-            together("make", stages=pending)
-        else:
-            for stage in pending:
-                tell(begins(stage))
-                tell(make_stage(stage, recipe, run, command, data))
-        if "evaluate" in kinds:
-            trainings = [stage for stage in stages if stage.kind == "segmenter"]
-            _evaluate(recipe, run, trainings, command, tell, together if recipe.evaluation.jobs > 1 else None)
-        write_cards(run)
-        if "report" in kinds:
-            write_report(run)
-            tell(f"report: {run.report}")
+        stages, log = list_stages(recipe, run), RunLog(run, say)
+        data = _prepare(recipe, run, stages, kinds, redo, log.tell)
+        with log.call():
+            _make(recipe, run, stages, kinds, command, data, lock, log.tell)
         if redo or all(stage.is_done for stage in stages):
             run.redo.unlink(missing_ok=True)
 
 
-def _tell(run: RunFolder, say: Callable[[str], None], line: str) -> None:
-    run.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(run.log, "a", encoding="utf-8") as log:
-        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-    say(line)
+def _make(
+    recipe: Recipe,
+    run: RunFolder,
+    stages: list[Stage],
+    kinds: Sequence[str],
+    command: str | None,
+    data: dict[str, str] | None,
+    lock: int,
+    tell: Callable[[str], None],
+) -> None:
+    """Make, score and report what is to be made; nothing refuses it any more."""
+    save_recipe(recipe, run.recipe_file)
+    if command:
+        tell(f"$ {command}")
+    together = functools.partial(work_together, recipe=recipe, run=run, command=command, lock=lock, tell=tell)
+    chosen = choose_stages(stages, kinds)
+    for stage in [stage for stage in chosen if stage.is_done]:
+        tell(f"{stage.name}: kept, it is finished")
+    pending = [stage for stage in chosen if not stage.is_done]
+    if recipe.evaluation.jobs > 1:
+        together("make", stages=pending)
+    else:
+        for stage in pending:
+            tell(begins(stage))
+            tell(make_stage(stage, recipe, run, command, data))
+    if "evaluate" in kinds:
+        trainings = [stage for stage in stages if stage.kind == "segmenter"]
+        _evaluate(recipe, run, trainings, command, tell, together if recipe.evaluation.jobs > 1 else None)
+    write_cards(run)
+    if "report" in kinds:
+        write_report(run)
+        tell(f"report: {run.report}")
 
 
 def _prepare(
