@@ -7,6 +7,7 @@ from PIL import Image
 from seggen_hf.data.likeness import nearest, thumbnails
 from seggen_hf.data.scenes.records import scene_records
 from seggen_hf.data.schema import read_image, read_map
+from seggen_hf.runs import neighbors
 from seggen_hf.runs.neighbors import find_neighbors
 
 
@@ -31,6 +32,12 @@ def test_a_copy_is_found_and_a_new_picture_is_none(real):
     for entry in find_neighbors(real, fresh):
         assert entry.copies == 0 and entry.count == 2 and entry.distance > 0.1
         assert entry.distance == pytest.approx(entry.real_distance, rel=0.9)  # as far as real ones from each other
+
+
+def test_of_many_real_records_some_are_looked_at(real, monkeypatch):
+    monkeypatch.setattr(neighbors, "MOST_REAL", 3)  # 0, 5 and 11
+    (entry,) = find_neighbors(real, made_of(real.select([5, 4]), ["imgsyn", "imgsyn"]))
+    assert entry.copies == 1 and entry.pairs[0][:2] == (0, 5) and entry.pairs[1][1] in (0, 5, 11)
 
 
 def test_distances_are_those_of_all_pairs(real):

@@ -15,6 +15,7 @@ from ..pictures.spacing import spread
 from .dropped import TITLES
 
 MOST = 2000  # samples of a kind that are looked at
+MOST_REAL = 5000  # real records that they are compared with, at even spacing: more would take minutes
 MAP_SIDE = 32  # maps are compared at this size
 SAME_MAP = 0.98  # share of equal pixels of a map that is as good as a copy
 NUM_SHOWN = 3
@@ -41,12 +42,14 @@ class Neighbors:
 
 
 def find_neighbors(real: Dataset, made: Dataset) -> list[Neighbors]:
-    """Of each kind: its images beside all real ones, and where maps are drawn, its maps beside all real ones.
+    """Of each kind: its images beside the real ones, and where maps are drawn, its maps beside the real ones.
 
     Args:
         real: the records that the generators were trained on; made: synthetic ones (`load_synthetic`).
     """
     found, kinds = [], made["kind"][:]
+    chosen = spread(len(real), MOST_REAL)
+    real = real.select(chosen)
     small_real = thumbnails(_undecoded(real))
     real_maps = _small_maps(real, range(len(real)))
     among_real = nearest(small_real, small_real, others_only=True)[1]
@@ -56,10 +59,12 @@ def find_neighbors(real: Dataset, made: Dataset) -> list[Neighbors]:
         if not rows:
             continue
         places, distances = nearest(small_real, thumbnails(_undecoded(made.select(rows))))
+        places = np.take(chosen, places)
         found.append(_describe(f"{title}: images", rows, places, distances, among_real, NEAR))
         if kind == "masksyn":
             places, distances = _nearest_maps(real_maps, _small_maps(made, rows))
             between = _nearest_maps(real_maps, real_maps, others_only=True)[1]
+            places = np.take(chosen, places)
             found.append(_describe(f"{title}: maps", rows, places, distances, between, 1 - SAME_MAP))
     return found
 
