@@ -110,6 +110,7 @@ def test_a_run_that_is_stopped_leaves_checkpoints_of_that_moment(untrained_run, 
     assert run.returncode == 143, said
     assert said.strip().splitlines()[-1] == "error: stopped; the same command goes on where it was."
     assert "Traceback" not in said
+    assert "\x1b[A" in said  # the bar of one below that of the other
     assert "stopped by SIGTERM" in (untrained_run / "log" / "run.log").read_text()
     for folder in folders:
         (checkpoint,) = list_checkpoints(folder / "checkpoints")

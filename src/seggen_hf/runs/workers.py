@@ -4,6 +4,7 @@ A small model does not keep many CPU threads busy, nor one of several GPUs the o
 a thread each make half as many steps again as one after the other with two.
 """
 
+import functools
 import multiprocessing
 import os
 import threading
@@ -15,6 +16,7 @@ from multiprocessing import reduction
 from typing import Any
 
 import torch
+from tqdm.std import tqdm
 
 from ..config import Recipe
 from ..process.children import begin_child, child_context, start_child
@@ -94,9 +96,7 @@ class _Worker:
 
 
 def _begin(job: str, run: RunFolder, name: str, place: int, share: int, command: str | None, lock: int) -> _Worker:
-    # Each has its share of the threads, and its bar of progress below the others'.
-    threads = max(1, torch.get_num_threads() // share)
-    variables = {"OMP_NUM_THREADS": str(threads), "TQDM_POSITION": str(place)}
+    variables = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // share))}
     if (gpus := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         variables["CUDA_VISIBLE_DEVICES"] = visible[place % len(visible)]
@@ -104,19 +104,22 @@ def _begin(job: str, run: RunFolder, name: str, place: int, share: int, command:
     held = reduction.DupFd(lock) if hasattr(reduction, "DupFd") else None
     context = child_context(__name__)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(job, str(run), name, command, held, variables, sender))
+    process = context.Process(target=_run, args=(job, str(run), name, place, command, held, variables, sender))
     start_child(process, variables)
     sender.close()
     return _Worker(process, receiver)
 
 
 def _run(
-    job: str, out: str, name: str, command: str | None, held: Any, variables: dict[str, str], sender: Any
+    job: str, out: str, name: str, place: int, command: str | None, held: Any, variables: dict[str, str], sender: Any
 ) -> None:
     """One of the processes; what it has to say to the one that began it goes to `sender`."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C in a terminal reaches the first process alone, which passes it on once
     begin_child(variables)
+    # Each has its bar below the others'. TQDM_POSITION is read at tqdm's import, which was in another process.
+    bars: Any = tqdm
+    bars.__init__ = functools.partialmethod(bars.__init__, position=place)
     lock = held and held.detach()  # open until the end
     threading.Thread(target=_end_with_the_run, daemon=True).start()
     os.dup2(2, 1)
