@@ -73,21 +73,27 @@ def describe_run(run: Path) -> str:
 
 
 def describe_chance(tables: list[dict]) -> str:
-    """Of the arm `synthetic`: how likely chance is where there are three seeds or more, and which part it closes of
-    the gap between real data and a perfect generator (`renderer`)."""
+    """Of the arm `synthetic`: how likely chance is where there are three seeds or more, against real data and against
+    what is to be had without generators, and which part it closes of the gap to a perfect generator (`renderer`)."""
     told = []
-    for table in tables:
-        rows = {row["arm"]: row for row in table["rows"]}
-        if not {"real", "synthetic"} <= rows.keys() or len(rows["real"]["seeds"]) < 3:
-            continue
-        real, synthetic = (list(rows[arm]["seeds"].values()) for arm in ("real", "synthetic"))
-        p = ttest_ind(real, synthetic, equal_var=False).pvalue
-        line = f"on {table['split']} p = {p:.0e}"
-        if "renderer" in rows:
-            gap = rows["renderer"]["mean"] - rows["real"]["mean"]
-            line += f", and {(rows['synthetic']['mean'] - rows['real']['mean']) / gap:.0%} of the gap to `renderer`"
-        told.append(line)
-    return f" Synthetic against real, Welch's t over the seeds: {'; '.join(told)}." if told else ""
+    for baseline in ("real", "copy-paste", "self-training"):
+        lines = []
+        for table in tables:
+            rows = {row["arm"]: row for row in table["rows"]}
+            if not {baseline, "synthetic"} <= rows.keys() or len(rows[baseline]["seeds"]) < 3:
+                continue
+            before, after = (list(rows[arm]["seeds"].values()) for arm in (baseline, "synthetic"))
+            difference = rows["synthetic"]["mean"] - rows[baseline]["mean"]
+            line = f"on {table['split']} p = {ttest_ind(before, after, equal_var=False).pvalue:.0e}"
+            if baseline != "real":
+                line = f"{percent(difference, signed=True)} {line}"
+            elif "renderer" in rows:
+                line += f", and {difference / (rows['renderer']['mean'] - rows['real']['mean']):.0%} of the gap to "
+                line += "`renderer`"
+            lines.append(line)
+        if lines:
+            told.append(f"against {baseline} {'; '.join(lines)}")
+    return f" Synthetic by Welch's t over the seeds: {'. And '.join(told)}." if told else ""
 
 
 def show_samples(run: Path, docs: Path) -> str:
