@@ -46,7 +46,7 @@ FLOORS = {
     "hub": 8,
     "cli": 9,
 }
-SCRIPTS_FLOOR = 9
+SCRIPTS_FLOOR = 10
 
 
 def module_files() -> dict[str, Path]:
