@@ -21,11 +21,12 @@ from seggen_hf.pictures.markdown import table
 from seggen_hf.runs.report import list_costs
 from seggen_hf.runs.results import percent, read_results, scores_by_arm
 from seggen_hf.runs.runner import run_stages
+from seggen_hf.runs.verdict import BASELINE
 from seggen_hf.storage.files import write_text
 
 STUDIES_FOLDER = Path(__file__).with_name("studies")
 PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
-BASELINE, ALL_LABELS = "real", "all-labels"
+ALL_LABELS = "all-labels"
 
 
 @dataclass(frozen=True)

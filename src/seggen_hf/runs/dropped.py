@@ -8,10 +8,10 @@ from ..arms import ARMS, SYNTHESIZED
 from ..synthesis.quality import REASONS
 from ..synthesis.shards import finished_shards, read_log
 from .folder import RunFolder
+from .stages import RECORDS_OF
 
 NUM_EXAMPLES = 3  # of each reason
 TITLES = {"imgsyn": "ImgSyn", "masksyn": "MaskSyn"}
-FOLDERS = {"synthesize": "synthetic", "filter": "filtered"}  # where an arm's records lie, by what it reads
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Made:
 def count_made(run: RunFolder) -> list[Made]:
     """Of each kind what the synthesis made and kept, and what the filter kept of that, as far as they are finished."""
     found = []
-    for stage in FOLDERS.values():
-        if run.marker(stage):
+    for reads, stage in RECORDS_OF.items():
+        if reads in SYNTHESIZED and run.marker(stage):
             found += _count_folder(run.stage(stage), stage)
     return found
 
@@ -70,7 +70,7 @@ def absent_kinds(made: list[Made], arms: list[str]) -> dict[str, list[str]]:
     for name in arms:
         arm = ARMS[name]
         if arm.reads in SYNTHESIZED:
-            kinds = [kind for kind in arm.kinds if kept.get((FOLDERS[arm.reads], kind)) == 0]
+            kinds = [kind for kind in arm.kinds if kept.get((RECORDS_OF[arm.reads], kind)) == 0]
             if kinds:
                 absent[name] = kinds
     return absent

@@ -65,6 +65,7 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
     codec = ColormapCodec(labels_of(captions)) if captions is not None else None
     task = task_of(rows) if rows else TASKS[recipe.data.task]
     made = count_made(run)
+    synthetic = load_synthetic(run.synthetic) if codec and run.marker("synthetic") else None
     return {
         "name": recipe.name,
         "dataset": public_value(recipe.data.dataset_name),
@@ -72,7 +73,7 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
         "verdict": results["verdict"] if results else write_verdict({}, task.metric_name),
         "task": task,
         "legend": list_legend(codec) if codec else [],
-        "made": show_samples(run, captions, codec, pictures) if codec else [],
+        "made": show_samples(synthetic, captions, codec, pictures) if synthetic else [],
         "predictions": show_predictions(run, rows, codec, pictures) if codec else [],
         "scores": list_scores(rows),
         "classes": list_classes(rows),
@@ -94,15 +95,12 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
         "dropped": [row for entry in made for row in entry.to_rows()],
         "counts": made,
         "near": NEAR,
-        "neighbors": _neighbors(run, captions, codec, pictures) if codec else [],
+        "neighbors": _neighbors(synthetic, captions, codec, pictures) if synthetic else [],
         "advice": what_next(recipe, scores_by_arm(rows), made, _real_history(run, recipe)) if results else [],
     }
 
 
-def _neighbors(run: RunFolder, captions, codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
-    if not run.marker("synthetic"):
-        return []
-    synthetic = load_synthetic(run.synthetic)
+def _neighbors(synthetic, captions, codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
     return show_neighbors(find_neighbors(captions, synthetic), captions, synthetic, codec, pictures)
 
 
@@ -116,12 +114,9 @@ def list_legend(codec: ColormapCodec) -> list[dict]:
     return [*entries, {"name": "ignored", "color": hex_color(codec.void_color)}]
 
 
-def show_samples(run: RunFolder, captions, codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
+def show_samples(made, captions, codec: ColormapCodec, pictures: PictureFolder) -> list[dict]:
     """Samples of each kind at even spacing: caption, map, image, and for ImgSyn the real image too."""
-    if not run.marker("synthetic"):
-        return []
     groups = []
-    made = load_synthetic(run.synthetic)
     place_of = {image_id: place for place, image_id in enumerate(captions["image_id"][:])}
     kinds = made["kind"][:]
     for kind, title in (

@@ -38,7 +38,7 @@ _SOURCE = (
 # Settings of newer versions: they count where they are set, so that runs of older versions go on.
 _SOURCE_IF_SET = ("void_ids", "mask_suffix", "held_out", "held_out_seed", "train_records_seed")
 # The stage whose folder holds the records that an arm `reads`.
-_RECORDS_OF = {"synthesize": "synthetic", "filter": "filtered", "renderer": "renderer", "pseudo": "pseudo"}
+RECORDS_OF = {"synthesize": "synthetic", "filter": "filtered", "renderer": "renderer", "pseudo": "pseudo"}
 
 
 @dataclass(eq=False)
@@ -171,13 +171,13 @@ def _segmenter_stage(recipe: Recipe, run: RunFolder, arm: Arm, seed: int, stages
     captions = stages[0]
     if arm.reads is None:  # it reads images and maps from the captions' folder: no setting of a caption decides them
         return Stage(name, "segmenter", folder, _source_settings(recipe) | settings, after=[captions])
-    inputs = [captions, *(stage for stage in stages if stage.name == _RECORDS_OF[arm.reads])]
+    inputs = [captions, *(stage for stage in stages if stage.name == RECORDS_OF[arm.reads])]
     return Stage(name, "segmenter", folder, settings, inputs)
 
 
 def segmenter_config(recipe: Recipe, run: RunFolder, arm: Arm, seed: int) -> SegmenterConfig:
     """The training of one arm and seed in its folder of the run."""
-    synthetic = run.stage(_RECORDS_OF[arm.reads]) if arm.reads else None
+    synthetic = run.stage(RECORDS_OF[arm.reads]) if arm.reads else None
     return arm_config(arm, recipe.segmenter, seed, run.segmenter(arm.name, seed), synthetic)
 
 
