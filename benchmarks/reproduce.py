@@ -7,6 +7,7 @@ the ceiling that each arm closes.
 """
 
 import argparse
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from seggen_hf.runs.results import percent, read_results, scores_by_arm
 from seggen_hf.runs.runner import run_stages
 from seggen_hf.runs.verdict import BASELINE
 from seggen_hf.storage.files import write_text
+from seggen_hf.trainers.script import told_in_a_line
 
 STUDIES_FOLDER = Path(__file__).with_name("studies")
 PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
@@ -190,8 +192,11 @@ def main(arguments: list[str] | None = None) -> int:
                 missing.append(study.name)
                 print(f"skipped: {error}", flush=True)
         for study in [study for study in chosen if study.name not in missing]:
-            run_study(study, args.data, args.out, min(args.seeds or study.seeds, study.seeds), args.settings)
+            seeds = min(args.seeds or study.seeds, study.seeds)
+            status = told_in_a_line(functools.partial(run_study, study, args.data, args.out, seeds, args.settings))
             write_page(args.out, args.page)
+            if status:
+                return status
         if len(missing) == len(chosen):
             return 1
     write_page(args.out, args.page)

@@ -29,6 +29,7 @@ from seggen_hf.runs.folder import RunFolder
 from seggen_hf.runs.report import write_report
 from seggen_hf.runs.results import read_results, results_table
 from seggen_hf.storage.files import save_image, write_text
+from seggen_hf.trainers.script import told_in_a_line
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHOWN, SIDE = 6, 160
@@ -178,4 +179,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(told_in_a_line(main))
