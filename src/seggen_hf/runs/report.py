@@ -65,7 +65,7 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
     codec = ColormapCodec(labels_of(captions)) if captions is not None else None
     task = task_of(rows) if rows else TASKS[recipe.data.task]
     made = count_made(run)
-    synthetic = load_synthetic(run.synthetic) if codec and run.marker("synthetic") else None
+    synthetic = load_synthetic(run.synthetic) if run.marker("synthetic") else None
     return {
         "name": recipe.name,
         "dataset": public_value(recipe.data.dataset_name),
@@ -73,7 +73,7 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
         "verdict": results["verdict"] if results else write_verdict({}, task.metric_name),
         "task": task,
         "legend": list_legend(codec) if codec else [],
-        "made": show_samples(synthetic, captions, codec, pictures) if synthetic else [],
+        "made": show_samples(synthetic, captions, codec, pictures) if codec and synthetic else [],
         "predictions": show_predictions(run, rows, codec, pictures) if codec else [],
         "scores": list_scores(rows),
         "classes": list_classes(rows),
@@ -95,7 +95,7 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
         "dropped": [row for entry in made for row in entry.to_rows()],
         "counts": made,
         "near": NEAR,
-        "neighbors": _neighbors(synthetic, captions, codec, pictures) if synthetic else [],
+        "neighbors": _neighbors(synthetic, captions, codec, pictures) if codec and synthetic else [],
         "advice": what_next(recipe, scores_by_arm(rows), made, _real_history(run, recipe)) if results else [],
     }
 
