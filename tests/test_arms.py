@@ -8,6 +8,7 @@ from seggen_hf.config import load_recipe
     ("arms", "shown"),
     [
         (["real", "imgsyn", "synthetic"], "synthetic"),
+        (["real", "synthetic", "synthetic-copy-paste"], "synthetic-copy-paste"),
         (["real", "masksyn"], "masksyn"),
         (["style-augmentation", "real"], "real"),
         (["renderer", "style-augmentation"], "renderer"),  # what there is

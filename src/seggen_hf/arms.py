@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .config import SCENES, Recipe, SegmenterConfig
 
@@ -16,9 +18,11 @@ class Arm:
     kinds: tuple[str, ...]
     reads: str | None  # the stage that makes its synthetic records
     description: str
-    mode: str | None = None  # its own synthetic_mode; the recipe's if not given
+    segmenter: Mapping[str, Any] = field(default_factory=dict)  # settings of its own, in place of the recipe's
 
 
+PASTED = {"copy_paste": 0.5}  # share of the real samples that get things of others
+ONLY = {"synthetic_mode": "only"}
 ARMS = {
     arm.name: arm
     for arm in (
@@ -26,6 +30,13 @@ ARMS = {
         Arm("imgsyn", ("imgsyn",), "synthesize", "with ImgSyn: real maps, generated images"),
         Arm("masksyn", ("masksyn",), "synthesize", "with MaskSyn: generated maps, generated images"),
         Arm("synthetic", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn"),
+        Arm(
+            "synthetic-copy-paste",
+            ("imgsyn", "masksyn"),
+            "synthesize",
+            "with ImgSyn and MaskSyn, and things of other real records pasted into the real ones",
+            PASTED,
+        ),
         Arm("filtered", ("imgsyn", "masksyn"), "filter", "with both, less what the segmenter of real records rejects"),
         Arm(
             "self-training",
@@ -33,9 +44,15 @@ ARMS = {
             "pseudo",
             "with unlabelled images and the maps that the real arm sees in them",
         ),
-        Arm("synthetic-only", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn, no real records", "only"),
-        Arm("style-augmentation", (), None, "control: real records, hand-made color, fog and night augmentation"),
-        Arm("copy-paste", (), None, "control: real records, with things of others pasted into them"),
+        Arm("synthetic-only", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn, no real records", ONLY),
+        Arm(
+            "style-augmentation",
+            (),
+            None,
+            "control: real records, hand-made color, fog and night augmentation",
+            {"style_augmentation": True},
+        ),
+        Arm("copy-paste", (), None, "control: real records, with things of others pasted into them", PASTED),
         Arm(
             "renderer",
             ("imgsyn", "masksyn"),
@@ -44,14 +61,13 @@ ARMS = {
         ),
     )
 }
-PASTED = 0.5  # share of the samples of the arm copy-paste that get things of others
 SYNTHESIZED = {"synthesize", "filter"}  # what the generators' samples are read from
 JUDGED = {"filter", "pseudo"}  # what the segmenter of real records makes
 
 
 def shown_arm(recipe: Recipe) -> str:
     """The arm whose segmenter is published and shown if none is named: one with synthetic records, if it was run."""
-    best = ("synthetic", "filtered", "imgsyn", "masksyn", "real")
+    best = ("synthetic-copy-paste", "synthetic", "filtered", "imgsyn", "masksyn", "real")
     return next((name for name in best if name in recipe.evaluation.arms), recipe.evaluation.arms[0])
 
 
@@ -93,9 +109,10 @@ def check_arms(recipe: Recipe) -> None:
             "segmenter.style_augmentation is set, which would put the control into every arm. Name it as an arm: "
             "evaluation.arms=[real, synthetic, style-augmentation]."
         )
-    if recipe.segmenter.copy_paste and "copy-paste" in recipe.evaluation.arms:
+    twins = {"copy-paste": "real", "synthetic-copy-paste": "synthetic"}
+    if recipe.segmenter.copy_paste and (twin := next((arm for arm in twins if arm in recipe.evaluation.arms), None)):
         raise ValueError(
-            "segmenter.copy_paste is set: every arm pastes, and the arm 'copy-paste' would be a second 'real'; "
+            f"segmenter.copy_paste is set: every arm pastes, and the arm {twin!r} would be a second {twins[twin]!r}; "
             "drop one of the two."
         )
 
@@ -147,16 +164,13 @@ def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synth
 
     Settings about synthetic records that the arm does not read have their defaults: they cannot retrain it.
     """
-    unread = () if arm.kinds and not arm.mode else ("synthetic_mode", "p_aug", "synthetic_until")
-    reset = {name: getattr(SegmenterConfig, name) for name in unread} | (
-        {"synthetic_mode": arm.mode} if arm.mode else {}
-    )
+    is_mixed = arm.kinds and "synthetic_mode" not in arm.segmenter
+    unread = () if is_mixed else ("synthetic_mode", "p_aug", "synthetic_until")
+    own = {name: getattr(SegmenterConfig, name) for name in unread} | {"style_augmentation": False} | arm.segmenter
     return dataclasses.replace(
         config,
         output_dir=str(folder),
         seed=seed,
-        style_augmentation=arm.name == "style-augmentation",
-        copy_paste=PASTED if arm.name == "copy-paste" else config.copy_paste,
         synthetic_dataset=str(synthetic) if arm.kinds else None,
-        **reset,
+        **own,
     )

@@ -130,7 +130,7 @@ def test_new_arms_and_seeds_are_added_to_a_finished_run(run_copy, tiny_recipe):
     config = json.loads((run_copy / "segmenter-style-augmentation/seed-0/run_config.json").read_text())
     assert config["style_augmentation"] and config["synthetic_dataset"] is None and config["copy_paste"] == 0
     config = json.loads((run_copy / "segmenter-copy-paste/seed-0/run_config.json").read_text())
-    assert config["copy_paste"] == 0.5 and not config["style_augmentation"]
+    assert config["copy_paste"] == 0.5 and not config["style_augmentation"] and config["synthetic_dataset"] is None
     rendered, captions = load_from_disk(run_copy / "renderer"), load_from_disk(run_copy / "captions")
     assert rendered["kind"][:] == ["imgsyn", "masksyn"] * 8
     # ImgSyn's ceiling: the same map in another light; MaskSyn's: another scene.
@@ -221,6 +221,14 @@ def test_arms_differ_in_their_records_only(tmp_path):
     assert differing == {"synthetic_dataset", "style_augmentation", "copy_paste", "synthetic_mode"}
     assert configs["synthetic-only"]["synthetic_mode"] == "only"
     assert configs["real"]["synthetic_dataset"] is None and configs["real"]["max_train_steps"] == 7
+    both = configs["synthetic-copy-paste"]
+    assert both == configs["synthetic"] | {"copy_paste": configs["copy-paste"]["copy_paste"]} and both["copy_paste"]
+
+
+@pytest.mark.parametrize("arm", ["copy-paste", "synthetic-copy-paste"])
+def test_an_arm_of_copy_paste_is_refused_where_all_paste(arm):
+    with pytest.raises(ValueError, match=f"'{arm}' would be a second"):
+        check_arms(load_recipe("quickstart", ["segmenter.copy_paste=0.5", f"evaluation.arms=[real, {arm}]"]))
 
 
 def test_settings_that_an_arm_does_not_read_do_not_change_it(tmp_path):

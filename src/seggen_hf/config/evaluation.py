@@ -26,10 +26,10 @@ class EvaluationConfig:
     arms: list[str] = field(
         default_factory=lambda: ["real", "synthetic"],
         metadata=about(
-            "Trainings compared: real, imgsyn, masksyn, synthetic (both), filtered (both, without what the segmenter "
-            "of real records disagrees with), synthetic-only (both, no real records), self-training (on unlabelled "
-            "images), and the controls copy-paste, "
-            "style-augmentation and renderer."
+            "Trainings compared: real, imgsyn, masksyn, synthetic (both), synthetic-copy-paste (both, and copy-paste "
+            "on the real records), filtered (both, without what the segmenter of real records disagrees with), "
+            "synthetic-only (both, no real records), self-training (on unlabelled images), and the controls "
+            "copy-paste, style-augmentation and renderer."
         ),
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata=about("Seeds of the segmenter trainings."))
@@ -53,7 +53,7 @@ class EvaluationConfig:
     def __post_init__(self):
         check_fields(self)
         known = {"real", "imgsyn", "masksyn", "synthetic", "filtered", "synthetic-only"}
-        known |= {"self-training", "copy-paste", "style-augmentation", "renderer"}
+        known |= {"synthetic-copy-paste", "self-training", "copy-paste", "style-augmentation", "renderer"}
         unknown = sorted(set(self.arms) - known)
         check(not unknown, "arms", self.arms, f"taken from {sorted(known)}")
         check(len(self.arms) > 0, "arms", self.arms, "at least one arm")
