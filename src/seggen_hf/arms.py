@@ -44,6 +44,12 @@ ARMS = {
             "pseudo",
             "with unlabelled images and the maps that the real arm sees in them",
         ),
+        Arm(
+            "pseudo-maps",
+            ("imgsyn",),
+            "repaint",
+            "with images that Mask2Img paints for the maps that the real arm sees in unlabelled images",
+        ),
         Arm("synthetic-only", ("imgsyn", "masksyn"), "synthesize", "with ImgSyn and MaskSyn, no real records", ONLY),
         Arm(
             "style-augmentation",
@@ -61,8 +67,10 @@ ARMS = {
         ),
     )
 }
-SYNTHESIZED = {"synthesize", "filter"}  # what the generators' samples are read from
-JUDGED = {"filter", "pseudo"}  # what the segmenter of real records makes
+SYNTHESIZED = {"synthesize", "filter"}  # what the generators make of real records
+DRAWN = SYNTHESIZED | {"repaint"}  # what a generator makes
+JUDGED = {"filter", "pseudo", "repaint"}  # what the segmenter of real records has a part in
+UNLABELLED = {"pseudo", "repaint"}  # what images without masks become
 
 
 def shown_arm(recipe: Recipe) -> str:
@@ -82,7 +90,7 @@ def check_arms(recipe: Recipe) -> None:
             raise ValueError(f"Arm {name!r} needs synthetic records, but {settings} is 0. Raise it or drop the arm.")
         if ARMS[name].reads in JUDGED and "real" not in recipe.evaluation.arms:
             raise ValueError(f"Arm {name!r} needs the segmenter of arm 'real', which judges. Name both.")
-        if ARMS[name].reads == "pseudo" and not recipe.data.unlabelled:
+        if ARMS[name].reads in UNLABELLED and not recipe.data.unlabelled:
             raise ValueError(f"Arm {name!r} learns from images without masks; name them with data.unlabelled.")
         if name == "renderer" and recipe.data.tiles > 1:
             raise ValueError("Arm 'renderer' draws whole scenes, and data.tiles cuts them. Drop one of the two.")
@@ -132,31 +140,39 @@ def list_folders(recipe: Recipe) -> list[str]:
     """The folders that a run of `recipe` fills, in order; a run folder may hold others, of arms that it had before."""
     read = {ARMS[name].reads for name in recipe.evaluation.arms}
     folders = ["captions", *(["unlabelled"] if reads_unlabelled(recipe) else [])]
-    if read & SYNTHESIZED:
-        folders += ["adapted"] if adapts_base(recipe) else []
-        folders += [*trained_generators(recipe), "synthetic"]
+    folders += ["adapted"] if adapts_base(recipe) else []
+    folders += trained_generators(recipe)
+    folders += ["synthetic"] if read & SYNTHESIZED else []
     folders += ["renderer"] if "renderer" in read else []
     folders += [segmenter_name(arm, seed) for arm in recipe.evaluation.arms for seed in recipe.evaluation.seeds]
-    return folders + [name for reads, name in (("filter", "filtered"), ("pseudo", "pseudo")) if reads in read]
+    judged = {"filtered": {"filter"}, "pseudo": UNLABELLED, "repainted": {"repaint"}}
+    return folders + [name for name, reads in judged.items() if reads & read]
 
 
 def reads_unlabelled(recipe: Recipe) -> bool:
     """Whether a stage of the run reads images without masks."""
-    return adapts_base(recipe) or any(ARMS[name].reads == "pseudo" for name in recipe.evaluation.arms)
+    return adapts_base(recipe) or _reads_any(recipe, UNLABELLED)
+
+
+def _reads_any(recipe: Recipe, stages: set[str]) -> bool:
+    return any(ARMS[name].reads in stages for name in recipe.evaluation.arms)
 
 
 def trained_generators(recipe: Recipe) -> list[str]:
-    """Of `text2mask` and `mask2img` those that a run with synthetic records trains: a generator that the recipe names
-    is used as it is."""
-    synthesis = recipe.synthesis
-    wanted = {"text2mask": synthesis.masksyn_variants > 0, "mask2img": True}
-    return [name for name, is_used in wanted.items() if is_used and not getattr(synthesis, f"{name}_model")]
+    """Those of `used_generators` that the run trains: one that the recipe names is used as it is."""
+    return [name for name in used_generators(recipe) if not getattr(recipe.synthesis, f"{name}_model")]
+
+
+def used_generators(recipe: Recipe) -> list[str]:
+    """Of `text2mask` and `mask2img` those that the recipe's arms need."""
+    draws_maps = recipe.synthesis.masksyn_variants > 0 and _reads_any(recipe, SYNTHESIZED)
+    needed = {"text2mask": draws_maps, "mask2img": _reads_any(recipe, DRAWN)}
+    return [name for name, is_needed in needed.items() if is_needed]
 
 
 def adapts_base(recipe: Recipe) -> bool:
     """Whether the generators that the run trains start from a base that has seen the unlabelled images."""
-    is_drawn = any(ARMS[name].reads in SYNTHESIZED for name in recipe.evaluation.arms)
-    return bool(recipe.data.unlabelled and recipe.adapt.enabled and is_drawn and trained_generators(recipe))
+    return bool(recipe.data.unlabelled and recipe.adapt.enabled and trained_generators(recipe))
 
 
 def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synthetic: Path | None) -> SegmenterConfig:

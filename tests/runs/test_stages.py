@@ -162,7 +162,8 @@ def test_a_stage_without_its_inputs_is_refused(tiny_recipe, tmp_path):
 
 def test_stages_are_chosen_by_name_first_and_last():
     assert select_kinds() == list(STAGES)
-    assert select_kinds(first="synthesize", last="segmenter") == ["synthesize", "filter", "pseudo", "segmenter"]
+    chosen = select_kinds(first="synthesize", last="segmenter")
+    assert chosen == ["synthesize", "filter", "pseudo", "repaint", "segmenter"]
     assert select_kinds(only=["evaluate"]) == ["evaluate"]
     with pytest.raises(ValueError, match="no stage 'train'"):
         select_kinds(first="train")

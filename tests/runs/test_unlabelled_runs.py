@@ -8,10 +8,12 @@ from datasets import load_from_disk
 from safetensors.torch import load_file
 
 from seggen_hf.config import load_recipe
+from seggen_hf.data.schema import load_saved, read_map
 from seggen_hf.runs.folder import RunFolder
 from seggen_hf.runs.runner import check_stages, run_stages
 from seggen_hf.runs.stage_marker import SettingsChanged
 from seggen_hf.runs.stages import STAGES, list_stages
+from seggen_hf.synthesis.shards import load_synthetic
 
 
 @pytest.mark.slow
@@ -30,6 +32,29 @@ def test_a_run_learns_from_images_without_masks(run_copy, tiny_recipe):
     assert "the maps that the real arm sees" in (run_copy / "report.md").read_text()
     with pytest.raises(SettingsChanged, match="max_unlabelled: 6 -> 5"):
         run_stages(load_recipe(tiny_recipe, [*settings, "data.max_unlabelled=5"]), run_copy)
+
+
+@pytest.mark.slow
+def test_images_are_drawn_for_the_maps_that_are_seen_in_unlabelled_ones(run_copy, tiny_recipe):
+    """By Mask2Img as it is, without Text2Mask and without the samples of real records; both arms share the maps."""
+    settings = ["data.unlabelled=unlabelled", "data.max_unlabelled=6", "adapt.enabled=false"]
+    settings += ["filter.pseudo_confidence=0.05", "synthesis.imgsyn_variants=2"]
+    recipe = load_recipe(tiny_recipe, [*settings, "evaluation.arms=[real, self-training, pseudo-maps]"])
+    names = [stage.name for stage in list_stages(recipe, run_copy)]
+    assert "text2mask" not in names and "synthetic" not in names and names.count("pseudo") == 1
+    assert names.index("pseudo") < names.index("repainted") < names.index("segmenter-pseudo-maps/seed-0")
+    said = []
+    run_stages(recipe, run_copy, say=said.append)
+    assert "mask2img: kept, it is finished" in said
+    run = RunFolder(run_copy)
+    made, seen = load_synthetic(run.repainted), load_saved(run.pseudo)
+    assert set(made["source_id"][:]) <= set(seen["image_id"][:]) and set(made["kind"][:]) == {"imgsyn"}
+    assert len(made) == run.finished("repainted")["facts"]["imgsyn"] == 2 * len(seen)
+    first = {row["image_id"]: read_map(row["segmentation_map"]) for row in seen}[made[0]["source_id"]]
+    assert (read_map(made[0]["segmentation_map"]) == first).all()
+    trained = run.finished("segmenter-pseudo-maps/seed-0")["facts"]
+    assert trained["synthetic_records"] == len(made)
+    assert "Mask2Img paints for the maps" in run.report_text.read_text()
 
 
 @pytest.mark.slow
@@ -59,6 +84,7 @@ def test_generators_start_from_a_base_that_has_seen_the_unlabelled_images(tiny_r
     ("settings", "told"),
     [
         (["evaluation.arms=[real, self-training]"], "name them with data.unlabelled"),
+        (["evaluation.arms=[real, pseudo-maps]"], "name them with data.unlabelled"),
         (["evaluation.arms=[self-training]", "data.unlabelled=unlabelled"], "needs the segmenter of arm 'real'"),
         (["evaluation.arms=[real, self-training]", "data.unlabelled=/no/such"], "is no folder, no split"),
         (

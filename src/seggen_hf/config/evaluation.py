@@ -4,6 +4,12 @@ from dataclasses import dataclass, field
 
 from .values import POSITIVE, SHARE, about, check, check_fields, check_unique
 
+# What each is, is in `arms.py`, which knows more than settings.
+ARM_NAMES = (
+    "real", "imgsyn", "masksyn", "synthetic", "synthetic-copy-paste", "filtered", "synthetic-only", "self-training",
+    "pseudo-maps", "copy-paste", "style-augmentation", "renderer",
+)  # fmt: skip
+
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
@@ -28,8 +34,8 @@ class EvaluationConfig:
         metadata=about(
             "Trainings compared: real, imgsyn, masksyn, synthetic (both), synthetic-copy-paste (both, and copy-paste "
             "on the real records), filtered (both, without what the segmenter of real records disagrees with), "
-            "synthetic-only (both, no real records), self-training (on unlabelled images), and the controls "
-            "copy-paste, style-augmentation and renderer."
+            "synthetic-only (both, no real records), self-training (on unlabelled images), pseudo-maps (images drawn "
+            "for the maps that self-training learns), and the controls copy-paste, style-augmentation and renderer."
         ),
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata=about("Seeds of the segmenter trainings."))
@@ -52,10 +58,8 @@ class EvaluationConfig:
 
     def __post_init__(self):
         check_fields(self)
-        known = {"real", "imgsyn", "masksyn", "synthetic", "filtered", "synthetic-only"}
-        known |= {"synthetic-copy-paste", "self-training", "copy-paste", "style-augmentation", "renderer"}
-        unknown = sorted(set(self.arms) - known)
-        check(not unknown, "arms", self.arms, f"taken from {sorted(known)}")
+        unknown = sorted(set(self.arms) - set(ARM_NAMES))
+        check(not unknown, "arms", self.arms, f"taken from {sorted(ARM_NAMES)}")
         check(len(self.arms) > 0, "arms", self.arms, "at least one arm")
         check_unique("arms", self.arms)
         check(len(self.seeds) > 0, "seeds", self.seeds, "at least one seed")

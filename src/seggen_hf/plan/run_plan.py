@@ -1,5 +1,6 @@
 """The plan of a whole run: its stages, what they sum up to, and which cards it fits."""
 
+import dataclasses
 from collections.abc import Container
 from dataclasses import dataclass, field
 
@@ -137,6 +138,10 @@ def _told_hours(hours: float) -> str:
     return f"{hours:,.0f} hours" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
+def _of_imgsyn(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, synthesis=dataclasses.replace(recipe.synthesis, masksyn_variants=0))
+
+
 def plan_recipe(
     recipe: Recipe,
     labels: LabelSet,
@@ -175,6 +180,8 @@ def plan_recipe(
             lambda: [plan_mask2img(recipe.mask2img, num_records, processes, measure, labels.num_labels)]),
         ("synthesis", "synthesize", "synthetic" in folders,
             lambda: plan_synthesis(recipe, labels.num_labels, num_records, measure)),
+        ("synthesis", "synthesize", "repainted" in folders,
+            lambda: plan_synthesis(_of_imgsyn(recipe), labels.num_labels, recipe.data.max_unlabelled or 0, measure)),
         ("segmenter", "segmenter", True, lambda: [plan_segmenter(recipe.segmenter, labels, processes, task, measure)]),
         ("filter", "evaluate", "filtered" in folders,
             lambda: [plan_filter(recipe, labels, pictures, measure)]),

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..arms import ARMS, SYNTHESIZED
+from ..arms import ARMS, DRAWN
 from ..synthesis.quality import REASONS
 from ..synthesis.shards import finished_shards, read_log
 from .folder import RunFolder
@@ -12,6 +12,7 @@ from .stages import RECORDS_OF
 
 NUM_EXAMPLES = 3  # of each reason
 TITLES = {"imgsyn": "ImgSyn", "masksyn": "MaskSyn"}
+OF_STAGE = {"filtered": ", filtered", "repainted": " of pseudo-labels"}
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Made:
     """The samples of one kind in a folder of a synthesis.
 
     Attributes:
-        stage: `synthetic`, or `filtered`; kind: `imgsyn` or `masksyn`.
+        stage: `synthetic`, `filtered` or `repainted`; kind: `imgsyn` or `masksyn`.
         made: all that were drawn; kept: those that a training sees.
         reasons: `{reason: number of those left out}`, the most frequent first.
         examples: `{reason: captions of some of them}`.
@@ -34,7 +35,7 @@ class Made:
 
     @property
     def title(self) -> str:
-        return TITLES.get(self.kind, self.kind) + (", filtered" if self.stage == "filtered" else "")
+        return TITLES.get(self.kind, self.kind) + OF_STAGE.get(self.stage, "")
 
     @property
     def share_dropped(self) -> float:
@@ -58,7 +59,7 @@ def count_made(run: RunFolder) -> list[Made]:
     """Of each kind what the synthesis made and kept, and what the filter kept of that, as far as they are finished."""
     found = []
     for reads, stage in RECORDS_OF.items():
-        if reads in SYNTHESIZED and run.marker(stage):
+        if reads in DRAWN and run.marker(stage):
             found += _count_folder(run.stage(stage), stage)
     return found
 
@@ -69,7 +70,7 @@ def absent_kinds(made: list[Made], arms: list[str]) -> dict[str, list[str]]:
     absent = {}
     for name in arms:
         arm = ARMS[name]
-        if arm.reads in SYNTHESIZED:
+        if arm.reads in DRAWN:
             kinds = [kind for kind in arm.kinds if kept.get((RECORDS_OF[arm.reads], kind)) == 0]
             if kinds:
                 absent[name] = kinds

@@ -31,6 +31,7 @@ class RunFolder:
         self.renderer = self.path / "renderer"
         self.filtered = self.path / "filtered"
         self.pseudo = self.path / "pseudo"
+        self.repainted = self.path / "repainted"
         self.value = self.path / "value"  # of the labels, measured before the run
         self.predictions = self.path / PREDICTIONS
         self.results = self.path / "results.json"

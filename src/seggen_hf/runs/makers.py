@@ -13,8 +13,8 @@ from accelerate.state import AcceleratorState
 
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 
-from ..arms import ARMS, SYNTHESIZED, adapts_base, trained_generators
-from ..config import SCENES, Recipe, TrainingConfig
+from ..arms import ARMS, DRAWN, adapts_base, trained_generators
+from ..config import SCENES, Recipe, SynthesisConfig, TrainingConfig
 from ..data.captions import write_captions
 from ..data.scenes.render import render_records
 from ..data.schema import attach_labels, labels_of, load_saved
@@ -36,7 +36,7 @@ from .folder import RunFolder
 from .records import load_train_records
 from .scores import open_segmenter
 from .stage_marker import DONE, STARTED, finished_marker, mark_stage
-from .stages import Stage, segmenter_config, segmenter_of
+from .stages import Stage, repaint_config, segmenter_config, segmenter_of
 
 
 def begins(stage: Stage) -> str:
@@ -109,12 +109,23 @@ def _make_generator(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
 
 
 def _make_synthetic(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
-    config, data = dataclasses.replace(recipe.synthesis, output_dir=str(stage.folder)), recipe.data
+    config = dataclasses.replace(recipe.synthesis, output_dir=str(stage.folder))
+    return _synthesize(load_saved(run.captions), config, stage, recipe, run)
+
+
+def _make_repainted(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
+    return _synthesize(load_saved(run.pseudo), repaint_config(recipe, run), stage, recipe, run)
+
+
+def _synthesize(
+    records: datasets.Dataset, config: SynthesisConfig, stage: Stage, recipe: Recipe, run: RunFolder
+) -> dict:
+    data = recipe.data
     models: dict[str, Any] = {"text2mask": config.text2mask_model, "mask2img": config.mask2img_model}
     models |= {name: str(run.stage(name)) for name in trained_generators(recipe)}
     uses_masksyn = config.masksyn_variants > 0
     made = synthesize(
-        load_saved(run.captions),
+        records,
         stage.folder,
         config,
         mask2img=open_pipeline(Mask2ImgPipeline, models["mask2img"], config),
@@ -150,7 +161,7 @@ def _make_segmenter(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
     arm = ARMS[trained.arm]
     config = segmenter_config(recipe, run, arm, trained.seed)
     made, synthetic = None, config.synthetic_dataset
-    if arm.reads in SYNTHESIZED and synthetic is not None:
+    if arm.reads in DRAWN and synthetic is not None:
         made = load_synthetic(synthetic, kinds=arm.kinds)
     elif synthetic is not None:
         made = load_saved(synthetic)
@@ -172,6 +183,7 @@ _MAKERS = {
     "renderer": _make_renderer,
     "filtered": _make_filtered,
     "pseudo": _make_pseudo,
+    "repainted": _make_repainted,
 }
 
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from seggen_hf.pipelines import ColormapCodec
 
-from ..arms import ARMS, SYNTHESIZED, adapts_base, check_arms, list_folders, reads_unlabelled
+from ..arms import adapts_base, check_arms, list_folders, reads_unlabelled, used_generators
 from ..config import SCENES, Recipe, load_recipe
 from ..config.presets import MEMORY
 from ..data.likeness import digest_image
@@ -185,24 +185,20 @@ def _check_trainings(recipe: Recipe) -> None:
 
 def _check_models(recipe: Recipe) -> None:
     """The models that will be loaded: a folder with the right file, or a Hub id that has it."""
-    synthesis, needs_synthesis = recipe.synthesis, any(ARMS[a].reads in SYNTHESIZED for a in recipe.evaluation.arms)
-    if needs_synthesis:
-        for name in ("text2mask", "mask2img"):
-            if name == "text2mask" and synthesis.masksyn_variants == 0:
-                continue
-            if given := getattr(synthesis, f"{name}_model"):
-                _check_file(f"synthesis.{name}_model", given, "model_index.json", None)
-                continue
-            section = getattr(recipe, name)
-            try:
-                base = resolve_base(section.base_model)
-            except FileNotFoundError as error:
-                raise ValueError(str(error)) from error
-            _check_file(f"{name}.base_model", base, "model_index.json", section.revision)
-            if controlnet := getattr(section, "controlnet_model", None):
-                _check_file(f"{name}.controlnet_model", controlnet, "config.json", None)
-            if segmenter := getattr(section, "validation_segmenter", None):
-                _check_segmenter(f"{name}.validation_segmenter", segmenter, None)
+    for name in used_generators(recipe):
+        if given := getattr(recipe.synthesis, f"{name}_model"):
+            _check_file(f"synthesis.{name}_model", given, "model_index.json", None)
+            continue
+        section = getattr(recipe, name)
+        try:
+            base = resolve_base(section.base_model)
+        except FileNotFoundError as error:
+            raise ValueError(str(error)) from error
+        _check_file(f"{name}.base_model", base, "model_index.json", section.revision)
+        if controlnet := getattr(section, "controlnet_model", None):
+            _check_file(f"{name}.controlnet_model", controlnet, "config.json", None)
+        if segmenter := getattr(section, "validation_segmenter", None):
+            _check_segmenter(f"{name}.validation_segmenter", segmenter, None)
     _check_segmenter("segmenter.model", recipe.segmenter.model, recipe.segmenter.model_revision)
     if recipe.segmenter.backbone_model:
         _check_file("segmenter.backbone_model", recipe.segmenter.backbone_model, "config.json", None)

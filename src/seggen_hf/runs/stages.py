@@ -2,8 +2,8 @@
 
 caption -> (adapt) -> text2mask, mask2img -> synthesize -> segmenter (every arm and seed) -> evaluate -> report
 
-The stage filter comes after the segmenter of real records, where an arm reads it. What fills the folders is in
-`makers.py`: to list stages loads no model and no data.
+The stages filter, pseudo and repaint come after the segmenter of real records, where an arm reads them. What fills
+the folders is in `makers.py`: to list stages loads no model and no data.
 """
 
 import os
@@ -14,6 +14,7 @@ from ..arms import (
     ARMS,
     JUDGED,
     SYNTHESIZED,
+    UNLABELLED,
     Arm,
     adapts_base,
     arm_config,
@@ -22,11 +23,11 @@ from ..arms import (
     segmenter_name,
     trained_generators,
 )
-from ..config import HOW_ONLY, SCENES, Recipe, SegmenterConfig
+from ..config import HOW_ONLY, SCENES, Recipe, SegmenterConfig, SynthesisConfig
 from .folder import RunFolder
 from .stage_marker import DONE, fingerprint
 
-MADE = ("caption", "adapt", "text2mask", "mask2img", "synthesize", "filter", "pseudo", "segmenter")
+MADE = ("caption", "adapt", "text2mask", "mask2img", "synthesize", "filter", "pseudo", "repaint", "segmenter")
 STAGES = (*MADE, "evaluate", "report")
 
 # Of what each kind of stage makes; raised when a new version makes something else of the same settings.
@@ -38,7 +39,13 @@ _SOURCE = (
 # Settings of newer versions: they count where they are set, so that runs of older versions go on.
 _SOURCE_IF_SET = ("void_ids", "mask_suffix", "held_out", "held_out_seed", "train_records_seed")
 # The stage whose folder holds the records that an arm `reads`.
-RECORDS_OF = {"synthesize": "synthetic", "filter": "filtered", "renderer": "renderer", "pseudo": "pseudo"}
+RECORDS_OF = {
+    "synthesize": "synthetic",
+    "filter": "filtered",
+    "repaint": "repainted",
+    "renderer": "renderer",
+    "pseudo": "pseudo",
+}
 
 
 @dataclass(eq=False)
@@ -93,20 +100,23 @@ def list_stages(recipe: Recipe, out: str | os.PathLike) -> list[Stage]:
     stages = [captions]
     if reads_unlabelled(recipe):
         stages.append(_unlabelled_stage(recipe, run))
+    seen = [captions]
+    if adapts_base(recipe):
+        stages.append(Stage("adapted", "adapt", run.adapted, _settings("adapt", vars(recipe.adapt)), list(stages)))
+        seen.append(stages[-1])
+    generators = _generator_stages(recipe, run, seen)
+    stages += generators
     if read & SYNTHESIZED:
-        seen = [captions]
-        if adapts_base(recipe):
-            stages.append(Stage("adapted", "adapt", run.adapted, _settings("adapt", vars(recipe.adapt)), list(stages)))
-            seen.append(stages[-1])
-        generators = _generator_stages(recipe, run, seen)
-        stages += [*generators, _synthesis_stage(recipe, run, [captions, *generators])]
+        stages.append(_synthesis_stage(recipe, run, [captions, *generators]))
     if "renderer" in read:
         stages.append(_renderer_stage(recipe, run, captions))
     for arm in sorted(arms, key=lambda arm: arm.reads in JUDGED):  # after the segmenter that judges
         if arm.reads == "filter":
             stages.append(_filter_stage(recipe, run, stages))
-        elif arm.reads == "pseudo":
+        if arm.reads in UNLABELLED and "pseudo" not in {stage.name for stage in stages}:
             stages.append(_pseudo_stage(recipe, run, stages))
+        if arm.reads == "repaint":
+            stages.append(_repaint_stage(recipe, run, stages))
         stages += [_segmenter_stage(recipe, run, arm, seed, stages) for seed in recipe.evaluation.seeds]
     for number, stage in enumerate(stages, start=1):
         stage.place = (number, len(stages))
@@ -160,6 +170,19 @@ def _pseudo_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage:
     inputs = [stage for stage in stages if stage.name in ("unlabelled", judge)]
     settings = {"filter.pseudo_confidence": recipe.filter.pseudo_confidence}
     return Stage("pseudo", "pseudo", run.pseudo, settings, inputs)
+
+
+def _repaint_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage:
+    """Images of the maps that the segmenter of real records has seen in those without masks."""
+    inputs = [stage for stage in stages if stage.name in ("pseudo", "mask2img")]
+    settings = _settings("synthesis", vars(repaint_config(recipe, run))) | _size_settings(recipe)
+    return Stage("repainted", "repaint", run.repainted, settings, inputs)
+
+
+def repaint_config(recipe: Recipe, run: RunFolder) -> SynthesisConfig:
+    """Of a synthesis without Text2Mask, whose settings then decide nothing."""
+    drawn = {name: value for name, value in vars(recipe.synthesis).items() if not name.startswith("text2mask")}
+    return SynthesisConfig(**drawn | {"masksyn_variants": 0, "output_dir": str(run.repainted)})
 
 
 def _segmenter_stage(recipe: Recipe, run: RunFolder, arm: Arm, seed: int, stages: list[Stage]) -> Stage:

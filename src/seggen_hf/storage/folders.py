@@ -71,7 +71,7 @@ def _is_captions(folder: Path) -> bool:
 
 
 def _is_synthesis(folder: Path) -> bool:
-    if _is_stage(folder, "synthetic"):
+    if _is_stage(folder, "synthetic|repainted"):
         return True
     manifest = _read(folder / "manifest.json")
     return {"shards", "fingerprint"} <= set(manifest) and "class_losses" not in manifest
