@@ -180,8 +180,11 @@ def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synth
 
     Settings about synthetic records that the arm does not read have their defaults: they cannot retrain it.
     """
-    is_mixed = arm.kinds and "synthetic_mode" not in arm.segmenter
+    is_mixed = bool(arm.kinds) and "synthetic_mode" not in arm.segmenter
     unread = () if is_mixed else ("synthetic_mode", "p_aug", "synthetic_until")
+    unread += () if arm.kinds else ("synthetic_dice",)
+    has_partners = is_mixed and "imgsyn" in arm.kinds and arm.reads in SYNTHESIZED  # real images of its maps
+    unread += () if has_partners else ("pixel_mixing",)
     own = {name: getattr(SegmenterConfig, name) for name in unread} | {"style_augmentation": False} | arm.segmenter
     return dataclasses.replace(
         config,

@@ -84,6 +84,23 @@ def test_without_void_it_is_the_librarys_loss_at_the_same_points(monkeypatch):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-7)
 
 
+def test_dice_of_images_is_weighed():
+    """Half the factors, half the loss; no Dice of an image leaves that of the others, and nothing else moves."""
+    settings = config()
+    points = draw_points([semantic_targets(blocks(seed)) for seed in (0, 1)], [3, 4], settings)
+
+    def weighed(*weights):
+        return segmentation_loss(outputs(), points, settings, torch.tensor(weights) if weights else None)
+
+    whole, parts = weighed()
+    halved, half = weighed(0.5, 0.5)
+    torch.testing.assert_close(half["loss_dice"], parts["loss_dice"] / 2)
+    torch.testing.assert_close(halved, whole - parts["loss_dice"] / 2)
+    alone = [weighed(*weights)[1]["loss_dice"] for weights in ((1.0, 0.0), (0.0, 1.0))]
+    assert all(0 < dice < parts["loss_dice"] for dice in alone)
+    torch.testing.assert_close(alone[0] + alone[1], parts["loss_dice"])
+
+
 def test_matching_cost_is_the_librarys():
     settings, out, target = config(), outputs(batch=1, layers=1), semantic_targets(blocks())
     points = out.masks_queries_logits.flatten(2)  # all pixels

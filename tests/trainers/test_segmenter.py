@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features, Value
 from PIL import Image
 from transformers import AutoModelForUniversalSegmentation
 
@@ -11,6 +12,7 @@ from seggen_hf.data.mixture import DecodedRecords, RecordMixture
 from seggen_hf.data.schema import attach_labels, labels_of, read_image, read_map
 from seggen_hf.labels import LabelSet
 from seggen_hf.segmenter.build import build_segmenter
+from seggen_hf.segmenter.inference import normalize
 from seggen_hf.segmenter.sizes import named_config
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.segmenter import SampleDropPath, SegmenterTask
@@ -136,6 +138,62 @@ def test_things_of_other_records_are_pasted(scene_records, name):
         assert after["targets"].mask_labels.sum(0).max() == 1 and after["targets"].mask_labels.flatten(1).any(1).all()
         more.append(len(after["targets"].class_labels) - len(before["targets"].class_labels))
     assert 0 in more and max(more) > 0
+
+
+def made_of(records, kind="imgsyn"):
+    """Records that a synthesis might have made: the same maps with the images' negatives."""
+    rows = [
+        row | {"image": Image.fromarray(255 - read_image(row["image"])), "kind": kind, "seed": i}
+        for i, row in enumerate(records)
+    ]
+    columns = {name: [row[name] for row in rows] for name in ("segmentation_map", "kind", "seed")}
+    columns |= {"image": [row["image"] for row in rows], "source_id": records["image_id"][:]}
+    columns |= {"image_id": [f"{name}-made" for name in records["image_id"][:]]}
+    features = Features(
+        records.features | {"kind": Value("string"), "seed": Value("int64"), "source_id": Value("string")}
+    )
+    return attach_labels(
+        Dataset.from_dict(columns, features=Features({n: features[n] for n in columns})), labels_of(records)
+    )
+
+
+def test_drawn_images_turn_into_the_real_ones_of_their_maps(scene_records):
+    """At the last step they are nearly the real image; before, something between; other kinds stay as they are."""
+    few = scene_records.select(range(3))
+    settings = {
+        "color_jitter": 0.0,
+        "random_flip": False,
+        "min_scale": 1.0,
+        "max_scale": 1.0,
+        "synthetic_dataset": "x",
+    }
+    settings = config(**settings, synthetic_mode="only", pixel_mixing=1.0)
+    task = SegmenterTask.from_config(settings, few, synthetic_records=made_of(few))
+
+    def seen(step, index=1):
+        return task.sample(index, np.random.default_rng(0), step)["pixel_values"]
+
+    real, drawn = (
+        torch.stack([normalize(picture, task.processor)])
+        for picture in (read_image(few[1]["image"]), 255 - read_image(few[1]["image"]))
+    )
+    torch.testing.assert_close(seen(99)[None], real, atol=0.05, rtol=0)  # of a hundredth
+    first, later = (float((seen(step) - real[0]).abs().mean()) for step in (0, 90))
+    assert 0 < later < first < float((drawn - real).abs().mean())
+    with pytest.raises(ValueError, match="needs ImgSyn's samples"):
+        SegmenterTask.from_config(settings, few, synthetic_records=made_of(few, "masksyn"))
+
+
+def test_dice_of_synthetic_samples_is_left_out(scene_records):
+    few = scene_records.select(range(2))
+    parts = {}
+    for factor in (1.0, 0.0):
+        settings = config(synthetic_dataset="x", synthetic_mode="only", synthetic_dice=factor)
+        task = SegmenterTask.from_config(settings, few, synthetic_records=made_of(few))
+        batch = task.collate([task.sample(i, np.random.default_rng(i), 0) for i in range(2)])
+        parts[factor] = task.loss(task.trainable, batch)[1]
+    assert parts[0.0]["loss_dice"] == 0 < parts[1.0]["loss_dice"] and parts[0.0]["synthetic_share"] == 1
+    assert parts[0.0]["loss_mask"] == parts[1.0]["loss_mask"]
 
 
 def test_every_parameter_gets_a_gradient(task):

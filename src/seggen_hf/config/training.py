@@ -284,6 +284,17 @@ class SegmenterConfig(TrainingConfig):
         default=1.0,
         metadata=about("Share of the steps in which synthetic samples are drawn; then real data only.", within=SHARE),
     )
+    synthetic_dice: float = field(
+        default=1.0, metadata=about("Factor of the Dice loss on synthetic samples; SENSE leaves it out.", within=SHARE)
+    )
+    pixel_mixing: float = field(
+        default=0.0,
+        metadata=about(
+            "Share of the ImgSyn samples whose image is mixed with the real one of the same map, the more of it the "
+            "later the step.",
+            within=SHARE,
+        ),
+    )
 
     def __post_init__(self):
         super().__post_init__()

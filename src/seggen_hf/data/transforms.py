@@ -79,6 +79,12 @@ def cover_crop(
     return image, segmentation_map, facts
 
 
+def place_of(seed: int) -> tuple[float, float]:
+    """Where the window of a synthetic sample lies in the map that it was drawn for: `place` of `cover_crop_map`."""
+    y, x = np.random.default_rng(seed).random(2)
+    return y, x
+
+
 def cover_crop_map(
     segmentation_map: np.ndarray, size: tuple[int, int], place: tuple[float, float] = (0.5, 0.5)
 ) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Mask2Former's training loss, with pixels that nobody labelled left out and every random draw seeded per sample.
 
-What differs from `transformers`' `Mask2FormerLoss`, whose matching cost is computed and loss functions are reused:
+What differs from `transformers`' `Mask2FormerLoss`, whose matching cost and losses are computed:
 - Points are drawn among the labelled pixels only. There, void pixels are negatives of every mask.
 - One set of candidate points per image, from that image's own seed, serves all its masks and decoder layers. A batch
   therefore has the same loss however it is split over processes; and one sampling call replaces several per image.
@@ -19,11 +19,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch.nn.utils.rnn import pad_sequence
-from transformers.models.mask2former.modeling_mask2former import (
-    dice_loss,
-    sample_point,
-    sigmoid_cross_entropy_loss,
-)
+from transformers.models.mask2former.modeling_mask2former import sample_point, sigmoid_cross_entropy_loss
 
 
 @dataclass
@@ -180,7 +176,16 @@ def match(cost: torch.Tensor, num_masks: list[int]) -> tuple[torch.Tensor, torch
     return places[0], queries, masks
 
 
-def segmentation_loss(outputs, targets: PointTargets, config) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def dice_losses(point_logits: torch.Tensor, point_labels: torch.Tensor) -> torch.Tensor:
+    """Of each mask what `transformers`' `dice_loss` sums up: `(masks, points)` -> `(masks,)`, in [0, 1]."""
+    probabilities = point_logits.sigmoid()
+    overlap = 2 * (probabilities * point_labels).sum(-1)
+    return 1 - (overlap + 1) / (probabilities.sum(-1) + point_labels.sum(-1) + 1)
+
+
+def segmentation_loss(
+    outputs, targets: PointTargets, config, dice_weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss of a batch, summed over decoder layers and weighted as `config` (a Mask2FormerConfig) says.
 
     Called by every process: the normalizers are sums over all of them. Computed in float32, also under autocast: sums
@@ -189,6 +194,7 @@ def segmentation_loss(outputs, targets: PointTargets, config) -> tuple[torch.Ten
     Args:
         outputs: of the model called without labels and with `output_auxiliary_logits=True`.
         targets: from `draw_points` with the same `config`, on the device of the outputs.
+        dice_weights: factors of the images' Dice terms, float32 `(batch,)`; 1 if not given.
     Returns: the loss, and its parts `loss_cross_entropy`, `loss_mask`, `loss_dice` (weighted, detached).
     """
     if outputs.auxiliary_logits is None:
@@ -200,10 +206,11 @@ def segmentation_loss(outputs, targets: PointTargets, config) -> tuple[torch.Ten
             [layer["masks_queries_logits"] for layer in everything],
             targets,
             config,
+            dice_weights,
         )
 
 
-def _loss_of_layers(class_logits, mask_logits, targets, config):
+def _loss_of_layers(class_logits, mask_logits, targets, config, dice_weights):
     """`class_logits` (L, B, Q, C + 1) in float32; `mask_logits`, (B, Q, h, w) of each layer, in any precision: only
     the matched ones are copied, and all together are gigabytes."""
     queries, num_classes = class_logits.shape[2:]
@@ -252,7 +259,10 @@ def _loss_of_layers(class_logits, mask_logits, targets, config):
     if len(images):
         share: Any = num_masks  # a tensor divides as well as the int of the declared type
         mask = sigmoid_cross_entropy_loss(point_logits, point_labels, share)
-        dice = dice_loss(point_logits, point_labels, share)
+        dices = dice_losses(point_logits, point_labels)
+        if dice_weights is not None:
+            dices = dices * dice_weights[images].repeat(len(class_logits))
+        dice = dices.sum() / num_masks
     else:  # no mask in the whole batch: keeps every parameter in the graph, as data parallel training requires
         nothing: Any = sum(masks.float().sum() for masks in mask_logits) * 0.0
         mask = dice = nothing

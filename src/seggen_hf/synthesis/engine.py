@@ -20,7 +20,7 @@ from datasets import Dataset
 
 from ..config import SynthesisConfig, save_config
 from ..data.schema import check_columns, encode_image, encode_map, encode_panoptic, read_map, read_panoptic
-from ..data.transforms import cover_crop_map
+from ..data.transforms import cover_crop_map, place_of
 from ..labels import LabelSet
 from ..pictures.contact_sheet import write_preview
 from ..pictures.spacing import spread
@@ -333,9 +333,9 @@ class ShardMaker:
         The place of the window comes from the sample's seed, in draws of their own: the noise stays the same.
         """
         for draft in drafts:
-            y, x = np.random.default_rng(draft.sample.seed).random(2)
             source, segments = self._source_map(draft.sample)
-            drawn = cover_crop_map(source, (self.size["height"], self.size["width"]), (y, x))
+            size = (self.size["height"], self.size["width"])
+            drawn = cover_crop_map(source, size, place_of(draft.sample.seed))
             if segments is not None:
                 draft.segments = drawn, measure_segments(drawn, segments)
                 drawn = label_map(*draft.segments, self.labels.ignore_index)

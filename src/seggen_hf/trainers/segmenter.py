@@ -13,6 +13,7 @@ from seggen_hf.pipelines import ColormapCodec
 from ..config import SegmenterConfig, save_config
 from ..data.copy_paste import paste_labels, paste_segments
 from ..data.mixture import DecodedRecords, RecordMixture
+from ..data.pixel_mixing import RealPartners
 from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
 from ..data.sources.streamed import StreamedRecords
 from ..data.transforms import color_jitter, flip_pair, large_scale_jitter, style_augment
@@ -137,6 +138,9 @@ class SegmenterTask:
         self.validation_records = validation_records
         windows = [getattr(part.records, "windows", list)() for part in (self.real, self.synthetic)]
         self.mixture = RecordMixture(len(self.real), len(self.synthetic), config, *windows)
+        self.partners = None
+        if config.pixel_mixing > 0 and len(self.synthetic):
+            self.partners = RealPartners(self.real, self.synthetic.records, config.pixel_mixing)
         self.num_records, self.epoch_order = self.mixture.num_records, self.mixture.epoch_order
         adapt_layers(model)
         self.drop_paths = seed_drop_path(model)
@@ -187,7 +191,10 @@ class SegmenterTask:
         """One augmented crop: `pixel_values` (3, h, w) float32, `targets` and `seed`."""
         config = self.config
         is_synthetic, index = self.mixture.pick(index, rng, step)
-        image, target_map, segments = self._view((self.synthetic if is_synthetic else self.real)[index], rng)
+        record = (self.synthetic if is_synthetic else self.real)[index]
+        if is_synthetic and self.partners:
+            record = self.partners.mix(index, record, rng, 1 - step / config.max_train_steps)
+        image, target_map, segments = self._view(record, rng)
         if config.copy_paste > 0 and not is_synthetic:
             image, target_map, segments = self._paste(image, target_map, segments, rng)
         if config.color_jitter > 0:
@@ -236,7 +243,7 @@ class SegmenterTask:
             "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
             "targets": vars(points),
             "drop_path_draws": torch.from_numpy(np.stack(draws, axis=1)),  # (layers, B)
-            "synthetic_share": torch.tensor([float(sample["is_synthetic"]) for sample in samples]).mean(),
+            "is_synthetic": torch.tensor([float(sample["is_synthetic"]) for sample in samples]),
         }
 
     def loss(self, module: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -244,8 +251,10 @@ class SegmenterTask:
         for layer, draws in zip(self.drop_paths, batch["drop_path_draws"], strict=True):
             layer.draws = draws
         outputs = module(pixel_values=batch["pixel_values"], output_auxiliary_logits=True)
-        loss, parts = segmentation_loss(outputs, PointTargets(**batch["targets"]), self.trainable.config)
-        return loss, parts | {"synthetic_share": batch["synthetic_share"]}
+        is_synthetic, weight = batch["is_synthetic"], self.config.synthetic_dice
+        weights = None if weight == 1 else torch.where(is_synthetic > 0, weight, 1.0)
+        loss, parts = segmentation_loss(outputs, PointTargets(**batch["targets"]), self.trainable.config, weights)
+        return loss, parts | {"synthetic_share": is_synthetic.mean()}
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Write a picture of images, ground truth and predictions; score the validation records, if there are any."""
