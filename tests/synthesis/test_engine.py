@@ -286,6 +286,18 @@ def test_what_cannot_be_made_is_refused_before_anything_is_drawn(make, scene_rec
         load_synthetic(tmp_path)
 
 
+def test_maps_that_are_not_as_named_or_as_real_ones_are_dropped(make, made, scene_records, tmp_path):
+    """Of the generated ones alone; what is kept is the same; without the settings nothing of it is in the manifest."""
+    strict = make(tmp_path / "strict", min_plausibility=0.6)
+    logs = [json.loads(path.read_text()) for path in (tmp_path / "strict/dropped").glob("*.json")]
+    dropped = [sample for log in logs for sample in log["dropped"] if sample["reason"] == "implausible"]
+    assert dropped and all("-masksyn-" in sample["image_id"] for sample in dropped)
+    assert all(sample["scores"]["plausibility"] < 0.6 for sample in dropped)
+    names = set(strict["image_id"][:])
+    assert names == set(made[0]["image_id"][:]) - {sample["image_id"] for sample in dropped}
+    assert json.loads((tmp_path / "strict/manifest.json").read_text())["fingerprint"]["min_plausibility"] == 0.6
+
+
 def test_all_samples_dropped_is_an_error_with_the_reasons(make, made, scene_records, tmp_path):
     settings = dict(imgsyn_variants=0, masksyn_variants=1, max_color_distance=1e-3, min_region_area=0)
     with pytest.raises(ValueError, match="All 1 samples were dropped: 1 masksyn because"):

@@ -84,6 +84,26 @@ class SynthesisConfig:
             "A generated map with a larger share of ignored pixels is dropped, with the reason.", within=SHARE
         ),
     )
+    min_caption_agreement: float = field(
+        default=0.0,
+        metadata=about(
+            "A generated map that shows a smaller share of the labels that its caption names is dropped.", within=SHARE
+        ),
+    )
+    min_plausibility: float = field(
+        default=0.0,
+        metadata=about(
+            "A generated map is dropped if less of it is as in real maps: the areas and heights of its labels, and "
+            "which of them touch.",
+            within=SHARE,
+        ),
+    )
+    max_map_agreement: float = field(
+        default=1.0,
+        metadata=about(
+            "A generated map with a larger share of pixels equal to those of one real map is dropped.", within=SHARE
+        ),
+    )
     caption_styles: list[str] = field(
         default_factory=list,
         metadata=about("Closing clauses to draw from; replaces the caption's own one of them, else is appended."),

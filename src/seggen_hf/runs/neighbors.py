@@ -12,6 +12,7 @@ from ..data.schema import read_image, read_map
 from ..pictures.report import PictureFolder
 from ..pictures.segments import paint_record
 from ..pictures.spacing import spread
+from ..synthesis.plausibility import shrink_map
 from .dropped import TITLES
 
 MOST = 2000  # samples of a kind that are looked at
@@ -115,12 +116,7 @@ def _undecoded(rows: Dataset) -> Dataset:
 def _small_maps(rows: Dataset, indices) -> np.ndarray:
     """Label ids int32 `(N, MAP_SIDE * MAP_SIDE)`, of the pixels at even spacing."""
     maps = rows.select_columns("segmentation_map")
-    small = []
-    for index in indices:
-        ids = read_map(maps[index]["segmentation_map"])
-        grid = [(np.arange(MAP_SIDE) * side + side // 2) // MAP_SIDE for side in ids.shape]
-        small.append(ids[np.ix_(*grid)].ravel())
-    return np.stack(small).astype(np.int32)
+    return np.stack([shrink_map(read_map(maps[index]["segmentation_map"]), MAP_SIDE) for index in indices])
 
 
 def _nearest_maps(first: np.ndarray, second: np.ndarray, others_only: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,7 @@ from ..storage.files import write_json
 from ..storage.folders import SYNTHESIS, check_folder, claim_folder, hold_folder
 from .generators import PromptCache, check_labels, decoding, generator_digest, place, quiet
 from .manifest import KINDS, PlannedSample, Shard, SynthesisPlan, check_manifest, write_manifest
+from .plausibility import RealMaps, drop_implausible, is_wanted
 from .progress import Progress
 from .quality import REASONS, decode_scores, drop_generated_map, drop_human_map, drop_image, map_scores
 from .shards import SAMPLE_SCORES, finished_shards, load_synthetic, summarize, write_shard
@@ -272,6 +273,8 @@ class ShardMaker:
         self.plan, self.config, self.labels = plan, plan.config, labels
         self.generators, self.size = generators, {"height": height, "width": width}
         self.prompts = {name: PromptCache(pipeline) for name, pipeline in generators.items()}
+        held_against = "masksyn" in plan.kinds and is_wanted(self.config)
+        self.real_maps = RealMaps(records, labels) if held_against else None
 
     def __enter__(self):
         self._reader, self._encoder = ThreadPoolExecutor(1), ThreadPoolExecutor(ENCODERS)
@@ -370,6 +373,9 @@ class ShardMaker:
             draft.reason = drop_generated_map(
                 draft.scores, config.max_ignored_share, lambda draft=draft: self._source_scores(draft.sample)
             )
+            if self.real_maps and not draft.reason:
+                draft.scores |= self.real_maps.scores(labels, draft.sample.map_caption)
+                draft.reason = drop_implausible(draft.scores, config)
 
     def _source_scores(self, sample: PlannedSample) -> dict[str, float]:
         source, segments = self._source_map(sample)

@@ -22,12 +22,15 @@ _NOT_IN_FINGERPRINT = ("output_dir", "text2mask_model", "mask2img_model", "batch
 _WITHOUT_TRACE = {
     "vae_precision": "float32",
     "fill_distance": 0,
+    "min_caption_agreement": 0.0,
+    "min_plausibility": 0.0,
+    "max_map_agreement": 1.0,
 }  # left out where they have this value: manifests may be older than they
 _OF_KIND = {  # what decides samples of that kind only
     "imgsyn": ("imgsyn_variants",),
     "masksyn": (
         "masksyn_variants", "text2mask_steps", "text2mask_guidance", "max_color_distance", "min_region_area",
-        "fill_distance", "max_ignored_share",
+        "fill_distance", "max_ignored_share", "min_caption_agreement", "min_plausibility", "max_map_agreement",
     ),
 }  # fmt: skip
 

@@ -10,6 +10,9 @@ REASONS = {
     "ignored_share": "too many pixels are void, and more than in the record's own map",
     "no_label": "no pixel has a label",
     "one_label": "the generated map has one label only, and the record's own map has several",
+    "not_as_named": "the generated map lacks labels that its caption names",
+    "implausible": "labels of the generated map are of sizes, at places or side by side as in no real map",
+    "copied_map": "the generated map is nearly that of a real record",
     "misaligned": "a segmenter of real records disagrees with too much of the map",
     "flat_image": "the image is of one color: the generator broke down",
 }
