@@ -28,6 +28,14 @@ class SynthesisConfig:
     )
     masksyn_variants: int = field(default=1, metadata=about("MaskSyn samples per real caption."))
     imgsyn_variants: int = field(default=1, metadata=about("ImgSyn samples per real segmentation map."))
+    rare_labels: float = field(
+        default=0.0,
+        metadata=about(
+            "Records with rare labels are drawn from more often, the others less: in proportion to (1 / f) to this "
+            "power, f the share of the records that show their rarest label (LVIS: 0.5). 0: all equally often.",
+            within=SHARE,
+        ),
+    )
     seed: int = field(default=0, metadata=about("Each sample's own seed follows from it and the sample's id."))
     batch_size: int = field(default=4, metadata=about("Samples denoised together.", how_only=True, within=POSITIVE))
     shard_size: int = field(

@@ -34,6 +34,7 @@ from .manifest import KINDS, PlannedSample, Shard, SynthesisPlan, check_manifest
 from .plausibility import RealMaps, drop_implausible, is_wanted
 from .progress import Progress
 from .quality import REASONS, decode_scores, drop_generated_map, drop_human_map, drop_image, map_scores
+from .rarity import repeat_factors
 from .shards import SAMPLE_SCORES, finished_shards, load_synthetic, summarize, write_shard
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ def synthesize(
     folder = Path(output_dir)
     provenance = {name: public_value(value) for name, value in (provenance or {}).items()}
     labels = labels or LabelSet.from_records(records)
-    plan = SynthesisPlan(records["image_id"][:], records["caption"][:], config, kinds)
+    weights = repeat_factors(records, labels, config.rare_labels) if config.rare_labels else None
+    plan = SynthesisPlan(records["image_id"][:], records["caption"][:], config, kinds, weights)
     generators = {"mask2img": mask2img}
     if "masksyn" in plan.kinds:
         if text2mask is None:

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..config import SynthesisConfig
 from ..storage.files import write_json
+from .rarity import share_out
 
 KINDS = ("imgsyn", "masksyn")  # alphabetical, so that a plain listing of the shards is in the order of the plan
 MANIFEST = "manifest.json"
@@ -22,6 +25,7 @@ _NOT_IN_FINGERPRINT = ("output_dir", "text2mask_model", "mask2img_model", "batch
 _WITHOUT_TRACE = {
     "vae_precision": "float32",
     "fill_distance": 0,
+    "rare_labels": 0.0,
     "min_caption_agreement": 0.0,
     "min_plausibility": 0.0,
     "max_map_agreement": 1.0,
@@ -82,6 +86,7 @@ class SynthesisPlan:
     Args:
         source_ids, captions: of the real records.
         kinds: out of `KINDS`; those with no variants in `config` are left out.
+        weights: of the records: each kind's samples are shared out in proportion; equally if not given.
     Raises: `ValueError` for records without id or caption, ids that repeat, and a plan without samples.
     """
 
@@ -91,6 +96,7 @@ class SynthesisPlan:
         captions: Sequence[str],
         config: SynthesisConfig,
         kinds: Sequence[str] = KINDS,
+        weights: Sequence[float] | np.ndarray | None = None,
     ):
         unknown = sorted(set(kinds) - set(KINDS))
         if unknown:
@@ -104,6 +110,12 @@ class SynthesisPlan:
                 f"There is nothing to make: {' and '.join(f'--{kind}_variants' for kind in kinds) or 'kinds'} "
                 f"must be 1 or more."
             )
+        # Of each kind and record the number of its first sample.
+        self.starts: dict[str, np.ndarray] = {}
+        if weights is not None:
+            for kind in self.variants:
+                counts = share_out(self.num_samples(kind), weights)
+                self.starts[kind] = np.cumsum([0, *counts[:-1]])
         self.shards: list[Shard] = []
         for kind in self.variants:
             starts = range(0, self.num_samples(kind), config.shard_size)
@@ -123,13 +135,21 @@ class SynthesisPlan:
 
     def sample(self, kind: str, index: int) -> PlannedSample:
         """Sample number `index` of a kind."""
-        record, variant = divmod(index, self.variants[kind])
+        record, variant = self._source(kind, index)
         source_id = self.source_ids[record]
         seed = derive_seed(self.config.seed, kind, source_id, variant)
         caption = draw_caption(
             self.captions[record], self.config.caption_styles, self.config.caption_style_share, seed
         )
         return PlannedSample(kind, record, source_id, variant, seed, caption, self.captions[record])
+
+    def _source(self, kind: str, index: int) -> tuple[int, int]:
+        """Record and variant of a sample."""
+        if kind not in self.starts:
+            return divmod(index, self.variants[kind])
+        starts = self.starts[kind]
+        record = int(np.searchsorted(starts, index, side="right")) - 1  # of records without samples the one behind
+        return record, index - int(starts[record])
 
     def samples(self, shard: Shard) -> list[PlannedSample]:
         return [self.sample(shard.kind, index) for index in range(shard.start, shard.stop)]

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 from datasets import Dataset
+from tqdm.auto import tqdm
 
 from ..config import SynthesisConfig
 from ..data.captions import MIN_SHARE, simple_name
@@ -37,7 +38,7 @@ class RealMaps:
         places: dict[int, list[float]] = {}
         self.touching: set[tuple[int, int]] = set()
         small = []
-        for index in spread(len(maps), MAPS_READ):
+        for index in tqdm(spread(len(maps), MAPS_READ), "Real maps", unit="map", delay=2):
             segmentation_map = read_map(maps[int(index)]["segmentation_map"])
             for label, (area, place) in measure_labels(segmentation_map, labels.num_labels).items():
                 areas.setdefault(label, []).append(area)
