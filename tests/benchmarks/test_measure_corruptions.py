@@ -1,0 +1,55 @@
+"""benchmarks/measure_corruptions.py: what it does to images, that it goes on, and its table."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seggen_hf.data.schema import labels_of, read_image
+
+
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script(Path(__file__).parents[2] / "benchmarks" / "measure_corruptions.py")
+
+
+@pytest.mark.parametrize("name", ["fog", "noise", "blur", "JPEG"])
+def test_each_strength_takes_more_of_the_image(script, scene_records, name):
+    image = read_image(scene_records[0]["image"])
+    made = [script.corrupt(image, name, strength, 0) for strength in range(1, 6)]
+    lost = [float(np.square(picture.astype(float) - image).mean()) for picture in made]
+    assert lost == sorted(set(lost)) and lost[0] > 0 and lost[-1] > 10
+    np.testing.assert_array_equal(made[2], script.corrupt(image, name, 3, 0))
+    if name in ("fog", "noise"):
+        assert (script.corrupt(image, name, 3, 1) != made[2]).any()  # of another seed
+
+
+def test_records_keep_all_but_their_images(script, scene_records):
+    few = scene_records.select(range(2))
+    changed = script.corrupt_records(few, "blur", 3)
+    assert set(changed.column_names) == set(few.column_names) and labels_of(changed) == labels_of(scene_records)
+    assert changed["image_id"][:] == few["image_id"][:]
+    expected = script.corrupt(read_image(few[1]["image"]), "blur", 3, 1)
+    np.testing.assert_array_equal(read_image(changed[1]["image"]), expected)
+
+
+@pytest.mark.slow
+def test_a_run_is_scored_once_and_told_in_a_table(script, tiny_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(script, "STRENGTHS", 1)
+    run_copy = shutil.copytree(tiny_run, tmp_path / "run")
+    page = tmp_path / "page.md"
+    assert script.main([str(run_copy), "--records", "2", "--page", str(page)]) == 0
+    known = json.loads((run_copy / "corruptions.json").read_text())
+    assert {name.split("/")[0] for name in known["scores"]} == {"segmenter-real", "segmenter-synthetic"}
+    assert all(len(scores) == 5 for scores in known["scores"].values()) and known["records"] == 2
+    assert "| real | 1 |" in page.read_text() and "| arm | seeds | clean | fog |" in page.read_text()
+    del known["scores"]["segmenter-real/seed-0"]["fog 1"]
+    (run_copy / "corruptions.json").write_text(json.dumps(known))
+    capsys.readouterr()
+    assert script.main([str(run_copy), "--records", "2", "--page", str(page)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("   ")]
+    assert len(said) == 1 and "fog 1: segmenter-real/seed-0" in said[0]
+    assert script.main([str(run_copy), "--records", "3", "--page", str(page)]) == 1
+    assert "remove it to measure anew" in capsys.readouterr().err
