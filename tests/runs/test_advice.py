@@ -34,6 +34,14 @@ def test_a_gain_asks_for_more_and_a_loss_for_less():
     assert "evaluation.arms=[real, synthetic, filtered, copy-paste]" in neither
 
 
+def test_copy_paste_that_gains_is_tried_together_with_synthetic_data():
+    both = "evaluation.arms=[real, synthetic, synthetic-copy-paste]"
+    gains = scores(REAL, synthetic=[0.6, 0.61, 0.6]) | {"copy-paste": {"test": {0: 0.55, 1: 0.55, 2: 0.55}}}
+    assert both in advice(gains) and both not in advice(scores(REAL, synthetic=[0.6, 0.61, 0.6]))
+    loses = gains | {"copy-paste": {"test": {0: 0.45, 1: 0.45, 2: 0.45}}}
+    assert both not in advice(loses)
+
+
 def test_what_only_adds_to_a_run_goes_on_in_it():
     found = what_next(load_recipe("quickstart"), scores([0.5], synthetic=[0.6]), [])
     places = {entry.settings[0].partition("=")[0]: entry.command.split()[4] for entry in found}

@@ -44,7 +44,7 @@ def test_a_folder_with_one_split_gets_a_held_out_part(tmp_path, preset):
     assert "a fifth of it is held out to score on, whole groups of 6" in told[1]
     recipe = load_recipe(tmp_path / "r.yaml")
     assert recipe.name == "my-data" and recipe.data.held_out == 0.2 and recipe.data.test_splits == ["held-out"]
-    assert recipe.evaluation.arms == ["real", "copy-paste", "self-training", "synthetic"]
+    assert recipe.evaluation.arms == ["real", "copy-paste", "self-training", "synthetic-copy-paste"]
     assert (recipe.data.height, recipe.data.width) == (recipe.text2mask.height, recipe.text2mask.width)
     ratio = recipe.data.height / recipe.data.width
     assert 0.75 < ratio / (make.SIZE[0] / make.SIZE[1]) < 1.35
@@ -95,7 +95,7 @@ def test_a_folder_is_run_without_a_recipe(tmp_path, monkeypatch, miniature_dir):
     assert (tmp_path / "runs/shapes/report.html").is_file()
     scores = json.loads((tmp_path / "runs/shapes/results.json").read_text())["scores"]
     assert {(row["arm"], row["num_images"]) for row in scores} == {
-        (arm, 2) for arm in ("real", "copy-paste", "synthetic")
+        (arm, 2) for arm in ("real", "copy-paste", "synthetic-copy-paste")
     }
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0 and "the recipe is" not in again.stderr

@@ -71,6 +71,25 @@ def test_each_kind_has_its_clause_where_there_is_no_joint_arm():
     assert "MaskSyn" not in write_verdict(scores | {"synthetic": {"test": {0: 0.5}}})
 
 
+def test_controls_without_a_generator_are_told_beside_it():
+    """What they reach, and, where an arm has both, what synthetic data brings on top."""
+    scores = {
+        "real": {"test": by_seed([0.40, 0.41, 0.405])},
+        "copy-paste": {"test": by_seed([0.45, 0.46, 0.455])},
+        "self-training": {"test": by_seed([0.42, 0.42, 0.42])},
+        "synthetic": {"test": by_seed([0.47, 0.48, 0.475])},
+    }
+    told = write_verdict(scores)
+    for name, score in (("copy-paste", "45.5"), ("self-training", "42.0")):
+        assert f". Without a generator, {name} alone reaches {score} on test." in told
+    both = scores | {"synthetic-copy-paste": {"test": by_seed([0.50, 0.51, 0.505])}}
+    assert "On top of copy-paste, synthetic data raised mIoU on test from 45.5 to 50.5 (+5.0 points" in write_verdict(
+        both
+    )
+    del both["synthetic"]
+    assert write_verdict(both).startswith("Synthetic data and copy-paste raised mIoU on test from 40.5 to 50.5 (+10.0")
+
+
 def test_the_sentence_claims_nothing_within_the_spread():
     sentence = write_verdict({"real": {"test": by_seed([0.40, 0.44])}, "synthetic": {"test": by_seed([0.43, 0.45])}})
     assert "no effect shown" in sentence and "helped" not in sentence

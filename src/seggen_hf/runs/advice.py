@@ -42,6 +42,7 @@ def what_next(
     if best and scores.get(BASELINE):
         found += _about_gain(recipe, scores, best)
         found += _about_kinds(recipe, scores)
+        found += _about_copy_paste(recipe, scores)
         seeds = min(len(by_seed) for by_seed in scores[BASELINE].values())
         if seeds < ENOUGH_SEEDS:
             wanted = ", ".join(map(str, range(ENOUGH_SEEDS)))
@@ -127,6 +128,17 @@ def _about_gain(recipe: Recipe, scores: Scores, arm: str) -> list[Advice]:
             arms = ", ".join(dict.fromkeys([*recipe.evaluation.arms, "filtered", "copy-paste"]))
             found.append(Advice(text, (f"evaluation.arms=[{arms}]",), goes_on=True))
     return list({advice.settings: advice for advice in reversed(found)}.values())[::-1]
+
+
+def _about_copy_paste(recipe: Recipe, scores: Scores) -> list[Advice]:
+    """Both together, where copy-paste gains and only one of them is in any arm."""
+    real, pasted = scores[BASELINE], scores.get("copy-paste", {})
+    gains = [split for split in real if pasted.get(split) and compare(real[split], pasted[split])[0] > 0]
+    if not gains or "synthetic-copy-paste" in recipe.evaluation.arms:
+        return []
+    arms = ", ".join([*recipe.evaluation.arms, "synthetic-copy-paste"])
+    text = f"Copy-paste gained on {' and '.join(gains)} without a generator: try it together with synthetic data."
+    return [Advice(text, (f"evaluation.arms=[{arms}]",), goes_on=True)]
 
 
 def _about_kinds(recipe: Recipe, scores: Scores) -> list[Advice]:

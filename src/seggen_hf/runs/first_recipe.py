@@ -101,7 +101,7 @@ def write_first_recipe(found: Survey, name: str, preset: str | None) -> tuple[st
     num_train = found.num_records
     if not found.test_splits:
         num_train = round((1 - HELD_OUT_SHARE) * num_train)
-    arms = ["real", "copy-paste", *(["self-training"] if found.unlabelled else []), "synthetic"]
+    arms = ["real", "copy-paste", *(["self-training"] if found.unlabelled else []), "synthetic-copy-paste"]
     split, split_reason = _splits(found)
     more = [f"  unlabelled: {json.dumps(found.unlabelled)}"] if found.unlabelled else []
     tiles = min(8, math.ceil(math.sqrt(found.segments / PER_TILE))) if found.segments > MANY else 1
@@ -123,7 +123,7 @@ def write_first_recipe(found: Survey, name: str, preset: str | None) -> tuple[st
         f"  width: {size[1]}",
         *trainings,
         "evaluation:",
-        f"  arms: [{', '.join(arms)}]  # copy-paste: what drawn data has to beat",
+        f"  arms: [{', '.join(arms)}]  # copy-paste: what drawn data has to add to",
         "  seeds: [0, 1, 2]  # fewer cannot tell a gain from chance",
     ]
     drawn = f"{size[0]} x {size[1]}" + (f", tiles of {tiles} x {tiles}" if tiles > 1 else "")

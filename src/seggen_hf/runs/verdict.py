@@ -5,12 +5,19 @@ from statistics import fmean
 
 BASELINE = "real"
 # The arms that the sentence is about: the joint one, or each kind.
-CANDIDATES = ("synthetic", "filtered", "imgsyn", "masksyn")
+CANDIDATES = ("synthetic", "synthetic-copy-paste", "filtered", "imgsyn", "masksyn")
 LABELS = {
     "synthetic": "Synthetic data",
+    "synthetic-copy-paste": "Synthetic data and copy-paste",
     "filtered": "Filtered synthetic data",
     "imgsyn": "ImgSyn",
     "masksyn": "MaskSyn",
+}
+# What is to be had without a generator, and the arm that has it and synthetic data.
+CONTROLS = {
+    "copy-paste": "synthetic-copy-paste",
+    "self-training": None,
+    "style-augmentation": None,
 }
 ENOUGH_SEEDS = 3  # with two, a difference exceeds the range by chance in about one of five comparisons
 
@@ -75,14 +82,29 @@ def write_verdict(scores: Scores, metric_name: str = "mIoU") -> str:
     sentence = "; ".join(clauses)
     pairs = [(real[split], scores[arm][split]) for arm in arms for split in splits[arm]]
     common = {compare(*pair)[2] for pair in pairs}
+    beside = _compare_controls(scores, metric_name)
     if common == {1} and all(len(by_seed) == 1 for pair in pairs for by_seed in pair):
-        return f"{sentence}; this is one seed, so no statement about chance is possible."
+        return f"{sentence}; this is one seed, so no statement about chance is possible.{beside}"
     seeds = {arm: max(len(by_seed) for by_seed in scores[arm].values()) for arm in (BASELINE, *arms)}
     counts = ", ".join(f"{number} of {arm}" for arm, number in seeds.items())
     shared = f", {min(common)} of them in common" if {*common} != {*seeds.values()} else ""
     if len(set(seeds.values())) == 1 and not shared:
         counts = f"{seeds[BASELINE]} of each arm"
-    return f"{sentence}; seeds of the segmenter: {counts}{shared}; one pair of generators."
+    return f"{sentence}; seeds of the segmenter: {counts}{shared}; one pair of generators.{beside}"
+
+
+def _compare_controls(scores: Scores, metric_name: str) -> str:
+    """Of each control that was scored: what it reaches, or what synthetic data brings on top of it."""
+    told = []
+    for control, joint in CONTROLS.items():
+        of_control, of_joint = scores.get(control, {}), scores.get(joint or "", {})
+        if splits := [split for split in of_control if of_joint.get(split)]:
+            parts = [_describe(metric_name, split, of_control[split], of_joint[split]) for split in splits]
+            told.append(f" On top of {control}, synthetic data {_join(parts)}.")
+        elif of_control:
+            parts = [f"{100 * fmean(by_seed.values()):.1f} on {split}" for split, by_seed in of_control.items()]
+            told.append(f" Without a generator, {control} alone reaches {_join(parts)}.")
+    return "".join(told)
 
 
 def _describe(metric_name: str, split: str, real: BySeed, synthetic: BySeed) -> str:
