@@ -185,7 +185,7 @@ def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synth
     unread += () if arm.kinds else ("synthetic_dice",)
     has_partners = is_mixed and "imgsyn" in arm.kinds and arm.reads in SYNTHESIZED  # real images of its maps
     unread += () if has_partners else ("pixel_mixing",)
-    own = {name: getattr(SegmenterConfig, name) for name in unread} | {"style_augmentation": False} | arm.segmenter
+    own = {name: getattr(SegmenterConfig, name) for name in unread} | {"style_augmentation": False, **arm.segmenter}
     return dataclasses.replace(
         config,
         output_dir=str(folder),

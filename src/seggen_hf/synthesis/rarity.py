@@ -18,8 +18,8 @@ def repeat_factors(records: Dataset, labels: LabelSet, power: float) -> np.ndarr
     """
     maps = records.select_columns("segmentation_map")
     shown = np.zeros((len(maps), labels.num_labels), bool)
-    for row, record in enumerate(tqdm(maps, "Rare labels", unit="map", delay=2)):
-        ids = np.unique(read_map(record["segmentation_map"]))
+    for row in tqdm(range(len(maps)), "Rare labels", unit="map", delay=2):
+        ids = np.unique(read_map(maps[row]["segmentation_map"]))
         shown[row, ids[ids < labels.num_labels]] = True
     frequency = shown.mean(0)
     rarest = np.where(shown, frequency, 1.0).min(1)
