@@ -80,6 +80,13 @@ class DataConfig:
             within=PART,
         ),
     )
+    held_out_names: list[str] = field(
+        default_factory=list,
+        metadata=about(
+            "In place of a share: patterns (`0001TP*`) of the ids of the images that are set apart, labelled or not: "
+            "a video, a clinic, a season that nothing may have seen."
+        ),
+    )
     held_out_seed: int = field(default=0, metadata=about("Decides which records are held out."))
     max_train_records: int | None = field(default=None, metadata=about("Use only the first records (lack of labels)."))
     train_records_seed: int | None = field(
@@ -111,8 +118,9 @@ class DataConfig:
 
     def __post_init__(self):
         check_fields(self)
-        if self.held_out > 0 and self.streaming:
+        if (self.held_out > 0 or self.held_out_names) and self.streaming:
             raise ValueError("--held_out goes through all names, which a stream does not know; drop --streaming.")
+        check(not (self.held_out and self.held_out_names), "held_out", self.held_out, "0 beside held_out_names")
         if self.train_records_seed is not None:
             known = "a seed with max_train_records, and without streaming"
             fits = self.max_train_records is not None and not self.streaming

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 HELD_OUT = "held-out"  # the name of that part, as a test split
 LEAST_GROUPS = 5
@@ -28,6 +29,11 @@ def draw_held_out(image_ids: Sequence[str], share: float, seed: int = 0) -> list
         if len(chosen) + len(groups[name]) <= wanted:
             chosen += groups[name]
     return sorted(chosen or min(groups.values(), key=len))  # of groups that are all larger, the smallest
+
+
+def find_held_out(image_ids: Sequence[str], patterns: Sequence[str]) -> list[int]:
+    """Indices of the records whose id fits one of the shell patterns, rising; capitals count."""
+    return [i for i, name in enumerate(image_ids) if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def tell_groups(image_ids: Sequence[str]) -> int:

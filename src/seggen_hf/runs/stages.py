@@ -37,7 +37,7 @@ _SOURCE = (
     "zero_is_void", "tiles", "train_split", "max_train_records",
 )  # fmt: skip
 # Settings of newer versions: they count where they are set, so that runs of older versions go on.
-_SOURCE_IF_SET = ("void_ids", "mask_suffix", "held_out", "held_out_seed", "train_records_seed")
+_SOURCE_IF_SET = ("void_ids", "mask_suffix", "held_out", "held_out_names", "held_out_seed", "train_records_seed")
 # The stage whose folder holds the records that an arm `reads`.
 RECORDS_OF = {
     "synthesize": "synthetic",
@@ -133,6 +133,7 @@ def _unlabelled_stage(recipe: Recipe, run: RunFolder) -> Stage:
     data = recipe.data
     names = ("dataset_name", "unlabelled", "max_unlabelled", "image_column")
     settings = _settings("data", {name: getattr(data, name) for name in names})
+    settings |= {"data.held_out_names": data.held_out_names} if data.held_out_names else {}
     settings |= _size_settings(recipe) if data.dataset_name == SCENES else {}
     return Stage("unlabelled", "caption", run.unlabelled, settings | _settings("caption", vars(recipe.caption)))
 

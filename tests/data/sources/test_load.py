@@ -10,6 +10,7 @@ from PIL import Image
 from seggen_hf.config import DataConfig
 from seggen_hf.data.schema import labels_of, read_map
 from seggen_hf.data.sources.load import load_records, load_split
+from seggen_hf.data.sources.unlabelled import load_unlabelled
 
 
 def test_scenes_are_a_source_like_any_other():
@@ -33,6 +34,23 @@ def test_unknown_layouts_splits_and_paths_are_refused(tmp_path):
     with pytest.raises(ValueError, match="classes.json, labels.json, id2label.json"):
         load_records(root)
     assert_blocks(load_records(root, labels={"categories": CATEGORIES}), 1)
+
+
+def test_what_names_say_is_held_out_is_trained_on_by_nobody(tmp_path):
+    """A video, say; the images without masks are without it too."""
+    root = make_folder(tmp_path / "data", count=12, splits=("train",))
+    every = load_records(root)["image_id"][:]
+    settings = {"dataset_name": str(root), "held_out_names": [f"{every[0]}", "*5"], "unlabelled": str(root / "train")}
+    data = DataConfig(**settings, test_splits=["held-out"])
+    apart, kept = (load_split(data, split, None)["image_id"][:] for split in ("held-out", "train"))
+    assert apart == [name for name in every if name == every[0] or name.endswith("5")] and len(apart) > 1
+    assert kept == [name for name in every if name not in apart]
+    assert load_unlabelled(data)["image_id"][:] == kept
+    for names, told in ((["none*"], "fit none of the 12 ids of train"), (["*"], "fit all of the 12")):
+        with pytest.raises(ValueError, match=told):
+            load_split(DataConfig(dataset_name=str(root), held_out_names=names), "train", None)
+    with pytest.raises(ValueError, match="0 beside held_out_names"):
+        DataConfig(held_out=0.2, held_out_names=["a"])
 
 
 def test_a_seed_draws_other_records_to_train_on_and_the_same_ones_again(tmp_path):

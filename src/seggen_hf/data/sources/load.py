@@ -15,7 +15,7 @@ from datasets import Dataset, Features, Image
 from ...config import SCENES, DataConfig
 from ...labels import LabelSet
 from ...storage.files import write_json
-from ..held_out import HELD_OUT, draw_held_out
+from ..held_out import HELD_OUT, draw_held_out, find_held_out
 from ..scenes.records import SCENE_SPLITS, scene_records
 from ..schema import (
     allow_megapixels,
@@ -75,10 +75,12 @@ def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset
     """The records of one split as `data` describes their source, cut into tiles if it says so; scenes are drawn at its
     height and width. `max_records` counts images.
 
-    With `data.held_out` the training split is without its part `held-out`, which is a split of its own. Of the
-    training split `data.train_records_seed` draws the records, instead of the first.
+    With `data.held_out` or `data.held_out_names` the training split is without its part `held-out`, which is a split
+    of its own. Of the training split `data.train_records_seed` draws the records, instead of the first.
+
+    Raises: see `load_records`; `ValueError` if `data.held_out_names` leave nothing in one of the two parts.
     """
-    is_parted = data.held_out > 0 and split in (data.train_split, HELD_OUT)
+    is_parted = (data.held_out > 0 or bool(data.held_out_names)) and split in (data.train_split, HELD_OUT)
     is_drawn = data.train_records_seed is not None and split == data.train_split
     records = load_records(
         data.dataset_name,
@@ -89,13 +91,25 @@ def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset
         size=(data.height, data.width) if data.dataset_name == SCENES else None,
     )
     if is_parted:
-        held_out = set(draw_held_out(records["image_id"][:], data.held_out, data.held_out_seed))
+        held_out = _held_out(records["image_id"][:], data)
         kept = [index for index in range(len(records)) if (index in held_out) == (split == HELD_OUT)]
         records = records.select(kept[: None if is_drawn else max_records])
     if is_drawn:
         order = np.random.default_rng(data.train_records_seed).permutation(len(records))
         records = records.select(sorted(order[:max_records].tolist()))
     return tile_records(records, data.tiles)
+
+
+def _held_out(image_ids: list[str], data: DataConfig) -> set[int]:
+    if not data.held_out_names:
+        return set(draw_held_out(image_ids, data.held_out, data.held_out_seed))
+    found = set(find_held_out(image_ids, data.held_out_names))
+    if len(found) in (0, len(image_ids)):
+        raise ValueError(
+            f"data.held_out_names {data.held_out_names} fit {'all' if found else 'none'} of the {len(image_ids)} ids "
+            f"of {data.train_split}, such as {image_ids[0]!r}."
+        )
+    return found
 
 
 def load_records(

@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets import Dataset, Image, Value, load_dataset
 
 from ...config import SCENES, DataConfig
+from ..held_out import find_held_out
 from ..scenes.records import SCENE_SPLITS, scene_records
 from ..schema import allow_megapixels, open_image
 from .checks import UNREADABLE, explain, name_of, raise_problems
@@ -20,7 +21,8 @@ LINES = ("captions.jsonl", "metadata.jsonl")  # a line an image: its file's name
 
 
 def load_unlabelled(data: DataConfig, check: bool = True) -> Dataset:
-    """The images that `data.unlabelled` names, in the order of their names, at most `data.max_unlabelled`.
+    """The images that `data.unlabelled` names, in the order of their names, at most `data.max_unlabelled`; without
+    those of `data.held_out_names`.
 
     Args:
         check: decode every image first.
@@ -40,6 +42,8 @@ def load_unlabelled(data: DataConfig, check: bool = True) -> Dataset:
         rows = _read_hub(name, data)
     else:
         raise ValueError(f"{where} is no folder, no split of {data.dataset_name} and no Hub id.")
+    if held_out := set(find_held_out(rows["image_id"][:], data.held_out_names)):
+        rows = rows.select([index for index in range(len(rows)) if index not in held_out])
     if data.max_unlabelled is not None:
         rows = rows.select(range(min(data.max_unlabelled, len(rows))))
     if len(rows) == 0:
