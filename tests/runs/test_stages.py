@@ -19,7 +19,7 @@ from seggen_hf.runs.preflight import check_run
 from seggen_hf.runs.records import data_digest, load_train_records
 from seggen_hf.runs.redo import begin_redo, finish_moves, list_redone
 from seggen_hf.runs.report import list_costs
-from seggen_hf.runs.runner import check_stages, run_stages, select_kinds
+from seggen_hf.runs.runner import check_stages, choose_stages, run_stages, select_kinds
 from seggen_hf.runs.scores import recipe_hash
 from seggen_hf.runs.stage_marker import SettingsChanged, check_stage, fingerprint, list_changes, mark_stage
 from seggen_hf.runs.stages import STAGES, list_stages
@@ -153,9 +153,22 @@ def test_redo_sets_aside_a_stage_and_what_reads_it(run_copy, tiny_recipe):
     assert (run_copy / "synthetic" / "stage.json").is_file()
 
 
-def test_a_stage_without_its_inputs_is_refused(tiny_recipe, tmp_path):
-    with pytest.raises(ValueError, match="captions, which is not finished; run the stage caption first"):
-        run_stages(load_recipe(tiny_recipe), tmp_path / "run", ["mask2img"])
+def test_what_a_stage_reads_is_made_before_it(tiny_run, tiny_recipe, tmp_path):
+    """From nothing all of it; of a finished run only what is missing, in the order of the run."""
+    recipe = load_recipe(tiny_recipe, ["evaluation.arms=[real, synthetic, filtered]"])
+
+    def chosen(folder, *kinds):
+        return [stage.name for stage in choose_stages(list_stages(recipe, folder), kinds)]
+
+    real, both, filtered = (f"segmenter-{arm}/seed-0" for arm in ("real", "synthetic", "filtered"))
+    generators = ["captions", "text2mask", "mask2img", "synthetic"]
+    assert chosen(tmp_path, "segmenter") == [*generators, real, both, "filtered", filtered]
+    assert chosen(tmp_path, "filter") == [*generators, real, "filtered"]
+    assert chosen(tmp_path, "mask2img") == ["captions", "mask2img"] and chosen(tmp_path, "evaluate") == []
+    assert chosen(tiny_run, "segmenter") == [real, both, "filtered", filtered]
+
+
+def test_nothing_is_scored_where_nothing_is_trained(tiny_recipe, tmp_path):
     with pytest.raises(ValueError, match="no finished segmenter"):
         run_stages(load_recipe(tiny_recipe), tmp_path / "run", ["evaluate"])
 
@@ -272,7 +285,7 @@ def test_finished_trainings_give_back_what_only_they_needed(tiny_run, tiny_recip
     assert (tmp_path / "kept" / "text2mask" / "cache").is_dir()
     # It is a setting of how: with another value nothing is made anew.
     stages = list_stages(load_recipe(tiny_recipe, settings[1:]), tmp_path / "kept")
-    check_stages(stages, ["text2mask"], [], None)
+    check_stages(stages, [], None)
 
 
 def test_listing_stages_loads_no_model_and_no_data():
@@ -323,9 +336,9 @@ def test_an_interrupted_redo_goes_on_and_a_new_one_begins_anew(run_copy, tiny_re
 def test_changed_training_data_is_refused_until_captions_are_made_anew(run_copy, tiny_recipe):
     recipe = load_recipe(tiny_recipe)
     stages = list_stages(recipe, run_copy)
-    check_stages(stages, STAGES, [], {"labelled": "scenes"})
+    check_stages(stages, [], {"labelled": "scenes"})
     with pytest.raises(SettingsChanged, match="data has changed since .*captions.*--redo caption"):
-        check_stages(stages, STAGES, [], {"labelled": "other"})
+        check_stages(stages, [], {"labelled": "other"})
     names = [stage.name for stage in list_redone(stages, ["caption"], {"labelled": "other"})]
     assert "segmenter-real/seed-0" in names
     # New captions of the same data leave what reads none as it is.

@@ -60,7 +60,7 @@ def train(
     redo: Redo = None,
     debug: Debug = False,
 ):
-    """One training of a recipe; what it reads must be finished. `training/*.py` train on several GPUs."""
+    """One training of a recipe, and what it reads if that is not made yet. `training/*.py` train on several GPUs."""
     if what not in ("adapt", "text2mask", "mask2img", "segmenter"):
         raise WrongArguments(f"There is no training {what!r}; there are adapt, text2mask, mask2img and segmenter.")
     settings = with_preset(settings, preset)

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
-from ..arms import JUDGED, check_arms
+from ..arms import check_arms
 from ..config import Recipe, save_recipe
 from .cards import write_cards
 from .folder import RunFolder
@@ -37,17 +37,14 @@ def select_kinds(only: Sequence[str] = (), first: str | None = None, last: str |
     return chosen
 
 
-def check_stages(
-    stages: list[Stage], kinds: Sequence[str], again: Sequence[Stage], data: dict[str, str] | None
-) -> None:
+def check_stages(stages: list[Stage], again: Sequence[Stage], data: dict[str, str] | None) -> None:
     """Refuse what cannot go on, before anything is written.
 
     Args:
         again: stages that will be made anew.
         data (`dict`): `source_digests` now; None leaves them unchecked.
 
-    Raises: `ValueError` if a stage that is done, or begun, has other settings or other data now, or an input is
-        neither done nor part of the call.
+    Raises: `ValueError` if a stage that is done, or begun, has other settings or other data now.
     """
     anew = {id(stage) for stage in again}
     changes = []
@@ -71,22 +68,20 @@ def check_stages(
                 f"The data has changed since {stage.folder} was made of it. Use another --out, or --redo caption to "
                 "make anew what depends on it."
             )
-    chosen = choose_stages(stages, kinds)
-    for stage in chosen:
-        if stage.is_done and id(stage) not in again:
-            continue
-        for needed in (*stage.inputs, *stage.after):
-            if needed not in chosen and (not needed.is_done or id(needed) in again):
-                raise ValueError(
-                    f"{stage.name} reads {needed.folder}, which is not finished; run the stage {needed.kind} first."
-                )
 
 
 def choose_stages(stages: list[Stage], kinds: Sequence[str]) -> list[Stage]:
-    """Those of `kinds`; what the segmenter of real records makes brings that one, which otherwise comes after it."""
-    made = [stage for stage in stages if stage.kind in JUDGED and stage.kind in kinds]
-    judges = [judge for stage in made for judge in stage.inputs if judge.kind == "segmenter"]
-    return [stage for stage in stages if stage.kind in kinds or stage in judges]
+    """Those of `kinds`, and before them what they read and nobody has made yet, in the order of the run."""
+    chosen: list[Stage] = []
+    wanted = [stage for stage in stages if stage.kind in kinds]
+    while wanted:
+        stage = wanted.pop()
+        if stage in chosen:
+            continue
+        chosen.append(stage)
+        if not stage.is_done:
+            wanted += [needed for needed in (*stage.inputs, *stage.after) if not needed.is_done]
+    return [stage for stage in stages if stage in chosen]
 
 
 def run_stages(
@@ -133,6 +128,8 @@ def _make(
         tell(f"$ {command}")
     together = functools.partial(work_together, recipe=recipe, run=run, command=command, lock=lock, tell=tell)
     chosen = choose_stages(stages, kinds)
+    if brought := [stage.name for stage in chosen if stage.kind not in kinds]:
+        tell(f"not made yet, and read by what was asked for: {', '.join(brought)}")
     for stage in [stage for stage in chosen if stage.is_done]:
         tell(f"{stage.name}: kept, it is finished")
     pending = [stage for stage in chosen if not stage.is_done]
@@ -163,11 +160,11 @@ def _prepare(
     check_arms(recipe)
     begun, digest = finish_moves(run), recipe_hash(recipe)
     goes_on = begun is not None and (begun["redo"], begun["recipe_hash"]) == (sorted(redo), digest)
-    makes = any(stage.kind in kinds for stage in stages)
-    data = source_digests(recipe) if makes else None
+    chosen = choose_stages(stages, kinds)
+    data = source_digests(recipe) if chosen else None
     again = [] if goes_on else list_redone(stages, redo, data)
-    check_stages(stages, kinds, again, data)
-    if any(stage.kind in kinds and (not stage.is_done or stage in again) for stage in stages):
+    check_stages(stages, again, data)
+    if any(not stage.is_done or stage in again for stage in chosen):
         counts = check_run(recipe, run)
         tests = ", ".join(f"{number} {split}" for split, number in counts["tests"].items())
         tell(f"Checked: {counts['records']} records with {counts['labels']} labels; test records: {tests}")
