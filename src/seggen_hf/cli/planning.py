@@ -31,6 +31,9 @@ def plan(
     value: Annotated[
         bool, typer.Option("--value", help="Train on parts of the labels: is there anything to gain?")
     ] = False,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="With --value: what the samples in the run folder bring, and how many.")
+    ] = False,
     out: Out = None,
     json: Json = False,
     debug: Debug = False,
@@ -40,22 +43,28 @@ def plan(
     With --measure every stage is also run for a few steps on this machine: exit status 1 if one of them fails.
 
     With --value the segmenter is trained on a quarter, half and all of the labels, and for twice the steps, and scored
-    on a fifth that is held out: what limits it, and the most that synthetic data can bring. Only this writes, into the
-    run folder, and what is done is kept.
+    on a fifth that is held out: what limits it, and the most that synthetic data can bring. With --samples it is
+    trained with those in the run folder instead, a quarter and all of them, and in three shares. Only this writes,
+    into the run folder, and what is done is kept.
     """
+    if samples and not value:
+        raise WrongArguments("--samples is asked together with --value.")
     if value:
-        show_value(recipe, with_preset(settings, preset), out, json)
+        show_value(recipe, with_preset(settings, preset), out, samples, json)
         return
     show_plan(recipe, with_preset(settings, preset), gpu, processes, records, measure, json)
 
 
-def show_value(recipe, settings, out, as_json: bool) -> None:
+def show_value(recipe, settings, out, of_samples: bool, as_json: bool) -> None:
     loaded, folder = read_recipe(recipe, settings, out)
     quiet_libraries()
-    from ..runs.value import measure_value
+    if of_samples:
+        from ..runs.value_of_samples import measure_samples as measure
+    else:
+        from ..runs.value import measure_value as measure
 
-    curve = measure_value(loaded, folder, say)
-    print(dumps(curve.to_dict()) if as_json else curve.to_text())
+    found = measure(loaded, folder, say)
+    print(dumps(found.to_dict()) if as_json else found.to_text())
 
 
 def show_plan(recipe, settings, gpus=None, processes=1, num_records=None, measure=False, as_json=False) -> None:

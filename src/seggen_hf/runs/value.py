@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..arms import ARMS, arm_config
-from ..config import Recipe
+from ..config import Recipe, SegmenterConfig
 from ..storage.digests import json_digest
 from ..storage.files import write_json
 from ..tasks import TASKS
@@ -122,33 +122,64 @@ class Curve:
         return "\n".join(lines)
 
 
-def measure_value(recipe: Recipe, out: str | os.PathLike, say: Callable[[str], None]) -> Curve:
-    """Train the real arm at each of `POINTS` with each of the recipe's seeds, in `out`/value; what is done is kept.
+@dataclass(frozen=True)
+class Division:
+    """The labelled records: those that are scored, and the order in which parts of the others are taken.
 
-    A fifth of the labelled records, drawn by seed 0, is held out and scored; the test splits are not looked at.
+    Attributes:
+        data: digest of all of them.
+    """
 
-    Raises: `ValueError` for fewer than `LEAST` records, and what a training raises.
+    records: Dataset
+    held_out: Dataset
+    order: np.ndarray
+    data: str
+
+    def part(self, share: float) -> Dataset:
+        """A smaller part lies in the larger ones, so that a doubling only adds."""
+        return self.records.select(np.sort(self.order[: _count(len(self.order), share)]))
+
+    @staticmethod
+    def folder(out: str | os.PathLike, share: float, times: int, seed: int) -> Path:
+        """The place of a training on real labels alone, with `times` the steps."""
+        return RunFolder(out).value / f"labels-{round(100 * share)}-steps-{times}" / f"seed-{seed}"
+
+
+def divide_labels(recipe: Recipe) -> Division:
+    """A fifth of the labelled records, drawn by seed 0, is held out to be scored.
+
+    Raises: `ValueError` for fewer than `LEAST` records.
     """
     records = load_train_records(recipe)
     if len(records) < LEAST:
         raise ValueError(f"{len(records)} labelled records are too few to hold some out; it takes {LEAST} or more.")
     order = np.random.default_rng(0).permutation(len(records))
     num_held_out = max(1, round(HELD_OUT * len(records)))
-    held_out, rest = records.select(np.sort(order[:num_held_out])), order[num_held_out:]
-    digest = data_digest(recipe, records)
+    held_out = records.select(np.sort(order[:num_held_out]))
+    return Division(records, held_out, order[num_held_out:], data_digest(recipe, records))
+
+
+def measure_value(recipe: Recipe, out: str | os.PathLike, say: Callable[[str], None]) -> Curve:
+    """Train the real arm at each of `POINTS` with each of the recipe's seeds, in `out`/value; what is done is kept.
+
+    The test splits are not looked at.
+
+    Raises: see `divide_labels`, and what a training raises.
+    """
+    labels = divide_labels(recipe)
     scores: dict[tuple[float, int], dict[int, float]] = {point: {} for point in POINTS}
     with lock_run(RunFolder(out)):
         for seed in recipe.evaluation.seeds:
             for share, times in POINTS:
-                # A smaller part lies in the larger ones, so that a doubling only adds.
-                part = records.select(np.sort(rest[: _count(len(rest), share)]))
-                folder = RunFolder(out).value / f"labels-{round(100 * share)}-steps-{times}" / f"seed-{seed}"
-                score = _score_point(recipe, folder, part, held_out, seed, times, digest)
+                part = labels.part(share)
+                config = arm_config(ARMS["real"], recipe.segmenter, seed, labels.folder(out, share, times, seed), None)
+                config = dataclasses.replace(config, max_train_steps=times * config.max_train_steps)
+                score = score_point(recipe, config, part, labels)
                 scores[share, times][seed] = score
-                say(f"{len(part)} labels, {times * recipe.segmenter.max_train_steps} steps, seed {seed}: {score:.1%}")
+                say(f"{len(part)} labels, {config.max_train_steps} steps, seed {seed}: {score:.1%}")
     metric = TASKS[recipe.data.task].metric
     steps = recipe.segmenter.max_train_steps
-    curve = Curve(recipe.name, metric, steps, len(rest), num_held_out, scores)
+    curve = Curve(recipe.name, metric, steps, len(labels.order), len(labels.held_out), scores)
     write_json(RunFolder(out).value / "value.json", curve.to_dict())
     return curve
 
@@ -157,20 +188,30 @@ def _count(num_records: int, share: float) -> int:
     return max(1, round(share * num_records))
 
 
-def _score_point(
-    recipe: Recipe, folder: Path, records: Dataset, held_out: Dataset, seed: int, times: int, data: str
+def score_point(
+    recipe: Recipe,
+    config: SegmenterConfig,
+    records: Dataset,
+    labels: Division,
+    synthetic: Dataset | None = None,
+    made_by: str = "",
 ) -> float:
-    """The headline score of one training, remembered beside it with all that decides it."""
-    config = arm_config(ARMS["real"], recipe.segmenter, seed, folder, None)
-    config = dataclasses.replace(config, max_train_steps=times * config.max_train_steps, checkpoints_total_limit=1)
-    data_settings = recipe.data
-    made_of = json_digest([dataclasses.asdict(config) | {"output_dir": ""}, data, data_settings.tiles, len(records)])
+    """The headline score on the held-out records of one training in `config.output_dir`, remembered there with all
+    that decides it.
+
+    Args:
+        synthetic: samples beside `records`, `made_by` tells which.
+    """
+    config = dataclasses.replace(config, checkpoints_total_limit=1)
+    folder, data = Path(config.output_dir), recipe.data
+    decides = dataclasses.asdict(config) | {"output_dir": "", "synthetic_dataset": None}
+    made_of = json_digest([decides, labels.data, data.tiles, len(records), *([made_by] if made_by else [])])
     file = folder / "score.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     if known.get("made_of") == made_of:
         return known["score"]
-    train_task(SegmenterTask, config, records, task=data_settings.task, tiles=data_settings.tiles)
-    found = score_folder(folder, held_out, recipe.evaluation, data_settings.task)
-    score = found[TASKS[data_settings.task].metric] or 0.0
+    train_task(SegmenterTask, config, records, synthetic_records=synthetic, task=data.task, tiles=data.tiles)
+    found = score_folder(folder, labels.held_out, recipe.evaluation, data.task)
+    score = found[TASKS[data.task].metric] or 0.0
     write_json(file, {"score": score, "made_of": made_of})
     return score
