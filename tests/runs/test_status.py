@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from seggen_hf.cli import app
 from seggen_hf.runs.lock import lock_run
 from seggen_hf.runs.stage_marker import DONE, STARTED
+from seggen_hf.runs.status import RunStatus, StageStatus
 
 
 def status(run, *words):
@@ -49,6 +50,25 @@ def test_trainings_tell_their_steps_and_what_is_left(run_copy):
     text = status(run_copy)
     assert "step 1 of 2, about 0 s left; nothing new for 60 min" in text
     assert "No process works on it: `seggen run" in text and "Last line of its log" in text
+
+
+def made(name, state="waiting", **facts):
+    return StageStatus(name, state, **facts)
+
+
+def test_what_is_left_of_the_run_follows_from_what_was_done():
+    """A waiting segmenter takes as long as the others did; of other stages nobody knows; two jobs halve it."""
+    done = made("segmenter-real/seed-0", "done", seconds=100.0)
+    goes_on = made("segmenter-real/seed-1", "begun", seconds=50.0, step=30, steps=40, left=30.0)
+    waits = [made(f"segmenter-synthetic/seed-{seed}", steps=40) for seed in range(3)]
+    run = RunStatus("r", None, [made("mask2img", steps=9), done, goes_on, *waits], None)
+    assert run.left == (30 + 3 * 100, 1)
+    assert run.tell_left() == "about 6 min left, and 1 stage whose time is not known yet"
+    assert RunStatus("r", None, run.stages, None, jobs=2).left == (165, 1)
+    first = RunStatus("r", None, [goes_on, *waits], None)
+    assert first.left == (30 + 3 * 120, 0)  # the one that goes on will have taken 120
+    assert RunStatus("r", None, [goes_on, *waits[:1]], None, jobs=2).left == (120, 0)  # no less than the longest
+    assert RunStatus("r", None, waits, None).tell_left() == RunStatus("r", None, [done], None).tell_left() == ""
 
 
 def test_the_process_that_works_on_it_is_named_and_not_disturbed(run_copy):

@@ -37,12 +37,15 @@ from .records import load_train_records
 from .scores import open_segmenter
 from .stage_marker import DONE, STARTED, finished_marker, mark_stage
 from .stages import Stage, repaint_config, segmenter_config, segmenter_of
+from .status import read_status
 
 
-def begins(stage: Stage) -> str:
-    """A line that says so."""
+def begins(stage: Stage, run: RunFolder) -> str:
+    """A line that says so, and what is left of the run."""
     number, total = stage.place
-    return f"stage {number} of {total}, {stage.name}: {'goes on' if (stage.folder / STARTED).is_file() else 'begins'}"
+    state = "goes on" if (stage.folder / STARTED).is_file() else "begins"
+    left = read_status(run).tell_left()
+    return f"stage {number} of {total}, {stage.name}: {state}" + (f"; {left}" if left else "")
 
 
 def make_stage(stage: Stage, recipe: Recipe, run: RunFolder, command: str | None, data: dict[str, str] | None) -> str:

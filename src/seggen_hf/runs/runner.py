@@ -137,7 +137,7 @@ def _make(
         together("make", stages=pending)
     else:
         for stage in pending:
-            tell(begins(stage))
+            tell(begins(stage, run))
             tell(make_stage(stage, recipe, run, command, data))
     if "evaluate" in kinds:
         trainings = [stage for stage in stages if stage.kind == "segmenter"]

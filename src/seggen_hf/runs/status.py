@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 from filelock import lock_descriptor
 
@@ -36,22 +37,54 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The stages in their order, and whether a process works on them."""
+    """The stages in their order, and whether a process works on them.
+
+    Attributes:
+        jobs: stages that are made at a time.
+    """
 
     run: str
     process: str | None
     stages: list[StageStatus]
     last_line: str | None
+    jobs: int = 1
+
+    @property
+    def left(self) -> tuple[float, int]:
+        """Seconds that the stages take whose time can be told, with `jobs` at a time, and how many cannot be told.
+
+        A training that goes on tells its own; a segmenter that waits takes as long as those that are done, or as one
+        that goes on will have taken.
+        """
+        segmenters = [stage for stage in self.stages if parse_segmenter_name(stage.name)]
+        took = [stage.seconds for stage in segmenters if stage.state == "done" and stage.seconds]
+        took = took or [seconds for stage in segmenters if (seconds := _whole(stage))]
+        usual = fmean(took) if took else None
+        pending = [stage for stage in self.stages if stage.state != "done"]
+        told = [usual if stage.left is None and stage in segmenters else stage.left for stage in pending]
+        known = [seconds for seconds in told if seconds is not None]
+        return max([0.0, *known, sum(known) / self.jobs]), len(told) - len(known)
+
+    def tell_left(self) -> str:
+        """What is left of the whole run, in words; empty where nothing is known of it, or nothing is left."""
+        seconds, unknown = self.left
+        if not seconds:
+            return ""
+        more = f", and {unknown} stage{'s' * (unknown > 1)} whose time is not known yet" if unknown else ""
+        return f"about {_told(seconds)} left{more}"
 
     def to_dict(self) -> dict:
         """JSON values."""
-        return asdict(self) | {"done": sum(stage.state == "done" for stage in self.stages)}
+        seconds, unknown = self.left
+        counts = {"done": sum(stage.state == "done" for stage in self.stages)}
+        return asdict(self) | counts | {"left": seconds, "left_unknown": unknown}
 
     def to_text(self) -> str:
         width = max(len(stage.name) for stage in self.stages)
         lines = [f"{stage.name:<{width}}  {_tell(stage)}" for stage in self.stages]
         done = sum(stage.state == "done" for stage in self.stages)
-        lines.append(f"{done} of {len(self.stages)} stages are done.")
+        left = self.tell_left()
+        lines.append(f"{done} of {len(self.stages)} stages are done{'; ' * bool(left)}{left}.")
         if self.process:
             lines.append(f"Process {self.process} works on it.")
         elif done < len(self.stages):
@@ -67,7 +100,7 @@ def read_status(out: str | os.PathLike) -> RunStatus:
     recipe = run.recipe()
     log = run.log.read_text(encoding="utf-8").rstrip().splitlines() if run.log.is_file() else []
     stages = [_status_of(stage, recipe) for stage in list_stages(recipe, run)]
-    return RunStatus(str(run), _holder(run), stages, log[-1] if log else None)
+    return RunStatus(str(run), _holder(run), stages, log[-1] if log else None, recipe.evaluation.jobs)
 
 
 def _status_of(stage: Stage, recipe: Recipe) -> StageStatus:
@@ -85,6 +118,13 @@ def _status_of(stage: Stage, recipe: Recipe) -> StageStatus:
     left = (steps - step) * batch / (sum(rates) / len(rates)) if rates and steps and batch else None
     silent = time.time() - (stage.folder / "history.jsonl").stat().st_mtime
     return StageStatus(stage.name, "begun", begun["seconds"], step, steps, left, silent)
+
+
+def _whole(stage: StageStatus) -> float | None:
+    """Seconds that all steps of a training take at its present rate; None where that is not known."""
+    if not stage.left or not stage.steps or stage.step is None or stage.step >= stage.steps:
+        return None
+    return stage.left * stage.steps / (stage.steps - stage.step)
 
 
 def _section(stage: Stage, recipe: Recipe):

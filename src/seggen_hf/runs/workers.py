@@ -57,7 +57,7 @@ def work_together(
             for stage in ready[: count - len(running)]:
                 waiting.remove(stage)
                 if job == "make":
-                    tell(begins(stage))
+                    tell(begins(stage, run))
                 place = min(set(range(count)) - running.keys())
                 running[place] = stage, _begin(job, run, stage.name, place, share, command, lock)
             time.sleep(0.2)
