@@ -1,22 +1,41 @@
-"""Mask2Formers of unit size on both kinds of backbone."""
+"""Segmenters of unit size: Mask2Formers on backbones of many kinds."""
 
-from transformers import Mask2FormerConfig, ResNetConfig
+from transformers import CONFIG_MAPPING, Mask2FormerConfig
 
 from seggen_hf.segmenter.sizes import STAGES, named_config
 
 BACKBONES = ("swin", "resnet")
+_CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+_WINDOWS = {"image_size": 64, "embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "window_size": 4}
+OTHER_BACKBONES = {
+    "dinov3_convnext": _CONVNEXT,
+    "convnext": _CONVNEXT,
+    "convnextv2": _CONVNEXT,
+    "swinv2": _WINDOWS,
+    "maskformer-swin": _WINDOWS,
+    "focalnet": {"image_size": 64, "embed_dim": 8, "hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 2, 1]},
+    "pvt_v2": _CONVNEXT | {"image_size": 64, "num_attention_heads": [1, 2, 4, 8]},
+    "bit": {"embedding_size": 8, "hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 2, 1], "num_groups": 4},
+}
+
+
+def backbone_config(kind: str, **changes):
+    """Of one of `OTHER_BACKBONES`."""
+    return CONFIG_MAPPING[kind](**OTHER_BACKBONES[kind] | changes)
 
 
 def unit_config(backbone: str, **changes) -> Mask2FormerConfig:
     config = named_config("unit")
     if backbone == "resnet":
-        config.backbone_config = ResNetConfig(
+        config.backbone_config = CONFIG_MAPPING["resnet"](
             embedding_size=8,
             hidden_sizes=[8, 16, 24, 32],
             depths=[1, 2, 1, 1],
             layer_type="basic",
             out_features=STAGES,
         )
+    elif backbone in OTHER_BACKBONES:
+        config.backbone_config = backbone_config(backbone, out_features=STAGES)
     else:
         config.backbone_config.depths = [1, 2, 1, 1]  # one layer with a shifted window
         config.backbone_config.drop_path_rate = changes.pop("drop_path_rate", 0.0)

@@ -216,13 +216,14 @@ class SegmenterConfig(TrainingConfig):
     model: str = field(
         default="miniature",
         metadata=about(
-            "Hub id or folder of a Mask2Former (weights or config); or a size with random weights: miniature, "
-            "resnet-50, swin-tiny, swin-small, swin-base, swin-large."
+            "Hub id or folder of a Mask2Former or MaskFormer (weights or config); or a size with random weights: "
+            "miniature, resnet-50, swin-tiny, swin-small, swin-base, swin-large, mask2former (on backbone_model)."
         ),
     )
     model_revision: str | None = field(default=None, metadata=about("Commit, tag or branch of model."))
     backbone_model: str | None = field(
-        default=None, metadata=about("Hub id or folder whose weights a backbone built from a config takes (R50).")
+        default=None,
+        metadata=about("Hub id or folder whose weights a backbone built from a config takes (R50, ConvNeXt, ...)."),
     )
     num_queries: int | None = field(
         default=None,

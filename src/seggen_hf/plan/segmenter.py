@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from torch import nn
 
 from ..config import EvaluationConfig, Recipe, SegmenterConfig
 from ..labels import LabelSet
 from ..networks.modules import move
 from ..segmenter import loss as segmentation_loss
+from ..segmenter.architectures import count_queries, find_backbone, segmenter_class, set_num_queries
 from ..segmenter.build import find_config, freeze_batch_norm
 from ..segmenter.inference import SIZE_DIVISOR
 from ..segmenter.layers import adapt_layers, enable_checkpointing
@@ -24,21 +26,23 @@ from .training_memory import checkpoint_disk, checkpoint_host, training_memory
 ASPECT = 4 / 3  # of a test image
 
 
-def read_config(config: SegmenterConfig) -> tuple[Mask2FormerConfig, bool]:
+def read_config(config: SegmenterConfig) -> tuple[Any, bool]:
     """What the segmenter of `config` is built from, and whether a training of it begins with weights."""
     known = hub_config(config.model)
-    settings, has_weights = (known, True) if known else find_config(config.model, config.model_revision)
+    settings, has_weights = (
+        (known, True) if known else find_config(config.model, config.model_revision, config.backbone_model)
+    )
     return settings, has_weights or config.backbone_model is not None
 
 
-def build(config: SegmenterConfig, labels: LabelSet) -> Mask2FormerForUniversalSegmentation:
+def build(config: SegmenterConfig, labels: LabelSet) -> nn.Module:
     """The segmenter on the meta device."""
     settings, is_pretrained = read_config(config)
     settings.id2label, settings.label2id = labels.id2label, labels.label2id
-    settings.num_queries = config.num_queries or settings.num_queries
+    set_num_queries(settings, config.num_queries)
     settings.use_auxiliary_loss = True
     with torch.device("meta"):
-        model = move(Mask2FormerForUniversalSegmentation(settings), "meta")
+        model = move(segmenter_class(settings)(settings), "meta")
     if is_pretrained:
         freeze_batch_norm(model)
     adapt_layers(model)
@@ -65,7 +69,7 @@ def plan_segmenter(
     trained, batch = count(model, trained=True), config.train_batch_size
     buffers = sum(buffer.numel() for buffer in model.buffers())
     quarter = (-(-config.crop_height // 4), -(-config.crop_width // 4))
-    queries = model.config.num_queries
+    queries = count_queries(model.config)
     masks = labels.num_labels if task == "semantic" else queries
     notes = [f"planned with {masks} masks an image, as many as there can be"]
     cost = None
@@ -86,7 +90,7 @@ def plan_segmenter(
         name="segmenter",
         kind="segmenter",
         parameters={
-            "backbone": count(model.model.pixel_level_module.encoder),
+            "backbone": count(find_backbone(model)),
             "pixel decoder": count(model.model.pixel_level_module.decoder),
             "transformer": count(model.model.transformer_module),
             "class head": count(model.class_predictor),

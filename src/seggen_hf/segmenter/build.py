@@ -1,4 +1,4 @@
-"""Mask2Former for this project: built from a size, a Hub id or a config, with the processor that travels with it."""
+"""A segmenter for this project: built from a size, a Hub id or a config, with the processor that travels with it."""
 
 import json
 from pathlib import Path
@@ -6,16 +6,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoImageProcessor,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-)
-from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from ..labels import LabelSet, differing_labels
 from ..networks.weights import check_loaded
-from .sizes import SEGMENTER_NAMES, named_config
+from .architectures import find_backbone, segmenter_class, set_num_queries
+from .sizes import SEGMENTER_NAMES, backbone_config, named_config
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -31,14 +28,16 @@ def build_segmenter(
     tiles: int | None = None,
     is_whole: bool = False,
 ):
-    """Build a Mask2Former for `labels` and the processor that travels with it.
+    """Build a segmenter for `labels` and the processor that travels with it.
 
     Args:
         name_or_path: one of `SEGMENTER_NAMES` (random weights); a Hub id or folder with weights; a folder with
-            nothing but a config.json, or a JSON file (random weights). A class head of another size is made anew.
+            nothing but a config.json, or a JSON file (random weights). The class is that of the config's `model_type`
+            (`segmenter_class`). A class head of another size is made anew.
         revision (`str`): commit, tag or branch of a Hub id.
         backbone_model (`str`): Hub id or folder whose weights the backbone takes (`microsoft/resnet-50`). A
-            Mask2Former built from a config has a random backbone otherwise: transformers loads none.
+            Mask2Former built from a config has a random backbone otherwise: transformers loads none. The name
+            `mask2former` takes the backbone's architecture from there, too.
         short_side (`int`): inference resizes the images' short side to it; by default as the loaded processor says,
             and not at all for random weights.
         num_queries (`int`): of the decoder, where it is to have another number; those of a checkpoint are made anew.
@@ -48,19 +47,20 @@ def build_segmenter(
         is_whole (`bool`): every tensor must come from the weights, the class head's too.
 
     Returns: the model (float32, batch norm of a pretrained backbone frozen) and its image processor.
-    Raises: `ValueError` if there is no Mask2Former under that name.
+    Raises: `ValueError` if there is no segmenter under that name.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config, weights = find_config(name_or_path, revision)
+        config, weights = find_config(name_or_path, revision, backbone_model)
+        found_class = segmenter_class(config)
         # Without the auxiliary loss transformers 5.23 fails on a forward pass that does not ask for hidden states.
         config.use_auxiliary_loss = True
-        config.num_queries = num_queries or config.num_queries
+        set_num_queries(config, num_queries)
         config.id2label, config.label2id = labels.id2label, labels.label2id
         if weights:
-            loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
+            loaded: Any = found_class.from_pretrained(
                 name_or_path,
-                revision=revision,  # pyright: ignore[reportArgumentType]  # None: main
+                revision=revision,
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
@@ -71,12 +71,12 @@ def build_segmenter(
             if is_whole:
                 check_loaded(str(name_or_path), model, report)
         else:
-            model = Mask2FormerForUniversalSegmentation(config)
+            model = found_class(config)
     if backbone_model is not None:
         _load_backbone(model, backbone_model)
     if weights or backbone_model is not None:
         freeze_batch_norm(model)
-    processor = _build_processor(name_or_path if weights else None, revision, labels, short_side, tiles)
+    processor = _build_processor(config, name_or_path if weights else None, revision, labels, short_side, tiles)
     return model, processor
 
 
@@ -93,19 +93,28 @@ def load_segmenter(name_or_path: str | Path, labels: LabelSet):
     return build_segmenter(name_or_path, labels, is_whole=True)
 
 
-def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
-    """The configuration, and whether weights belong to it."""
+def find_config(name_or_path, revision, backbone_model: str | None = None) -> tuple[Any, bool]:
+    """The configuration, of any class that can be a segmenter, and whether weights belong to it.
+
+    Args:
+        backbone_model: of `build_segmenter`; only the name `mask2former` needs it here.
+    """
     if str(name_or_path) in SEGMENTER_NAMES:
-        return named_config(str(name_or_path)), False
+        backbone = backbone_config(backbone_model) if name_or_path == "mask2former" else None
+        return named_config(str(name_or_path), backbone), False
     path = Path(name_or_path)
     if path.suffix == ".json" and path.is_file():
-        return _checked(Mask2FormerConfig.from_dict(json.loads(path.read_text())), path), False
+        settings = json.loads(path.read_text())
+        kind = settings.get("model_type", "mask2former")
+        if kind not in CONFIG_MAPPING:
+            raise ValueError(f"{path} has the model_type {kind!r}, which transformers does not know.")
+        return _checked(CONFIG_MAPPING[kind].from_dict(settings), path), False
     try:
-        config = Mask2FormerConfig.from_pretrained(name_or_path, revision=revision)
-    except OSError as error:
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    except (OSError, ValueError) as error:  # the second: a model_type that transformers does not know
         raise ValueError(
             f"There is no segmenter {str(name_or_path)!r}: {str(error).splitlines()[0]} Give --model a Hub id, a "
-            f"folder or JSON file with a Mask2Former configuration, or one of {list(SEGMENTER_NAMES)}."
+            f"folder or JSON file with a segmenter's configuration, or one of {list(SEGMENTER_NAMES)}."
         ) from error
     has_weights = not path.is_dir() or any(path.glob("*.safetensors"))
     others = [] if has_weights else [file.name for kind in PICKLES for file in sorted(path.glob(kind))]
@@ -117,15 +126,14 @@ def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
     return _checked(config, name_or_path), has_weights
 
 
-def _checked(config: Mask2FormerConfig, source) -> Mask2FormerConfig:
-    if config.model_type != "mask2former":
-        raise ValueError(f"{source} is a {config.model_type}; only Mask2Former can be trained here.")
+def _checked(config, source) -> Any:
+    segmenter_class(config, source)
     return config
 
 
 def _load_backbone(model, backbone_model: str) -> None:
     """Copy the weights of `backbone_model` into the model's backbone, which must be of the same shape."""
-    encoder = model.model.pixel_level_module.encoder
+    encoder: Any = find_backbone(model)
     # Not AutoBackbone, which in transformers 5.23 takes any path to a folder for a Hub id and refuses it.
     try:
         backbone, report = type(encoder).from_pretrained(
@@ -169,15 +177,16 @@ def freeze_batch_norm(model: nn.Module) -> int:
     return len(norms)
 
 
-def _build_processor(name_or_path, revision, labels: LabelSet, short_side: int | None, tiles: int | None):
+def _build_processor(config, name_or_path, revision, labels: LabelSet, short_side: int | None, tiles: int | None):
+    default: Any = IMAGE_PROCESSOR_MAPPING[type(config)]
     processor: Any  # of any class, with attributes of ours
     if name_or_path is None:
-        processor = Mask2FormerImageProcessorPil(do_resize=False)
+        processor = default["pil"](do_resize=False)
     else:
         try:
             processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision, backend="pil")
         except OSError:  # weights saved without a processor
-            processor = Mask2FormerImageProcessorPil(do_resize=False)
+            processor = default["pil"](do_resize=False)
     processor.ignore_index = labels.ignore_index
     processor.do_reduce_labels = False  # ids are ours, contiguous from 0
     processor.num_labels = labels.num_labels

@@ -20,6 +20,7 @@ from ..labels import LabelSet, differing_labels
 from ..pictures.grid import lay_out
 from ..pictures.segments import paint_segments
 from ..pictures.spacing import spread
+from ..segmenter.architectures import unused_parameters
 from ..segmenter.build import build_segmenter
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import normalize, predict_panoptic, predict_semantic, without_windows
@@ -68,11 +69,10 @@ def seed_drop_path(model: nn.Module) -> list[SampleDropPath]:
 
 
 def freeze_unused(model: nn.Module) -> None:
-    """Freeze what the loss never reaches, the last norm of a Swin backbone: data parallel training waits for it."""
-    mask2former: Any = model.model
-    swin = getattr(mask2former.pixel_level_module.encoder, "swin", None)
-    if swin is not None:
-        swin.layernorm.requires_grad_(False)
+    """Freeze what the loss never reaches, such as the last norm of a Swin backbone: data parallel training waits for
+    it."""
+    for name in unused_parameters(model):
+        model.get_parameter(name).requires_grad_(False)
 
 
 def parameter_groups(model: nn.Module, config: SegmenterConfig) -> list[dict]:
