@@ -1,6 +1,6 @@
-"""Segmenters of unit size: Mask2Formers on backbones of many kinds."""
+"""Segmenters of unit size: Mask2Formers on backbones of many kinds, EoMTs, and a MaskFormer."""
 
-from transformers import CONFIG_MAPPING, Mask2FormerConfig
+from transformers import CONFIG_MAPPING, EomtDinov3Config, Mask2FormerConfig, MaskFormerConfig
 
 from seggen_hf.segmenter.sizes import STAGES, named_config
 
@@ -17,6 +17,10 @@ OTHER_BACKBONES = {
     "pvt_v2": _CONVNEXT | {"image_size": 64, "num_attention_heads": [1, 2, 4, 8]},
     "bit": {"embedding_size": 8, "hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 2, 1], "num_groups": 4},
 }
+EOMT_SETTINGS = (
+    *("image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_blocks"),
+    *("num_upscale_blocks", "num_register_tokens", "num_queries", "train_num_points"),
+)
 
 
 def backbone_config(kind: str, **changes):
@@ -43,3 +47,30 @@ def unit_config(backbone: str, **changes) -> Mask2FormerConfig:
     for name, value in changes.items():
         setattr(config, name, value)
     return config
+
+
+def eomt_config(kind: str, **changes):
+    """Of an EoMT on DINOv2's (`eomt`) or DINOv3's ViT, whose random draw of scales in training is left out."""
+    config = named_config("eomt-unit")
+    if kind == "eomt_dinov3":
+        settings = {name: getattr(config, name) for name in EOMT_SETTINGS}
+        config = EomtDinov3Config(**settings, intermediate_size=32, pos_embed_rescale=None)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+def maskformer_config() -> MaskFormerConfig:
+    return MaskFormerConfig(
+        backbone_config=unit_config("swin").backbone_config,
+        decoder_config=CONFIG_MAPPING["detr"](
+            d_model=32,
+            decoder_layers=2,
+            decoder_attention_heads=2,
+            decoder_ffn_dim=32,
+            num_queries=10,
+            dropout=0.0,
+        ),
+        fpn_feature_size=32,
+        mask_feature_size=32,
+    )

@@ -11,11 +11,11 @@ from ..config import EvaluationConfig, Recipe, SegmenterConfig
 from ..labels import LabelSet
 from ..networks.modules import move
 from ..segmenter import loss as segmentation_loss
-from ..segmenter.architectures import count_queries, find_backbone, segmenter_class, set_num_queries
+from ..segmenter.architectures import count_queries, find_backbone, prepare_config, segmenter_class, set_num_queries
 from ..segmenter.build import find_config, freeze_batch_norm
 from ..segmenter.inference import SIZE_DIVISOR
 from ..segmenter.layers import adapt_layers, enable_checkpointing
-from ..segmenter.loss import PointTargets, count_points
+from ..segmenter.loss import LossSettings, PointTargets, count_points
 from ..segmenter.sizes import hub_config
 from ..trainers.segmenter import freeze_unused, seed_drop_path
 from .base_modules import count
@@ -40,7 +40,7 @@ def build(config: SegmenterConfig, labels: LabelSet) -> nn.Module:
     settings, is_pretrained = read_config(config)
     settings.id2label, settings.label2id = labels.id2label, labels.label2id
     set_num_queries(settings, config.num_queries)
-    settings.use_auxiliary_loss = True
+    prepare_config(settings)
     with torch.device("meta"):
         model = move(segmenter_class(settings)(settings), "meta")
     if is_pretrained:
@@ -72,14 +72,14 @@ def plan_segmenter(
     queries = count_queries(model.config)
     masks = labels.num_labels if task == "semantic" else queries
     notes = [f"planned with {masks} masks an image, as many as there can be"]
-    cost = None
+    cost, settings = None, LossSettings.of(model.config)
     if measure:
 
         def loss():
             images = empty(batch, 3, config.crop_height, config.crop_width)
             outputs = model(pixel_values=images, output_auxiliary_logits=True)
-            targets = _targets(model.config, batch, masks)
-            return segmentation_loss.segmentation_loss(outputs, targets, model.config)[0]
+            targets = _targets(settings, batch, masks)
+            return segmentation_loss.segmentation_loss(outputs, targets, settings)[0]
 
         with assumed_matching():
             cost = cost_of_training([model], loss, config.mixed_precision, config.gradient_accumulation_steps > 1)
@@ -154,7 +154,7 @@ def _plan_inference(name, config, labels, size, batch, num_images, measure) -> S
     )
 
 
-def _targets(config, batch: int, masks: int) -> PointTargets:
+def _targets(config: LossSettings, batch: int, masks: int) -> PointTargets:
     """What the loss reads of a batch whose images have `masks` masks each."""
     points = sum(count_points(config))
     return PointTargets(

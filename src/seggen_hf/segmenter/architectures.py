@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
 
+from .eomt import fixed_side
+
 INPUT, TARGETS = "pixel_values", {"mask_labels", "class_labels"}
 
 
@@ -37,6 +39,16 @@ def find_backbone(model: nn.Module) -> nn.Module:
     return segmenter.model.pixel_level_module.encoder
 
 
+def prepare_config(config) -> None:
+    """Let the model of `config`, in place, tell what each decoder layer says."""
+    # Without the auxiliary loss transformers 5.23's Mask2Former fails on a forward pass that does not ask for hidden
+    # states; its MaskFormer does with it.
+    if hasattr(config, "use_auxiliary_loss"):
+        config.use_auxiliary_loss = True
+    if config.model_type == "maskformer":
+        config.output_hidden_states = True
+
+
 def count_queries(config) -> int:
     return _holder_of_queries(config).num_queries
 
@@ -51,11 +63,13 @@ def _holder_of_queries(config) -> Any:
     return config if hasattr(config, "num_queries") else config.decoder_config  # MaskFormer's decoder is a DETR's
 
 
-def unused_parameters(model: nn.Module) -> list[str]:
+def unused_parameters(model: Any) -> list[str]:
     """Names of the parameters that no output depends on, such as the last norm of a Swin backbone.
 
     Asked of a pass without values, so that a backbone that nobody here has heard of needs no list of its own.
     """
+    if fixed_side(model.config) is not None:
+        return []
     backbone: Any = find_backbone(model)
     size = getattr(backbone.config, "image_size", None) or 64
     height, width = size if isinstance(size, (list, tuple)) else (size, size)

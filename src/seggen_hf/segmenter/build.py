@@ -1,5 +1,6 @@
 """A segmenter for this project: built from a size, a Hub id or a config, with the processor that travels with it."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 
 from ..labels import LabelSet, differing_labels
 from ..networks.weights import check_loaded
-from .architectures import find_backbone, segmenter_class, set_num_queries
+from .architectures import find_backbone, prepare_config, segmenter_class, set_num_queries
+from .eomt import at_side, fixed_side, side_of_crops
 from .sizes import SEGMENTER_NAMES, backbone_config, named_config
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -27,6 +29,8 @@ def build_segmenter(
     num_queries: int | None = None,
     tiles: int | None = None,
     is_whole: bool = False,
+    crop_size: tuple[int, int] | None = None,
+    task: str = "semantic",
 ):
     """Build a segmenter for `labels` and the processor that travels with it.
 
@@ -45,17 +49,21 @@ def build_segmenter(
             trained on images cut like that; by default as the loaded processor says, and whole for random weights.
         seed (`int`): of all random weights; the global generator is left as it was.
         is_whole (`bool`): every tensor must come from the weights, the class head's too.
+        crop_size (height, width): of the images that it will be trained on. An EoMT, which sees squares of one size,
+            is built for that one; by default for the size of its config.
+        task (`str`): with `short_side` an EoMT sees images of another shape than a square through windows if it is
+            `semantic`, and whole, their long side at most `short_side`, otherwise: as it was published.
 
     Returns: the model (float32, batch norm of a pretrained backbone frozen) and its image processor.
-    Raises: `ValueError` if there is no segmenter under that name.
+    Raises: `ValueError` if there is no segmenter under that name, or it cannot see such crops.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config, weights = find_config(name_or_path, revision, backbone_model)
         found_class = segmenter_class(config)
-        # Without the auxiliary loss transformers 5.23 fails on a forward pass that does not ask for hidden states.
-        config.use_auxiliary_loss = True
+        prepare_config(config)
         set_num_queries(config, num_queries)
+        side = side_of_crops(config, crop_size) if crop_size else None
         config.id2label, config.label2id = labels.id2label, labels.label2id
         if weights:
             loaded: Any = found_class.from_pretrained(
@@ -70,13 +78,17 @@ def build_segmenter(
             model, report = loaded
             if is_whole:
                 check_loaded(str(name_or_path), model, report)
+            model = at_side(model, side) if side else model
         else:
+            if side:
+                config.image_size = side
             model = found_class(config)
     if backbone_model is not None:
         _load_backbone(model, backbone_model)
     if weights or backbone_model is not None:
         freeze_batch_norm(model)
-    processor = _build_processor(config, name_or_path if weights else None, revision, labels, short_side, tiles)
+    processor = _load_processor(config, name_or_path if weights else None, revision)
+    _set_processor(processor, labels, short_side, tiles, fixed_side(model.config), task)
     return model, processor
 
 
@@ -177,17 +189,20 @@ def freeze_batch_norm(model: nn.Module) -> int:
     return len(norms)
 
 
-def _build_processor(config, name_or_path, revision, labels: LabelSet, short_side: int | None, tiles: int | None):
+def _load_processor(config, name_or_path, revision) -> Any:
+    """Of any class; random weights, and such as were saved without one, have that of their architecture."""
+    if name_or_path is not None:
+        with contextlib.suppress(OSError):
+            return AutoImageProcessor.from_pretrained(name_or_path, revision=revision, backend="pil")
     default: Any = IMAGE_PROCESSOR_MAPPING[type(config)]
-    processor: Any  # of any class, with attributes of ours
-    if name_or_path is None:
-        processor = default["pil"](do_resize=False)
-    else:
-        try:
-            processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision, backend="pil")
-        except OSError:  # weights saved without a processor
-            processor = default["pil"](do_resize=False)
-    processor.ignore_index = labels.ignore_index
+    return default["pil"](do_resize=False)
+
+
+def _set_processor(
+    processor, labels: LabelSet, short_side: int | None, tiles: int | None, side: int | None, task: str
+) -> None:
+    # An EoMT's takes 1 off each id where it has an ignore_index.
+    processor.ignore_index = None if side else labels.ignore_index
     processor.do_reduce_labels = False  # ids are ours, contiguous from 0
     processor.num_labels = labels.num_labels
     if short_side is not None:
@@ -195,4 +210,18 @@ def _build_processor(config, name_or_path, revision, labels: LabelSet, short_sid
         processor.size = {"shortest_edge": short_side, "longest_edge": 4 * short_side}  # 512 and 2048 for ADE20K
     if tiles is not None:
         processor.tiles = tiles
-    return processor
+    if side is not None and short_side is not None:
+        _fit_processor(processor, side, short_side, task)
+
+
+def _fit_processor(processor, side: int, short_side: int, task: str) -> None:
+    """What an EoMT's own processor asks for, so that it shows the model what this project does."""
+    sees_whole = task != "semantic"
+    if sees_whole and short_side > side:
+        raise ValueError(
+            f"--inference_size is {short_side}; for {task} segmentation an EoMT sees whole images, of at most the "
+            f"crop's {side} pixels."
+        )
+    processor.do_pad, processor.do_split_image = sees_whole, not sees_whole
+    if sees_whole:
+        processor.size = {"shortest_edge": short_side, "longest_edge": short_side}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import AutoConfig, Mask2FormerConfig, ResNetConfig, SwinConfig
+from transformers import AutoConfig, EomtConfig, Mask2FormerConfig, ResNetConfig, SwinConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
 # Swin sizes for 64-pixel images on a CPU; the decoder's three layers look at each feature level once.
@@ -17,6 +17,11 @@ MINIATURES = {
     },
     "unit": {"embed_dim": 8, "depths": [1, 1, 1, 1], "width": 64, "feedforward": 32, "queries": 10, "points": 128},
 }
+# EoMTs for 64-pixel images on a CPU, with DINOv2's kind of ViT.
+EOMT_MINIATURES = {
+    "eomt-miniature": {"width": 64, "layers": 6, "blocks": 3, "heads": 4, "queries": 20, "points": 512},
+    "eomt-unit": {"width": 16, "layers": 3, "blocks": 2, "heads": 2, "queries": 10, "points": 128},
+}
 # Swin sizes of Mask2Former's own configurations: width, depths, heads, window, resolution of the backbone's training.
 SWIN_SIZES = {
     "swin-tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24], 7, 224),
@@ -24,18 +29,20 @@ SWIN_SIZES = {
     "swin-base": (128, [2, 2, 18, 2], [4, 8, 16, 32], 12, 384),
     "swin-large": (192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 384),
 }
-SEGMENTER_NAMES = (*MINIATURES, "resnet-50", *SWIN_SIZES, "mask2former")
+SEGMENTER_NAMES = (*MINIATURES, *EOMT_MINIATURES, "resnet-50", *SWIN_SIZES, "mask2former")
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _STAGES: dict[str, Any] = {"out_features": STAGES}  # transformers takes it, and declares no such parameter
 
 
-def named_config(name: str, backbone=None) -> Mask2FormerConfig:
+def named_config(name: str, backbone=None) -> Any:
     """The configuration of one of `SEGMENTER_NAMES`; its labels are yet to be set.
 
     The published sizes are those of Mask2Former (arXiv:2112.01527, configs/ade20k/semantic-segmentation) on ResNet-50
     or a Swin transformer, with 100 queries; transformers' defaults are the same in everything but the backbone. With
     the name `mask2former` that is `backbone` (from `backbone_config`).
     """
+    if name in EOMT_MINIATURES:
+        return _eomt_miniature(name)
     if name in MINIATURES:
         return _miniature_config(name)
     if name == "mask2former":
@@ -87,6 +94,22 @@ def _swin(name: str) -> SwinConfig:
         window_size=window,
         drop_path_rate=0.3,
         **_STAGES,
+    )
+
+
+def _eomt_miniature(name: str) -> EomtConfig:
+    size = EOMT_MINIATURES[name]
+    return EomtConfig(
+        image_size=64,
+        patch_size=8,
+        hidden_size=size["width"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"],
+        num_blocks=size["blocks"],
+        num_upscale_blocks=1,
+        num_register_tokens=2,
+        num_queries=size["queries"],
+        train_num_points=size["points"],
     )
 
 

@@ -22,10 +22,12 @@ from ..pictures.segments import paint_segments
 from ..pictures.spacing import spread
 from ..segmenter.architectures import unused_parameters
 from ..segmenter.build import build_segmenter
+from ..segmenter.eomt import block_of, block_rate, fixed_side, mask_probabilities
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import normalize, predict_panoptic, predict_semantic, without_windows
 from ..segmenter.layers import adapt_layers, enable_checkpointing
 from ..segmenter.loss import (
+    LossSettings,
     PointTargets,
     SegmentationTargets,
     draw_points,
@@ -76,29 +78,37 @@ def freeze_unused(model: nn.Module) -> None:
 
 
 def parameter_groups(model: nn.Module, config: SegmenterConfig) -> list[dict]:
-    """Mask2Former's groups (its train_net.py): backbone at a smaller rate, no decay of norms and embeddings."""
-    groups: dict[tuple[bool, bool], list] = {}
+    """Mask2Former's groups (its train_net.py): backbone at a smaller rate, no decay of norms and embeddings.
+
+    The blocks of an EoMT's ViT each have a rate of their own (`block_rate`).
+    """
+    model_config: Any = model.config
+    is_vit, depth = fixed_side(model_config) is not None, getattr(model_config, "num_hidden_layers", 0)
+    rates: dict[Any, float] = {True: config.backbone_lr_multiplier}
+    if is_vit:
+        rates = {block: block_rate(block, depth, config.backbone_lr_multiplier) for block in range(depth)}
+    groups: dict[tuple[Any, bool], list] = {}
     seen = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            is_backbone = "pixel_level_module.encoder" in module_name
+            part = block_of(module_name) if is_vit else "pixel_level_module.encoder" in module_name
             decays = not isinstance(module, (*NORMS, nn.Embedding)) and name not in NO_DECAY_PARAMETERS
-            groups.setdefault((is_backbone, decays), []).append(parameter)
+            groups.setdefault((part, decays), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": config.learning_rate * (config.backbone_lr_multiplier if is_backbone else 1.0),
+            "lr": config.learning_rate * rates.get(part, 1.0),
             "weight_decay": config.weight_decay if decays else 0.0,
         }
-        for (is_backbone, decays), parameters in groups.items()
+        for (part, decays), parameters in groups.items()
     ]
 
 
 class SegmenterTask:
-    """Segmentation with Mask2Former on real records, synthetic records, or a mixture.
+    """Segmentation with queries (Mask2Former, EoMT) on real records, synthetic records, or a mixture.
 
     Args:
         model, processor: from `build_segmenter`.
@@ -138,6 +148,7 @@ class SegmenterTask:
         windows = [getattr(part.records, "windows", list)() for part in (self.real, self.synthetic)]
         self.mixture = RecordMixture(len(self.real), len(self.synthetic), config, *windows)
         self.num_records, self.epoch_order = self.mixture.num_records, self.mixture.epoch_order
+        self.loss_settings = LossSettings.of(model.config)
         adapt_layers(model)
         self.drop_paths = seed_drop_path(model)
         freeze_unused(model)
@@ -165,6 +176,8 @@ class SegmenterTask:
             seed=config.seed,
             num_queries=config.num_queries,
             tiles=tiles,
+            crop_size=(config.crop_height, config.crop_width),
+            task=task,
         )
         if config.gradient_checkpointing:
             enable_checkpointing(model)
@@ -199,6 +212,7 @@ class SegmenterTask:
             "targets": self._targets(torch.from_numpy(target_map.astype(np.int64)), segments),
             "seed": int(rng.integers(2**62)),
             "is_synthetic": is_synthetic,
+            "step": step,
         }
 
     def _view(self, record: tuple, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict] | None]:
@@ -230,21 +244,38 @@ class SegmenterTask:
         """Everything that a step needs and that follows from the samples alone: where there are worker processes, they
         make it, and the device gets one copy of each tensor."""
         seeds = [sample["seed"] for sample in samples]
-        points = draw_points([sample["targets"] for sample in samples], seeds, self.trainable.config)
+        points = draw_points([sample["targets"] for sample in samples], seeds, self.loss_settings)
         draws = [np.random.default_rng([seed, 1]).random(len(self.drop_paths)) for seed in seeds]
-        return {
+        masking = self._masking(samples[0]["step"], seeds) if fixed_side(self.trainable.config) else {}
+        return masking | {
             "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
             "targets": vars(points),
             "drop_path_draws": torch.from_numpy(np.stack(draws, axis=1)),  # (layers, B)
             "synthetic_share": torch.tensor([float(sample["is_synthetic"]) for sample in samples]).mean(),
         }
 
+    def _masking(self, step: int, seeds: list[int]) -> dict[str, torch.Tensor]:
+        """Of an EoMT: the probability of masked attention in each block, and by draws from the samples' seeds whose
+        queries look everywhere (batch, blocks, queries)."""
+        model = self.trainable.config
+        shape = (model.num_blocks, model.num_queries)
+        probabilities = np.array(mask_probabilities(step, self.config.max_train_steps, model.num_blocks))
+        draws = np.stack([np.random.default_rng([seed, 2]).random(shape) for seed in seeds])
+        return {
+            "mask_probabilities": torch.from_numpy(probabilities).float(),
+            "unmasked": torch.from_numpy(draws >= probabilities[:, None]),
+        }
+
     def loss(self, module: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Collective: its normalizers are sums over all processes."""
         for layer, draws in zip(self.drop_paths, batch["drop_path_draws"], strict=True):
             layer.draws = draws
-        outputs = module(pixel_values=batch["pixel_values"], output_auxiliary_logits=True)
-        loss, parts = segmentation_loss(outputs, PointTargets(**batch["targets"]), self.trainable.config)
+        masking = {}
+        if "unmasked" in batch:
+            masking = {"unmasked": batch["unmasked"]}
+            self.trainable.attn_mask_probs.copy_(batch["mask_probabilities"])  # for evaluation, and in what is saved
+        outputs = module(pixel_values=batch["pixel_values"], output_auxiliary_logits=True, **masking)
+        loss, parts = segmentation_loss(outputs, PointTargets(**batch["targets"]), self.loss_settings)
         return loss, parts | {"synthetic_share": batch["synthetic_share"]}
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
