@@ -26,6 +26,7 @@ from ..miniature.architecture import resolve_base
 from ..plan.gpus import Gpu
 from ..plan.run_plan import RunPlan, plan_recipe
 from ..segmenter.build import find_config
+from ..segmenter.eomt import side_of_crops
 from ..segmenter.sizes import SEGMENTER_NAMES
 from ..storage.content_digests import records_digest
 from ..storage.files import write_json
@@ -207,7 +208,9 @@ def _check_models(recipe: Recipe) -> None:
     _check_segmenter("segmenter.model", recipe.segmenter.model, recipe.segmenter.model_revision)
     if recipe.segmenter.backbone_model:
         _check_file("segmenter.backbone_model", recipe.segmenter.backbone_model, "config.json", None)
-    find_config(recipe.segmenter.model, recipe.segmenter.model_revision, recipe.segmenter.backbone_model)
+    segmenter = recipe.segmenter
+    config, _ = find_config(segmenter.model, segmenter.model_revision, segmenter.backbone_model)
+    side_of_crops(config, (segmenter.crop_height, segmenter.crop_width))
     if recipe.caption.captioner != "template":
         _check_file("caption.captioner", recipe.caption.captioner, "config.json", None)
 

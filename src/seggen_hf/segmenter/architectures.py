@@ -1,4 +1,4 @@
-"""Which models of `transformers` can be a segmenter, and where their parts are."""
+"""Which models of `transformers` can be a segmenter, and what their parts are."""
 
 import inspect
 from typing import Any
@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTAT
 
 from .eomt import fixed_side
 
+TITLES = {"mask2former": "Mask2Former", "maskformer": "MaskFormer", "eomt": "EoMT", "eomt_dinov3": "EoMT"}
 INPUT, TARGETS = "pixel_values", {"mask_labels", "class_labels"}
 
 
@@ -61,6 +62,29 @@ def set_num_queries(config, number: int | None) -> None:
 
 def _holder_of_queries(config) -> Any:
     return config if hasattr(config, "num_queries") else config.decoder_config  # MaskFormer's decoder is a DETR's
+
+
+def title_of(config) -> str:
+    """What a segmenter is called in texts."""
+    return TITLES.get(config.model_type, config.model_type)
+
+
+def parts_of(model: Any) -> dict[str, list[nn.Module]]:
+    """The modules of each part, which together hold all parameters."""
+    if fixed_side(model.config) is not None:
+        return {
+            "ViT": [model.embeddings, model.layers, model.layernorm],
+            "queries": [model.query],
+            "mask head": [model.mask_head, model.upscale_block],
+            "class head": [model.class_predictor],
+        }
+    parts = {
+        "backbone": [find_backbone(model)],
+        "pixel decoder": [model.model.pixel_level_module.decoder],
+        "transformer": [model.model.transformer_module],
+        "class head": [model.class_predictor],
+    }
+    return parts | ({"mask head": [model.mask_embedder]} if hasattr(model, "mask_embedder") else {})
 
 
 def unused_parameters(model: Any) -> list[str]:

@@ -20,6 +20,19 @@ POWER = 0.9  # of the annealing, as published
 STRIDES = (1, 2, 4, 8)  # of its masks: windows over an image begin at multiples of 8 pixels
 
 
+def mask_stride(config) -> int:
+    """Pixels of the image, along a side, of one of a segmenter's masks'."""
+    return 4 if fixed_side(config) is None else config.patch_size // 2**config.num_upscale_blocks
+
+
+def settle_masking(model: nn.Module, masked: bool | None = None) -> None:
+    """Let an EoMT's evaluation no longer read its probabilities, in place, but mask each block as they say now, or as
+    `masked` does: an exported graph has no branches, and planned weights no values."""
+    eomt: Any = model
+    eomt.__class__ = ADAPTED.get(type(model), type(model))
+    eomt.masked_blocks = (eomt.attn_mask_probs > 0.5).tolist() if masked is None else [masked] * eomt.config.num_blocks
+
+
 def fixed_side(config) -> int | None:
     """Side in pixels of the squares that a segmenter sees; None for one that sees images of any size."""
     return config.image_size if getattr(config, "model_type", "").startswith("eomt") else None
@@ -96,7 +109,12 @@ class EomtOutput(modeling_eomt.EomtForUniversalSegmentationOutput):
 
 
 class _Trained:
-    """The forward pass of both classes."""
+    """The forward pass of both classes.
+
+    masked_blocks: which of the last blocks have masked attention in evaluation; None asks the probabilities.
+    """
+
+    masked_blocks: list[bool] | None = None
 
     def forward(self: Any, pixel_values, output_auxiliary_logits: bool = False, unmasked=None) -> EomtOutput:
         """
@@ -107,11 +125,13 @@ class _Trained:
         """
         hidden_states, context = self._embed(pixel_values)
         num_blocks, found = self.config.num_blocks, []
-        masked = [True] * num_blocks if self.training else (self.attn_mask_probs > 0.5).tolist()
+        masked = [True] * num_blocks if self.training else self.masked_blocks
+        if masked is None:
+            masked = (self.attn_mask_probs > 0.5).tolist()
         for block, layer in enumerate(self.layers, start=num_blocks - len(self.layers)):
             seen = None
             if block == 0:
-                queries = self.query.weight[None].expand(len(hidden_states), -1, -1)
+                queries = self.query.weight[None].expand(hidden_states.shape[0], -1, -1)
                 hidden_states = torch.cat((queries, hidden_states), dim=1)
             if block >= 0 and masked[block]:
                 found.append(self.predict(self.layernorm(hidden_states)))
@@ -128,7 +148,7 @@ class _Trained:
         inside = F.interpolate(masks, size=self.grid_size, mode="bilinear").flatten(2) > 0  # (B, queries, patches)
         if everywhere is not None:
             inside = inside | everywhere[..., None]
-        seen = torch.ones(len(masks), 1, tokens, tokens, dtype=torch.bool, device=masks.device)
+        seen = torch.ones(masks.shape[0], 1, tokens, tokens, dtype=torch.bool, device=masks.device)
         seen[:, 0, : inside.shape[1], tokens - inside.shape[2] :] = inside
         return seen
 
