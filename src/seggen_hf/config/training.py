@@ -217,8 +217,8 @@ class SegmenterConfig(TrainingConfig):
         default="miniature",
         metadata=about(
             "Hub id or folder of a Mask2Former, MaskFormer or EoMT (weights or config); or a size with random "
-            "weights: miniature, resnet-50, swin-tiny, swin-small, swin-base, swin-large, mask2former (on "
-            "backbone_model), eomt-miniature."
+            "weights: miniature, resnet-50, swin-tiny, swin-small, swin-base, swin-large, eomt-miniature; "
+            "or mask2former or eomt, around backbone_model."
         ),
     )
     model_revision: str | None = field(default=None, metadata=about("Commit, tag or branch of model."))

@@ -14,7 +14,8 @@ from ..labels import LabelSet, differing_labels
 from ..networks.weights import check_loaded
 from .architectures import find_backbone, prepare_config, segmenter_class, set_num_queries
 from .eomt import at_side, fixed_side, side_of_crops
-from .sizes import SEGMENTER_NAMES, backbone_config, named_config
+from .sizes import SEGMENTER_NAMES, backbone_config, named_config, read_backbone
+from .vits import config_around, load_vit
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -41,7 +42,7 @@ def build_segmenter(
         revision (`str`): commit, tag or branch of a Hub id.
         backbone_model (`str`): Hub id or folder whose weights the backbone takes (`microsoft/resnet-50`). A
             Mask2Former built from a config has a random backbone otherwise: transformers loads none. The name
-            `mask2former` takes the backbone's architecture from there, too.
+            `mask2former` takes the backbone's architecture from there, too, and `eomt` its ViT's (DINOv2, DINOv3).
         short_side (`int`): inference resizes the images' short side to it; by default as the loaded processor says,
             and not at all for random weights.
         num_queries (`int`): of the decoder, where it is to have another number; those of a checkpoint are made anew.
@@ -109,9 +110,11 @@ def find_config(name_or_path, revision, backbone_model: str | None = None) -> tu
     """The configuration, of any class that can be a segmenter, and whether weights belong to it.
 
     Args:
-        backbone_model: of `build_segmenter`; only the name `mask2former` needs it here.
+        backbone_model: of `build_segmenter`; only the names `mask2former` and `eomt` need it here.
     """
     if str(name_or_path) in SEGMENTER_NAMES:
+        if name_or_path == "eomt":
+            return config_around(read_backbone("eomt", backbone_model), str(backbone_model)), False
         backbone = backbone_config(backbone_model) if name_or_path == "mask2former" else None
         return named_config(str(name_or_path), backbone), False
     path = Path(name_or_path)
@@ -145,6 +148,8 @@ def _checked(config, source) -> Any:
 
 def _load_backbone(model, backbone_model: str) -> None:
     """Copy the weights of `backbone_model` into the model's backbone, which must be of the same shape."""
+    if fixed_side(model.config):
+        return load_vit(model, backbone_model)
     encoder: Any = find_backbone(model)
     # Not AutoBackbone, which in transformers 5.23 takes any path to a folder for a Hub id and refuses it.
     try:

@@ -69,11 +69,18 @@ def at_side(model: nn.Module, side: int) -> nn.Module:
     before.config.image_size = side
     after = type(before)(before.config).train(before.training)
     if name in state:  # DINOv3's rotate with the place
-        positions = state[name].T.unflatten(1, before.grid_size)[None]  # (1, channels, rows, columns)
-        resized = F.interpolate(positions, size=after.grid_size, mode="bicubic", antialias=True, align_corners=False)
-        state[name] = resized[0].flatten(1).T
+        state[name] = resize_positions(state[name], before.grid_size, after.grid_size)
     after.load_state_dict(state)
     return after
+
+
+def resize_positions(positions: torch.Tensor, size: tuple[int, int], wanted: tuple[int, int]) -> torch.Tensor:
+    """Learned positions `(rows * columns, channels)` of a grid of `size` for one of the `wanted` size."""
+    if tuple(size) == tuple(wanted):
+        return positions
+    grid = positions.T.unflatten(1, size)[None]  # (1, channels, rows, columns)
+    resized = F.interpolate(grid, size=wanted, mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].flatten(1).T
 
 
 def mask_probabilities(step: int, max_steps: int, num_blocks: int) -> list[float]:

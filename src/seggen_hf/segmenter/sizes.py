@@ -29,7 +29,7 @@ SWIN_SIZES = {
     "swin-base": (128, [2, 2, 18, 2], [4, 8, 16, 32], 12, 384),
     "swin-large": (192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 384),
 }
-SEGMENTER_NAMES = (*MINIATURES, *EOMT_MINIATURES, "resnet-50", *SWIN_SIZES, "mask2former")
+SEGMENTER_NAMES = (*MINIATURES, *EOMT_MINIATURES, "resnet-50", *SWIN_SIZES, "mask2former", "eomt")
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _STAGES: dict[str, Any] = {"out_features": STAGES}  # transformers takes it, and declares no such parameter
 
@@ -50,17 +50,22 @@ def named_config(name: str, backbone=None) -> Any:
     return Mask2FormerConfig(backbone_config=_resnet_50() if name == "resnet-50" else _swin(name))
 
 
+def read_backbone(model: str, name_or_path: str | None) -> Any:
+    """The configuration of the pretrained model that a segmenter named `model` is built around."""
+    if name_or_path is None:
+        raise ValueError(f"--model {model} needs --backbone_model: the Hub id or folder of a pretrained backbone.")
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"There is no backbone {name_or_path!r}: {str(error).splitlines()[0]}") from error
+
+
 def backbone_config(name_or_path: str | None) -> Any:
     """That of a pretrained model, with the feature maps of its four stages.
 
     Raises: `ValueError` if there is none, or it has no four stages.
     """
-    if name_or_path is None:
-        raise ValueError("--model mask2former needs --backbone_model: the Hub id or folder of a pretrained backbone.")
-    try:
-        config = AutoConfig.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"There is no backbone {name_or_path!r}: {str(error).splitlines()[0]}") from error
+    config = read_backbone("mask2former", name_or_path)
     names = getattr(config, "stage_names", ["stem"])[1:]
     if type(config) not in MODEL_FOR_BACKBONE_MAPPING or len(names) != len(STAGES):
         raise ValueError(
