@@ -19,6 +19,7 @@ from seggen_hf.segmenter.inference import (
     predict_panoptic,
     predict_queries,
     predict_semantic,
+    without_windows,
 )
 from seggen_hf.segmenter.layers import adapt_layers
 
@@ -254,3 +255,14 @@ def test_a_saved_folder_loads_with_the_stock_classes(kind, tmp_path):
     for i in range(2):
         np.testing.assert_array_equal(maps[0][i], maps[1][i])
         np.testing.assert_array_equal(maps[0][i], maps[2][i])
+
+
+def test_images_that_were_cut_into_tiles_are_seen_through_windows_of_its_size(tmp_path):
+    """For panoptic segmentation too, whose single images are seen whole."""
+    model, processor = build_segmenter(
+        "eomt-unit", LABELS, crop_size=(64, 64), short_side=64, tiles=2, task="panoptic"
+    )
+    ((_, output),) = predict_queries(loud(model), processor, [picture(100, 160)], things=THINGS)
+    assert output.input_size == (128, 205) and output.semantic is not None
+    ((_, single),) = predict_queries(model, without_windows(processor), [picture(100, 160)], things=THINGS)
+    assert single.input_size == (40, 64) and single.semantic is None

@@ -13,7 +13,8 @@ from seggen_hf.labels import LabelSet
 from seggen_hf.segmenter.build import build_segmenter
 from seggen_hf.segmenter.sizes import named_config
 from seggen_hf.trainers.loop import train
-from seggen_hf.trainers.segmenter import SampleDropPath, SegmenterTask
+from seggen_hf.trainers.segmenter import SegmenterTask
+from seggen_hf.trainers.segmenter_weights import SampleDropPath
 
 
 def config(**changes):

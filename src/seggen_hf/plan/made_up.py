@@ -136,5 +136,5 @@ def random_segmenter(config: SegmenterConfig, labels: LabelSet, folder: Path, ta
     if is_pretrained:
         freeze_batch_norm(model)
     if fixed_side(model.config):
-        model.attn_mask_probs.zero_()  # as a training leaves them
+        torch.nn.init.zeros_(model.get_buffer("attn_mask_probs"))  # as a training leaves them
     return model, processor

@@ -64,7 +64,7 @@ def _holder_of_queries(config) -> Any:
     return config if hasattr(config, "num_queries") else config.decoder_config  # MaskFormer's decoder is a DETR's
 
 
-def title_of(config) -> str:
+def title_of(config: Any) -> str:
     """What a segmenter is called in texts."""
     return TITLES.get(config.model_type, config.model_type)
 
