@@ -9,7 +9,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTAT
 
 from .eomt import fixed_side
 
-TITLES = {"mask2former": "Mask2Former", "maskformer": "MaskFormer", "eomt": "EoMT", "eomt_dinov3": "EoMT"}
+TITLES: dict[str, str] = {
+    "mask2former": "Mask2Former",
+    "maskformer": "MaskFormer",
+    "eomt": "EoMT",
+    "eomt_dinov3": "EoMT",
+}
 INPUT, TARGETS = "pixel_values", {"mask_labels", "class_labels"}
 
 
@@ -66,7 +71,8 @@ def _holder_of_queries(config) -> Any:
 
 def title_of(config: Any) -> str:
     """What a segmenter is called in texts."""
-    return TITLES.get(config.model_type, config.model_type)
+    kind: str = config.model_type
+    return TITLES.get(kind, kind)
 
 
 def parts_of(model: Any) -> dict[str, list[nn.Module]]:
