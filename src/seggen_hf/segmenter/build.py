@@ -13,7 +13,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from ..labels import LabelSet, differing_labels
 from ..networks.weights import check_loaded
 from .architectures import find_backbone, prepare_config, segmenter_class, set_num_queries
-from .eomt import at_side, fixed_side, side_of_crops
+from .eomt import at_side, check_seen_size, fixed_side, side_of_crops
 from .sizes import SEGMENTER_NAMES, backbone_config, named_config, read_backbone
 from .vits import config_around, load_vit
 
@@ -221,12 +221,8 @@ def _set_processor(
 
 def _fit_processor(processor, side: int, short_side: int, task: str) -> None:
     """What an EoMT's own processor asks for, so that it shows the model what this project does."""
+    check_seen_size(side, short_side, task)
     sees_whole = task != "semantic"
-    if sees_whole and short_side > side:
-        raise ValueError(
-            f"--inference_size is {short_side}; for {task} segmentation an EoMT sees whole images, of at most the "
-            f"crop's {side} pixels."
-        )
     processor.do_pad, processor.do_split_image = sees_whole, not sees_whole
     if sees_whole:
         processor.size = {"shortest_edge": short_side, "longest_edge": short_side}

@@ -60,6 +60,15 @@ def side_of_crops(config, crop_size: tuple[int, int]) -> int | None:
     return height
 
 
+def check_seen_size(side: int, short_side: int, task: str) -> None:
+    """Raise `ValueError` where whole images would have to be seen larger than the squares of an EoMT."""
+    if task != "semantic" and short_side > side:
+        raise ValueError(
+            f"--inference_size is {short_side}; for {task} segmentation an EoMT sees whole images, of at most the "
+            f"crop's {side} pixels."
+        )
+
+
 def at_side(model: nn.Module, side: int) -> nn.Module:
     """The same EoMT for squares of another side: learned positions are interpolated, as DINOv2 does."""
     before: Any = model
