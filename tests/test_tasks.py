@@ -43,4 +43,4 @@ def test_cards_publish_the_headline_score_of_the_task(tiny_run, tmp_path, name):
     assert "| unseen | 4 | – |" in text and "50.0" in text
     (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     compile(snippet, "card", "exec")
-    assert "Mask2FormerForUniversalSegmentation" in snippet and "import predict_panoptic" in snippet
+    assert "AutoModelForUniversalSegmentation" in snippet and "import predict_panoptic" in snippet

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
+from unit_segmenters import eomt_config
 
 from seggen_hf.cli import app
 from seggen_hf.data.scenes.records import scene_labels, scene_records
 from seggen_hf.labels import LabelSet
-from seggen_hf.runs.onnx_export import OnnxSegmenter
-from seggen_hf.segmenter.build import load_segmenter
+from seggen_hf.runs.onnx_export import OnnxSegmenter, export_onnx
+from seggen_hf.segmenter.build import build_segmenter, load_segmenter
 from seggen_hf.segmenter.inference import predict_semantic
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -78,3 +79,27 @@ def test_what_cannot_be_exported_is_told(tiny_run, tmp_path, words, status, told
     done = export(tiny_run / "segmenter-real/seed-0", tmp_path / "out", *words)
     assert done.exit_code == status and told in done.stderr, done.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "task"), [("eomt", "semantic"), ("eomt_dinov3", "panoptic")])
+def test_an_eomt_is_exported_at_the_one_size_that_it_sees(tmp_path, kind, task):
+    """Whatever its blocks' masked attention: the graph has no branch for it."""
+    eomt_config(kind).save_pretrained(tmp_path / "config")
+    model, processor = build_segmenter(tmp_path / "config", scene_labels())
+    model.attn_mask_probs.copy_(torch.tensor([0.0, 1.0 if task == "panoptic" else 0.0]))
+    folder = tmp_path / "segmenter"
+    model.save_pretrained(folder), processor.save_pretrained(folder), scene_labels().save(folder)
+    facts = export_onnx(folder, tmp_path / "out", (64, 64), task)
+    assert facts["architecture"] == "EoMT" and (tmp_path / "out/README.md").read_text().startswith("# EoMT as ONNX")
+    assert facts.get("equal_pixels", 1.0) >= 0.999 and facts.get("largest_difference", 0.0) < 1e-3
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    found = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx")).run(None, {"images": images})
+    with torch.no_grad():
+        expected = OnnxSegmenter(model, processor, task).eval()(torch.from_numpy(images))
+    if task == "semantic":
+        assert (found[0] == expected.numpy()).mean() > 0.999
+    else:
+        assert all(np.abs(a - b.numpy()).max() < 1e-3 for a, b in zip(found, expected, strict=True))
+    with pytest.raises(ValueError, match="--size is 32x64; .* is an EoMT that sees 64x64 alone"):
+        export_onnx(folder, tmp_path / "other", (32, 64), task)

@@ -99,7 +99,7 @@ def test_instances_are_coco_results(tiny_run, images, tmp_path):
         (["SEGMENTER", "/no/such/folder", "OUT"], 1, "There are no images in /no/such/folder"),
         (["SEGMENTER", "IMAGES/*.txt", "OUT"], 1, "There are no images"),
         (["SEGMENTER", "IMAGES/broken.png", "OUT"], 1, "None of 1 images could be read"),
-        (["IMAGES", "IMAGES", "OUT"], 1, "has no weights; name a trained segmenter"),
+        (["IMAGES", "IMAGES", "OUT"], 1, "There is no segmenter"),
         (["SEGMENTER", "IMAGES", "IMAGES"], 1, "holds"),
         (["SEGMENTER", "IMAGES", "OUT", "--task", "depth"], 2, "There is no task 'depth'"),
     ],

@@ -12,6 +12,7 @@ from seggen_hf.config import load_recipe
 from seggen_hf.data.doctor import digest_image
 from seggen_hf.runs import preflight
 from seggen_hf.runs.preflight import check_run
+from seggen_hf.runs.runner import run_stages
 
 
 @pytest.mark.slow
@@ -45,3 +46,17 @@ def test_a_missing_optimizer_is_told_before_the_first_stage(tmp_path, tiny_recip
     recipe = load_recipe(tiny_recipe, ["segmenter.optimizer=adamw_8bit"])
     with pytest.raises(ValueError, match=r"needs bitsandbytes: pip install 'seggen_hf\[8bit\]'"):
         check_run(recipe, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["segmenter.model=mask2former"], "--model mask2former needs --backbone_model"),
+        (["segmenter.model=eomt-unit", "segmenter.crop_width=96"], "an EoMT sees squares"),
+        (["segmenter.model=eomt-unit", "data.task=instance", "segmenter.inference_size=80"], "sees whole images"),
+    ],
+)
+def test_what_a_segmenter_cannot_be_is_told_before_the_first_stage(tmp_path, tiny_recipe, settings, told):
+    with pytest.raises(ValueError, match=told):
+        run_stages(load_recipe(tiny_recipe, settings), tmp_path / "run")
+    assert not (tmp_path / "run" / "captions").exists()

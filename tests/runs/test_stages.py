@@ -23,6 +23,7 @@ from seggen_hf.runs.runner import check_stages, choose_stages, run_stages, selec
 from seggen_hf.runs.scores import recipe_hash
 from seggen_hf.runs.stage_marker import SettingsChanged, check_stage, fingerprint, list_changes, mark_stage
 from seggen_hf.runs.stages import STAGES, list_stages
+from seggen_hf.segmenter.sizes import named_config
 from seggen_hf.trainers.checkpoints import list_checkpoints
 
 
@@ -327,6 +328,7 @@ def test_an_interrupted_redo_goes_on_and_a_new_one_begins_anew(run_copy, tiny_re
     real = stages[-2]
     with mark_stage(real.folder, real.name, real.settings, real.fingerprint, data="scenes") as facts:
         facts |= {"steps": 2, "records": 8, "synthetic_records": 0, "trained_parameters": 1}
+        named_config("unit").save_pretrained(real.folder)
     said = []
     run_stages(recipe, run_copy, ["segmenter"], redo=["segmenter"], say=said.append)
     assert "segmenter-real/seed-0: kept, it is finished" in said and not remembered.exists()

@@ -15,7 +15,8 @@ from seggen_hf.segmenter.build import build_segmenter
 from seggen_hf.segmenter.inference import normalize
 from seggen_hf.segmenter.sizes import named_config
 from seggen_hf.trainers.loop import train
-from seggen_hf.trainers.segmenter import SampleDropPath, SegmenterTask
+from seggen_hf.trainers.segmenter import SegmenterTask
+from seggen_hf.trainers.segmenter_weights import SampleDropPath
 
 
 def config(**changes):

@@ -26,9 +26,10 @@ def losses(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_and_scores_of_one(script, tmp_path):
+@pytest.mark.parametrize("model", ["unit", "eomt-unit"])
+def test_two_processes_have_the_losses_and_scores_of_one(script, tmp_path, model):
     """Panoptic, whose loss is that of semantic segmentation with other masks, and whose scores hold mIoU too."""
-    flags = [*FLAGS, "--task", "panoptic"]
+    flags = [*FLAGS, "--task", "panoptic", "--model", model]
     script.main([*flags, "--train_batch_size", "4", "--output_dir", str(tmp_path / "one")])
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT), *flags]

@@ -216,13 +216,15 @@ class SegmenterConfig(TrainingConfig):
     model: str = field(
         default="miniature",
         metadata=about(
-            "Hub id or folder of a Mask2Former (weights or config); or a size with random weights: miniature, "
-            "resnet-50, swin-tiny, swin-small, swin-base, swin-large."
+            "Hub id or folder of a Mask2Former, MaskFormer or EoMT (weights or config); or a size with random "
+            "weights: miniature, resnet-50, swin-tiny, swin-small, swin-base, swin-large, eomt-miniature; "
+            "or mask2former or eomt, around backbone_model."
         ),
     )
     model_revision: str | None = field(default=None, metadata=about("Commit, tag or branch of model."))
     backbone_model: str | None = field(
-        default=None, metadata=about("Hub id or folder whose weights a backbone built from a config takes (R50).")
+        default=None,
+        metadata=about("Hub id or folder whose weights a backbone built from a config takes (R50, ConvNeXt, ...)."),
     )
     num_queries: int | None = field(
         default=None,
@@ -230,7 +232,10 @@ class SegmenterConfig(TrainingConfig):
             "Queries of the segmenter, more than an image has segments; those of model if not given.", within=POSITIVE
         ),
     )
-    backbone_lr_multiplier: float = field(default=0.1, metadata=about("Learning rate factor of the backbone."))
+    backbone_lr_multiplier: float = field(
+        default=0.1,
+        metadata=about("Learning rate factor of the backbone; of an EoMT's first block, growing to 1 at its last."),
+    )
     crop_height: int = field(default=512, metadata=about("Height of training crops in pixels.", within=POSITIVE))
     crop_width: int = field(default=512, metadata=about("Width of training crops in pixels.", within=POSITIVE))
     inference_size: int | None = field(

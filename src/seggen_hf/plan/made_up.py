@@ -25,6 +25,7 @@ from ..labels import LabelSet
 from ..miniature.architecture import build_tokenizer
 from ..networks.modules import from_config
 from ..segmenter.build import build_segmenter, freeze_batch_norm
+from ..segmenter.eomt import fixed_side
 from ..trainers.generator import build_panoptic_codec, cast_weights
 from ..trainers.mask2img import new_controlnet
 from .base_modules import read_base_configs
@@ -118,7 +119,7 @@ def random_generators(recipe: Recipe, labels: LabelSet, with_text2mask: bool, de
     return generators
 
 
-def random_segmenter(config: SegmenterConfig, labels: LabelSet, folder: Path):
+def random_segmenter(config: SegmenterConfig, labels: LabelSet, folder: Path, task: str):
     """The segmenter and its processor as `config` asks for them, without weights; `folder` gets a file."""
     settings, is_pretrained = read_config(config)
     path = folder / "segmenter.json"
@@ -129,7 +130,11 @@ def random_segmenter(config: SegmenterConfig, labels: LabelSet, folder: Path):
         short_side=config.inference_size or min(config.crop_height, config.crop_width),
         seed=config.seed,
         num_queries=config.num_queries,
+        crop_size=(config.crop_height, config.crop_width),
+        task=task,
     )
     if is_pretrained:
         freeze_batch_norm(model)
+    if fixed_side(model.config):
+        torch.nn.init.zeros_(model.get_buffer("attn_mask_probs"))  # as a training leaves them
     return model, processor

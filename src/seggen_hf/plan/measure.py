@@ -277,7 +277,7 @@ def _measure_segmenter(trial: Trial) -> None:
     config, task = trial.recipe.segmenter, trial.recipe.data.task
     records = trial.records(RECORDS, config.crop_height, round(config.crop_width * ASPECT))
     trial.begin()
-    model, processor = random_segmenter(config, trial.labels, trial.folder)
+    model, processor = random_segmenter(config, trial.labels, trial.folder, task)
     config = dataclasses.replace(config, synthetic_mode="replace", synthetic_until=1.0)
     made = SegmenterTask(model, processor, config, trial.labels, records, task=task)
     if config.gradient_checkpointing:
@@ -289,7 +289,7 @@ def _measure_evaluation(trial: Trial) -> None:
     batch, _, height, width = trial.stage.shapes["pixel values"]
     records, task = trial.records(2 * batch, height, width), trial.recipe.data.task
     trial.begin()
-    model, processor = random_segmenter(trial.recipe.segmenter, trial.labels, trial.folder)
+    model, processor = random_segmenter(trial.recipe.segmenter, trial.labels, trial.folder, task)
     move(model, trial.device).eval()
     watch = Watch(trial.device)
     watch.start()

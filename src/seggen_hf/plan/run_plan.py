@@ -188,7 +188,7 @@ def plan_recipe(
         ("filter", "evaluate", "pseudo" in folders,
             lambda: [plan_filter(recipe, labels, recipe.data.max_unlabelled or 0, measure)]),
         ("evaluation", "evaluate", True,
-            lambda: [plan_evaluation(recipe.segmenter, recipe.evaluation, labels, num_tests, measure)]),
+            lambda: [plan_evaluation(recipe.segmenter, recipe.evaluation, labels, num_tests, measure, task)]),
     ):  # fmt: skip
         if not is_run or kind not in kinds:
             continue

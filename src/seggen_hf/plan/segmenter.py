@@ -2,20 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from torch import nn
 
 from ..config import EvaluationConfig, Recipe, SegmenterConfig
 from ..labels import LabelSet
 from ..networks.modules import move
 from ..segmenter import loss as segmentation_loss
+from ..segmenter.architectures import count_queries, parts_of, prepare_config, segmenter_class, set_num_queries
 from ..segmenter.build import find_config, freeze_batch_norm
+from ..segmenter.eomt import fixed_side, mask_stride, settle_masking, side_of_crops
 from ..segmenter.inference import SIZE_DIVISOR
 from ..segmenter.layers import adapt_layers, enable_checkpointing
-from ..segmenter.loss import PointTargets, count_points
+from ..segmenter.loss import LossSettings, PointTargets, count_points
 from ..segmenter.sizes import hub_config
-from ..trainers.segmenter import freeze_unused, seed_drop_path
+from ..segmenter.sliding_window import Windows
+from ..trainers.segmenter_weights import freeze_unused, seed_drop_path
 from .base_modules import count
 from .simulate import cost_of_inference, cost_of_training, empty
 from .stage_plan import StagePlan
@@ -24,21 +28,25 @@ from .training_memory import checkpoint_disk, checkpoint_host, training_memory
 ASPECT = 4 / 3  # of a test image
 
 
-def read_config(config: SegmenterConfig) -> tuple[Mask2FormerConfig, bool]:
+def read_config(config: SegmenterConfig) -> tuple[Any, bool]:
     """What the segmenter of `config` is built from, and whether a training of it begins with weights."""
     known = hub_config(config.model)
-    settings, has_weights = (known, True) if known else find_config(config.model, config.model_revision)
+    settings, has_weights = (
+        (known, True) if known else find_config(config.model, config.model_revision, config.backbone_model)
+    )
     return settings, has_weights or config.backbone_model is not None
 
 
-def build(config: SegmenterConfig, labels: LabelSet) -> Mask2FormerForUniversalSegmentation:
+def build(config: SegmenterConfig, labels: LabelSet) -> nn.Module:
     """The segmenter on the meta device."""
     settings, is_pretrained = read_config(config)
     settings.id2label, settings.label2id = labels.id2label, labels.label2id
-    settings.num_queries = config.num_queries or settings.num_queries
-    settings.use_auxiliary_loss = True
+    set_num_queries(settings, config.num_queries)
+    prepare_config(settings)
+    if side := side_of_crops(settings, (config.crop_height, config.crop_width)):
+        settings.image_size = side
     with torch.device("meta"):
-        model = move(Mask2FormerForUniversalSegmentation(settings), "meta")
+        model = move(segmenter_class(settings)(settings), "meta")
     if is_pretrained:
         freeze_batch_norm(model)
     adapt_layers(model)
@@ -64,39 +72,34 @@ def plan_segmenter(
         enable_checkpointing(model)
     trained, batch = count(model, trained=True), config.train_batch_size
     buffers = sum(buffer.numel() for buffer in model.buffers())
-    quarter = (-(-config.crop_height // 4), -(-config.crop_width // 4))
-    queries = model.config.num_queries
+    stride = mask_stride(model.config)
+    queries = count_queries(model.config)
     masks = labels.num_labels if task == "semantic" else queries
     notes = [f"planned with {masks} masks an image, as many as there can be"]
-    cost = None
+    cost, settings = None, LossSettings.of(model.config)
     if measure:
 
         def loss():
             images = empty(batch, 3, config.crop_height, config.crop_width)
             outputs = model(pixel_values=images, output_auxiliary_logits=True)
-            targets = _targets(model.config, batch, masks)
-            return segmentation_loss.segmentation_loss(outputs, targets, model.config)[0]
+            targets = _targets(settings, batch, masks)
+            return segmentation_loss.segmentation_loss(outputs, targets, settings)[0]
 
         with assumed_matching():
             cost = cost_of_training([model], loss, config.mixed_precision, config.gradient_accumulation_steps > 1)
-    if config.crop_height % SIZE_DIVISOR or config.crop_width % SIZE_DIVISOR:
+    if not fixed_side(model.config) and (config.crop_height % SIZE_DIVISOR or config.crop_width % SIZE_DIVISOR):
         notes.append(f"the crop is no multiple of {SIZE_DIVISOR}: inference pads to one, training does not")
     samples_per_step = batch * config.gradient_accumulation_steps * processes
     return StagePlan(
         name="segmenter",
         kind="segmenter",
-        parameters={
-            "backbone": count(model.model.pixel_level_module.encoder),
-            "pixel decoder": count(model.model.pixel_level_module.decoder),
-            "transformer": count(model.model.transformer_module),
-            "class head": count(model.class_predictor),
-        },
+        parameters={name: sum(map(count, modules)) for name, modules in parts_of(model).items()},
         precision=config.mixed_precision,
         trained=trained,
         shapes={
             "pixel values": (batch, 3, config.crop_height, config.crop_width),
             "class logits": (batch, queries, labels.num_labels + 1),
-            "mask logits": (batch, queries, *quarter),
+            "mask logits": (batch, queries, -(-config.crop_height // stride), -(-config.crop_width // stride)),
         },
         steps=config.max_train_steps,
         samples_per_step=samples_per_step,
@@ -112,26 +115,40 @@ def plan_segmenter(
 
 
 def plan_evaluation(
-    config: SegmenterConfig, evaluation: EvaluationConfig, labels: LabelSet, num_images: int = 0, measure: bool = True
+    config: SegmenterConfig,
+    evaluation: EvaluationConfig,
+    labels: LabelSet,
+    num_images: int = 0,
+    measure: bool = True,
+    task: str = "semantic",
 ) -> StagePlan:
     """Scoring one segmenter on `num_images` test images of aspect 4:3, their short side resized."""
     short = config.inference_size or min(config.crop_height, config.crop_width)
     size = (short, round(short * ASPECT))
-    return _plan_inference("evaluate", config, labels, size, evaluation.eval_batch_size, num_images, measure)
+    return _plan_inference("evaluate", config, labels, size, evaluation.eval_batch_size, num_images, measure, task)
 
 
 def plan_filter(recipe: Recipe, labels: LabelSet, num_images: int, measure: bool = True) -> StagePlan:
     """What the segmenter of real records sees in `num_images` synthetic ones, at their own size."""
     size = (recipe.data.height, recipe.data.width)
-    return _plan_inference("filter", recipe.segmenter, labels, size, recipe.filter.batch_size, num_images, measure)
+    task, batch = recipe.data.task, recipe.filter.batch_size
+    return _plan_inference("filter", recipe.segmenter, labels, size, batch, num_images, measure, task)
 
 
-def _plan_inference(name, config, labels, size, batch, num_images, measure) -> StagePlan:
+def _plan_inference(name, config, labels, size, batch, num_images, measure, task) -> StagePlan:
     model = build(config, labels).eval()
     height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in size)
+    seen, windows, notes = (batch, 3, height, width), 1, []
+    if side := fixed_side(model.config):
+        settle_masking(model, masked=False)  # as a training leaves it
+        seen = (batch, 3, side, side)
+        if task == "semantic" and max(size) > side:
+            windows = len(Windows(max(height, side), max(width, side), side).starts)
+            seen = (min(batch, windows), 3, side, side)
+            notes = [f"images are seen through {windows} windows of {side} pixels"]
 
     def run():
-        outputs = model(pixel_values=empty(batch, 3, height, width))
+        outputs = model(pixel_values=empty(*seen))
         # One image at a time at its own size: the masks of all queries, and their sum over the labels.
         torch.nn.functional.interpolate(outputs.masks_queries_logits[:1], size=(height, width), mode="bilinear")
         empty(labels.num_labels, height, width)
@@ -144,13 +161,14 @@ def _plan_inference(name, config, labels, size, batch, num_images, measure) -> S
         parameters={"segmenter": count(model)},
         shapes={"pixel values": (batch, 3, height, width)},
         samples=num_images,
-        flops=cost.flops / batch if cost else 0.0,
+        flops=cost.flops * windows / seen[0] if cost else 0.0,
         step_flops=cost.flops if cost else 0.0,
+        notes=notes,
         memory=memory | ({f"activations of {batch} images": cost.activations} if cost else {}),
     )
 
 
-def _targets(config, batch: int, masks: int) -> PointTargets:
+def _targets(config: LossSettings, batch: int, masks: int) -> PointTargets:
     """What the loss reads of a batch whose images have `masks` masks each."""
     points = sum(count_points(config))
     return PointTargets(

@@ -22,6 +22,8 @@ from ..config import SCENES
 from ..data.schema import labels_of, load_saved
 from ..pictures.markdown import cell, code_span, literal
 from ..provenance import join_versions, library_versions, public_settings, public_value
+from ..segmenter.architectures import title_of
+from ..segmenter.build import find_config
 from ..segmenter.postprocessing import OBJECT_THRESHOLD, OVERLAP_THRESHOLD
 from ..storage.files import write_text
 from ..storage.names import is_hub_id
@@ -127,6 +129,7 @@ class RunCards:
     def segmenter(self, arm: str, seed: int, pictures: Sequence[str] = ()) -> str:
         """The card of one training of one arm, with its scores if there are any."""
         folder = self.run.segmenter(arm, seed)
+        config, _ = find_config(folder, None)
         facts = self._facts(f"segmenter-{arm}", pictures) | _training_facts(finished_marker(folder))
         splits = read_scores(folder)
         scores = [{"split": split} | entry["scores"] for split, entry in splits.items()]
@@ -139,7 +142,7 @@ class RunCards:
             datasets=[name for name in (self.source_id, dataset) if name] or None,
             tags=[
                 "seggen",
-                "mask2former",
+                config.model_type.replace("_", "-"),
                 *([] if self.task.name == "semantic" else [f"{self.task.name}-segmentation"]),
             ],
             model_name=f"{self.recipe.name}-{arm}-seed-{seed}" if results else None,
@@ -148,6 +151,7 @@ class RunCards:
         description = ARMS[arm].description.removeprefix("control: ")
         scored_with = (self.recipe.evaluation.object_threshold, self.recipe.evaluation.overlap_threshold)
         more = {
+            "architecture": title_of(config),
             "arm": arm,
             "seed": seed,
             "task": self.task,

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from ..labels import LabelSet
+from ..segmenter.architectures import title_of
 from ..segmenter.build import load_segmenter
+from ..segmenter.eomt import fixed_side, mask_stride, settle_masking
 from ..segmenter.inference import tiles_of
 from ..storage.files import replacing, write_json, write_text
 from ..storage.folders import EXPORT, claim_folder, hold_folder
@@ -27,7 +29,8 @@ class OnnxSegmenter(nn.Module):
     """What the graph computes of uint8 RGB `images` `(batch, height, width, 3)`.
 
     semantic: `segmentation_map` `(batch, height, width)` int64, label ids. Other tasks, float32: `class_logits`
-    `(batch, queries, labels + 1)`, the last one of no object, `mask_logits` `(batch, queries, height / 4, width / 4)`.
+    `(batch, queries, labels + 1)`, the last one of no object, `mask_logits` `(batch, queries, height / 4, width / 4)`,
+    of an EoMT with patches of other than 16 pixels of another size.
     """
 
     mean: torch.Tensor
@@ -63,7 +66,7 @@ def export_onnx(
 
     Args:
         segmenter: folder or Hub id of a trained one.
-        size: height and width of the images, multiples of 32.
+        size: height and width of the images, multiples of 32; of an EoMT the square that it sees.
     Returns: what export.json holds: input, outputs, and the share of equal pixels or the logits' largest difference.
     Raises: `ValueError` for a segmenter that is not there or sees images through windows, another size, packages that
         are not installed, and a graph that computes something else.
@@ -73,6 +76,10 @@ def export_onnx(
         raise ValueError(f"--size is {size[0]}x{size[1]}; both must be multiples of {MULTIPLE}.")
     labels = find_labels(segmenter)
     model, processor = load_segmenter(segmenter, labels)
+    if side := fixed_side(model.config):
+        if size != (side, side):
+            raise ValueError(f"--size is {size[0]}x{size[1]}; {segmenter} is an EoMT that sees {side}x{side} alone.")
+        settle_masking(model)
     if tiles_of(processor) > 1:
         raise ValueError(
             f"{segmenter} sees images through {tiles_of(processor)} x {tiles_of(processor)} windows, which no single "
@@ -85,7 +92,9 @@ def export_onnx(
         _write_graph(network, temporary, size, opset)
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         facts = {
+            "architecture": title_of(model.config),
             "task": task,
+            "mask_stride": mask_stride(model.config),
             "opset": opset,
             "input": {"name": "images", "dtype": "uint8", "shape": ["batch", *size, 3]},
             "outputs": network.outputs,
@@ -156,7 +165,8 @@ def _page(facts: dict, labels: LabelSet) -> str:
         'label_ids = session.run(None, {"images": images})[0]  # (batch, height, width), the ids of labels.json'
         if semantic
         else 'class_logits, mask_logits = session.run(None, {"images": images})\n'
-        "# (batch, queries, labels + 1), the last one of no object; (batch, queries, height / 4, width / 4).\n"
+        "# (batch, queries, labels + 1), the last one of no object; "
+        f"(batch, queries, height / {facts['mask_stride']}, width / {facts['mask_stride']}).\n"
         "# A query is an object of class c with probability softmax(class_logits)[c]; its mask is where mask_logits,\n"
         "# enlarged bilinearly to the image's size, are above 0."
     )
@@ -166,9 +176,9 @@ def _page(facts: dict, labels: LabelSet) -> str:
         else f"logits differ by at most {facts['largest_difference']:.1e}"
     )
     return (
-        f"# Mask2Former as ONNX\n\nOne file, `{MODEL}`, opset {facts['opset']}: {facts['task']} segmentation with "
-        f"{labels.num_labels} labels (`labels.json`), images of {height} x {width} pixels, any number of them. "
-        f"Normalization is in the graph. Beside PyTorch on {CHECKED} images: {checked}.\n\n"
+        f"# {facts['architecture']} as ONNX\n\nOne file, `{MODEL}`, opset {facts['opset']}: {facts['task']} "
+        f"segmentation with {labels.num_labels} labels (`labels.json`), images of {height} x {width} pixels, any "
+        f"number of them. Normalization is in the graph. Beside PyTorch on {CHECKED} images: {checked}.\n\n"
         "```python\nimport numpy as np\nimport onnxruntime\nfrom PIL import Image\n\n"
         f'session = onnxruntime.InferenceSession("{MODEL}")\n'
         f'image = Image.open("image.jpg").convert("RGB").resize(({width}, {height}))\n'

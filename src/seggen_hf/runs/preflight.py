@@ -25,6 +25,8 @@ from ..labels import LabelSet, differing_labels
 from ..miniature.architecture import resolve_base
 from ..plan.gpus import Gpu
 from ..plan.run_plan import RunPlan, plan_recipe
+from ..segmenter.build import find_config
+from ..segmenter.eomt import check_seen_size, side_of_crops
 from ..segmenter.sizes import SEGMENTER_NAMES
 from ..storage.content_digests import records_digest
 from ..storage.files import write_json
@@ -202,6 +204,10 @@ def _check_models(recipe: Recipe) -> None:
     _check_segmenter("segmenter.model", recipe.segmenter.model, recipe.segmenter.model_revision)
     if recipe.segmenter.backbone_model:
         _check_file("segmenter.backbone_model", recipe.segmenter.backbone_model, "config.json", None)
+    segmenter = recipe.segmenter
+    config, _ = find_config(segmenter.model, segmenter.model_revision, segmenter.backbone_model)
+    if side := side_of_crops(config, (segmenter.crop_height, segmenter.crop_width)):
+        check_seen_size(side, segmenter.inference_size or side, recipe.data.task)
     if recipe.caption.captioner != "template":
         _check_file("caption.captioner", recipe.caption.captioner, "config.json", None)
 

@@ -1,21 +1,21 @@
-"""Mask2Former for this project: built from a size, a Hub id or a config, with the processor that travels with it."""
+"""A segmenter for this project: built from a size, a Hub id or a config, with the processor that travels with it."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoImageProcessor,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-)
-from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from ..labels import LabelSet, differing_labels
 from ..networks.weights import check_loaded
-from .sizes import SEGMENTER_NAMES, named_config
+from .architectures import find_backbone, prepare_config, segmenter_class, set_num_queries
+from .eomt import at_side, check_seen_size, fixed_side, side_of_crops
+from .sizes import SEGMENTER_NAMES, backbone_config, named_config, read_backbone
+from .vits import config_around, load_vit
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -30,15 +30,19 @@ def build_segmenter(
     num_queries: int | None = None,
     tiles: int | None = None,
     is_whole: bool = False,
+    crop_size: tuple[int, int] | None = None,
+    task: str = "semantic",
 ):
-    """Build a Mask2Former for `labels` and the processor that travels with it.
+    """Build a segmenter for `labels` and the processor that travels with it.
 
     Args:
         name_or_path: one of `SEGMENTER_NAMES` (random weights); a Hub id or folder with weights; a folder with
-            nothing but a config.json, or a JSON file (random weights). A class head of another size is made anew.
+            nothing but a config.json, or a JSON file (random weights). The class is that of the config's `model_type`
+            (`segmenter_class`). A class head of another size is made anew.
         revision (`str`): commit, tag or branch of a Hub id.
         backbone_model (`str`): Hub id or folder whose weights the backbone takes (`microsoft/resnet-50`). A
-            Mask2Former built from a config has a random backbone otherwise: transformers loads none.
+            Mask2Former built from a config has a random backbone otherwise: transformers loads none. The name
+            `mask2former` takes the backbone's architecture from there, too, and `eomt` its ViT's (DINOv2, DINOv3).
         short_side (`int`): inference resizes the images' short side to it; by default as the loaded processor says,
             and not at all for random weights.
         num_queries (`int`): of the decoder, where it is to have another number; those of a checkpoint are made anew.
@@ -46,21 +50,26 @@ def build_segmenter(
             trained on images cut like that; by default as the loaded processor says, and whole for random weights.
         seed (`int`): of all random weights; the global generator is left as it was.
         is_whole (`bool`): every tensor must come from the weights, the class head's too.
+        crop_size (height, width): of the images that it will be trained on. An EoMT, which sees squares of one size,
+            is built for that one; by default for the size of its config.
+        task (`str`): with `short_side` an EoMT sees images of another shape than a square through windows if it is
+            `semantic`, and whole, their long side at most `short_side`, otherwise: as it was published.
 
     Returns: the model (float32, batch norm of a pretrained backbone frozen) and its image processor.
-    Raises: `ValueError` if there is no Mask2Former under that name.
+    Raises: `ValueError` if there is no segmenter under that name, or it cannot see such crops.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config, weights = find_config(name_or_path, revision)
-        # Without the auxiliary loss transformers 5.23 fails on a forward pass that does not ask for hidden states.
-        config.use_auxiliary_loss = True
-        config.num_queries = num_queries or config.num_queries
+        config, weights = find_config(name_or_path, revision, backbone_model)
+        found_class = segmenter_class(config)
+        prepare_config(config)
+        set_num_queries(config, num_queries)
+        side = side_of_crops(config, crop_size) if crop_size else None
         config.id2label, config.label2id = labels.id2label, labels.label2id
         if weights:
-            loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
+            loaded: Any = found_class.from_pretrained(
                 name_or_path,
-                revision=revision,  # pyright: ignore[reportArgumentType]  # None: main
+                revision=revision,
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
@@ -70,13 +79,17 @@ def build_segmenter(
             model, report = loaded
             if is_whole:
                 check_loaded(str(name_or_path), model, report)
+            model = at_side(model, side) if side else model
         else:
-            model = Mask2FormerForUniversalSegmentation(config)
+            if side:
+                config.image_size = side
+            model = found_class(config)
     if backbone_model is not None:
         _load_backbone(model, backbone_model)
     if weights or backbone_model is not None:
         freeze_batch_norm(model)
-    processor = _build_processor(name_or_path if weights else None, revision, labels, short_side, tiles)
+    processor = _load_processor(config, name_or_path if weights else None, revision)
+    _set_processor(processor, labels, short_side, tiles, fixed_side(model.config), task)
     return model, processor
 
 
@@ -93,19 +106,30 @@ def load_segmenter(name_or_path: str | Path, labels: LabelSet):
     return build_segmenter(name_or_path, labels, is_whole=True)
 
 
-def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
-    """The configuration, and whether weights belong to it."""
+def find_config(name_or_path, revision, backbone_model: str | None = None) -> tuple[Any, bool]:
+    """The configuration, of any class that can be a segmenter, and whether weights belong to it.
+
+    Args:
+        backbone_model: of `build_segmenter`; only the names `mask2former` and `eomt` need it here.
+    """
     if str(name_or_path) in SEGMENTER_NAMES:
-        return named_config(str(name_or_path)), False
+        if name_or_path == "eomt":
+            return config_around(read_backbone("eomt", backbone_model), str(backbone_model)), False
+        backbone = backbone_config(backbone_model) if name_or_path == "mask2former" else None
+        return named_config(str(name_or_path), backbone), False
     path = Path(name_or_path)
     if path.suffix == ".json" and path.is_file():
-        return _checked(Mask2FormerConfig.from_dict(json.loads(path.read_text())), path), False
+        settings = json.loads(path.read_text())
+        kind = settings.get("model_type", "mask2former")
+        if kind not in CONFIG_MAPPING:
+            raise ValueError(f"{path} has the model_type {kind!r}, which transformers does not know.")
+        return _checked(CONFIG_MAPPING[kind].from_dict(settings), path), False
     try:
-        config = Mask2FormerConfig.from_pretrained(name_or_path, revision=revision)
-    except OSError as error:
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    except (OSError, ValueError) as error:  # the second: a model_type that transformers does not know
         raise ValueError(
             f"There is no segmenter {str(name_or_path)!r}: {str(error).splitlines()[0]} Give --model a Hub id, a "
-            f"folder or JSON file with a Mask2Former configuration, or one of {list(SEGMENTER_NAMES)}."
+            f"folder or JSON file with a segmenter's configuration, or one of {list(SEGMENTER_NAMES)}."
         ) from error
     has_weights = not path.is_dir() or any(path.glob("*.safetensors"))
     others = [] if has_weights else [file.name for kind in PICKLES for file in sorted(path.glob(kind))]
@@ -117,15 +141,16 @@ def find_config(name_or_path, revision) -> tuple[Mask2FormerConfig, bool]:
     return _checked(config, name_or_path), has_weights
 
 
-def _checked(config: Mask2FormerConfig, source) -> Mask2FormerConfig:
-    if config.model_type != "mask2former":
-        raise ValueError(f"{source} is a {config.model_type}; only Mask2Former can be trained here.")
+def _checked(config, source) -> Any:
+    segmenter_class(config, source)
     return config
 
 
 def _load_backbone(model, backbone_model: str) -> None:
     """Copy the weights of `backbone_model` into the model's backbone, which must be of the same shape."""
-    encoder = model.model.pixel_level_module.encoder
+    if fixed_side(model.config):
+        return load_vit(model, backbone_model)
+    encoder: Any = find_backbone(model)
     # Not AutoBackbone, which in transformers 5.23 takes any path to a folder for a Hub id and refuses it.
     try:
         backbone, report = type(encoder).from_pretrained(
@@ -169,16 +194,20 @@ def freeze_batch_norm(model: nn.Module) -> int:
     return len(norms)
 
 
-def _build_processor(name_or_path, revision, labels: LabelSet, short_side: int | None, tiles: int | None):
-    processor: Any  # of any class, with attributes of ours
-    if name_or_path is None:
-        processor = Mask2FormerImageProcessorPil(do_resize=False)
-    else:
-        try:
-            processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision, backend="pil")
-        except OSError:  # weights saved without a processor
-            processor = Mask2FormerImageProcessorPil(do_resize=False)
-    processor.ignore_index = labels.ignore_index
+def _load_processor(config, name_or_path, revision) -> Any:
+    """Of any class; random weights, and such as were saved without one, have that of their architecture."""
+    if name_or_path is not None:
+        with contextlib.suppress(OSError):
+            return AutoImageProcessor.from_pretrained(name_or_path, revision=revision, backend="pil")
+    default: Any = IMAGE_PROCESSOR_MAPPING[type(config)]
+    return default["pil"](do_resize=False)
+
+
+def _set_processor(
+    processor, labels: LabelSet, short_side: int | None, tiles: int | None, side: int | None, task: str
+) -> None:
+    # An EoMT's takes 1 off each id where it has an ignore_index.
+    processor.ignore_index = None if side else labels.ignore_index
     processor.do_reduce_labels = False  # ids are ours, contiguous from 0
     processor.num_labels = labels.num_labels
     if short_side is not None:
@@ -186,4 +215,14 @@ def _build_processor(name_or_path, revision, labels: LabelSet, short_side: int |
         processor.size = {"shortest_edge": short_side, "longest_edge": 4 * short_side}  # 512 and 2048 for ADE20K
     if tiles is not None:
         processor.tiles = tiles
-    return processor
+    if side is not None and short_side is not None:
+        _fit_processor(processor, side, short_side, task)
+
+
+def _fit_processor(processor, side: int, short_side: int, task: str) -> None:
+    """What an EoMT's own processor asks for, so that it shows the model what this project does."""
+    check_seen_size(side, short_side, task)
+    sees_whole = task != "semantic"
+    processor.do_pad, processor.do_split_image = sees_whole, not sees_whole
+    if sees_whole:
+        processor.size = {"shortest_edge": short_side, "longest_edge": short_side}

@@ -11,6 +11,7 @@ from ..data.schema import check_columns, labels_of, read_image, read_map, read_p
 from ..labels import LabelSet, differing_labels
 from ..metrics import MaskAP, MeanIoU, PanopticQuality, instances_of
 from ..tasks import TASKS
+from .eomt import fixed_side
 from .inference import describe_inference, predict_queries, semantic_map
 from .postprocessing import (
     MAX_INSTANCES,
@@ -39,7 +40,7 @@ def evaluate_segmenter(
     index is r modulo the number of processes, once, and the counts are summed; all return the same scores.
 
     Args:
-        model: a Mask2Former, not wrapped; it stays in its mode and on its device.
+        model: a segmenter, not wrapped; it stays in its mode and on its device.
         records: a `datasets.Dataset` (or sequence of dicts) with `image` and `segmentation_map`; for panoptic and
             instance segmentation also `panoptic_map` and `segments_info`.
         task: `semantic`, `panoptic` or `instance`.
@@ -80,7 +81,7 @@ def evaluate_segmenter(
         score.sum_over(accelerator)
     scores = score.compute()
     return scores | {
-        "protocol": f"{scores['protocol']} {describe_inference(processor)}",
+        "protocol": f"{scores['protocol']} {describe_inference(processor, fixed_side(model.config))}",
         "labels": labels.id2label,
         "num_images": len(records),
         "task": task,

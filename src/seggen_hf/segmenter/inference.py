@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from .eomt import fixed_side
 from .postprocessing import (
     MAX_INSTANCES,
     OBJECT_THRESHOLD,
@@ -58,8 +59,8 @@ def without_windows(processor):
     return processor
 
 
-def describe_inference(processor) -> str:
-    """One sentence on the resolution at which images are predicted, for reports."""
+def describe_inference(processor, side: int | None = None) -> str:
+    """One sentence on the resolution at which images are predicted, for reports; `side`: of `fixed_side`."""
     if (tiles := tiles_of(processor)) > 1:
         return (
             f"Images are seen through overlapping windows, {tiles} along the short side without the overlaps, which "
@@ -73,21 +74,25 @@ def describe_inference(processor) -> str:
             f"Images enter the model with a short side of {_get(processor.size, 'shortest_edge')} pixels "
             f"(long side at most {_get(processor.size, 'longest_edge')})"
         )
+    padded = f"a multiple of {SIZE_DIVISOR}"
+    if side:
+        padded = f"squares of {side} pixels, or seen through overlapping ones where they do not fit"
     return (
-        f"{seen}, padded to a multiple of {SIZE_DIVISOR}; mask logits are enlarged to the input size, cropped, "
+        f"{seen}, padded to {padded}; mask logits are enlarged to the input size, cropped, "
         "resized to the original size (bilinear) and scored there. One scale, no flip."
     )
 
 
 def predict_queries(
-    model: nn.Module, processor, images: list, batch_size: int = 8, things: Sequence[int] | None = None
+    model: Any, processor, images: list, batch_size: int = 8, things: Sequence[int] | None = None
 ) -> Iterator[tuple[int, QueryOutput]]:
     """What the model says of each image, as `(index in images, QueryOutput)`, images of one padded size together.
 
     An image's result does not depend on the others: only images of one padded size share a batch.
 
     A model that was trained on images cut into tiles (`tiles` of its processor) sees each image through overlapping
-    windows of that size (`windows.merge_windows`).
+    windows of that size (`windows.merge_windows`), and so does one that sees squares of one size, an EoMT, where an
+    image does not fit into them.
 
     Args:
         images: PIL images or uint8 RGB arrays `(height, width, 3)`; sizes may differ.
@@ -95,17 +100,17 @@ def predict_queries(
         things: label ids of things, which may reach from window to window; None if only semantic maps are wanted.
     """
     arrays = [np.asarray(i.convert("RGB")) if isinstance(i, Image.Image) else np.asarray(i) for i in images]
-    if tiles_of(processor) > 1:
-        for index, array in enumerate(arrays):
-            yield index, _predict_windows(model, processor, array, batch_size, things)
-        return
-    inputs, groups = [], {}
+    side = fixed_side(model.config)
+    inputs, groups = {}, {}
     for index, array in enumerate(arrays):
-        height, width = inference_size(array.shape[0], array.shape[1], processor)
+        height, width, window = _seen_size(array.shape[0], array.shape[1], processor, side)
         if (height, width) != array.shape[:2]:
             array = np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR))
-        inputs.append(array)
-        padded = tuple(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in (height, width))
+        if window:
+            yield index, _predict_windows(model, processor, array, arrays[index].shape[:2], window, batch_size, things)
+            continue
+        inputs[index] = array
+        padded = (side, side) if side else (_round_up(height), _round_up(width))
         groups.setdefault(padded, []).append(index)
 
     for padded, members in groups.items():
@@ -121,6 +126,10 @@ def predict_queries(
                 yield index, QueryOutput(logits[0][row], logits[1][row], *sizes)
 
 
+def _round_up(length: int, divisor: int = SIZE_DIVISOR) -> int:
+    return -(-length // divisor) * divisor
+
+
 def _forward(model: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Class and mask logits of all queries, float32; in evaluation mode, without gradients."""
     parameter, was_training = next(model.parameters()), model.training
@@ -133,18 +142,30 @@ def _forward(model: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor
     return outputs.class_queries_logits.float(), outputs.masks_queries_logits.float()
 
 
-def _predict_windows(
-    model: nn.Module, processor, array: np.ndarray, batch_size: int, things: Sequence[int] | None
-) -> QueryOutput:
-    """What the model says of one image, through windows."""
-    tiles, original, short_side = tiles_of(processor), array.shape[:2], min(array.shape[:2])
-    seen = _get(processor.size, "shortest_edge") if processor.do_resize else None
+def _seen_size(height: int, width: int, processor, side: int | None) -> tuple[int, int, int | None]:
+    """Height and width at which an image is seen, and the side of the windows through which it is, if it is."""
+    if (tiles := tiles_of(processor)) == 1:
+        height, width = inference_size(height, width, processor)
+        return height, width, side if side and max(height, width) > side else None
+    seen, short_side = _get(processor.size, "shortest_edge") if processor.do_resize else None, min(height, width)
     scale = tiles * seen / short_side if seen else 1.0
-    height, width = (max(round(side * scale), 1) for side in original)
-    if (height, width) != original:
-        array = np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR))
-    size = window_size(seen or -(-short_side // tiles), SIZE_DIVISOR)
-    rows, columns = (max(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR, size) for side in (height, width))
+    window = side or window_size(seen or -(-short_side // tiles), SIZE_DIVISOR)
+    return max(round(height * scale), 1), max(round(width * scale), 1), window
+
+
+def _predict_windows(
+    model: Any,
+    processor,
+    array: np.ndarray,
+    original: tuple[int, int],
+    size: int,
+    batch_size: int,
+    things: Sequence[int] | None,
+) -> QueryOutput:
+    """What the model says of one image, resized to `array`, through windows."""
+    height, width = array.shape[:2]
+    divisor = model.config.patch_size if fixed_side(model.config) else SIZE_DIVISOR
+    rows, columns = (max(_round_up(side, divisor), size) for side in (height, width))
     windows = Windows(rows, columns, size)
     pixels = torch.zeros(3, windows.height, windows.width)
     pixels[:, :height, :width] = normalize(array, processor)

@@ -28,11 +28,14 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 from transformers.models.resnet.modeling_resnet import ResNetStage
 
+from . import eomt
+
 recompute = functools.partial(checkpoint, use_reentrant=False)
 
 
 def adapt_layers(model: nn.Module) -> None:
-    """Give a Mask2Former the layers of this file, in place; parameters and state dict stay as they are."""
+    """Give a Mask2Former the layers of this file, and an EoMT the forward pass of eomt.py, in place; parameters and
+    state dict stay as they are."""
     for module in model.modules():
         if type(module) in ADAPTED:
             module.__class__ = ADAPTED[type(module)]
@@ -40,14 +43,18 @@ def adapt_layers(model: nn.Module) -> None:
             module.cross_attn.__class__ = MaskedAttention
 
 
-def enable_checkpointing(model: nn.Module) -> None:
+def enable_checkpointing(model: Any) -> None:
     """Keep of backbone, pixel decoder and transformer decoder the layers' inputs alone, and compute the rest again.
 
     Args:
-        model: a Mask2Former after `adapt_layers`.
+        model: after `adapt_layers`.
     Raises: `ValueError` for a backbone that is neither a transformer of `transformers` nor a ResNet.
     """
-    mask2former: Any = model.model
+    if eomt.fixed_side(model.config) is not None:
+        for layer in model.layers:
+            layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, recompute
+        return
+    mask2former = model.model
     backbone = mask2former.pixel_level_module.encoder
     stages = [module for module in backbone.modules() if isinstance(module, ResNetStage)]
     for stage in stages:
@@ -209,4 +216,5 @@ ADAPTED = {
     Mask2FormerPixelDecoderEncoderLayer: EncoderLayer,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention: DeformableAttention,
     Mask2FormerMaskPredictor: MaskPredictor,
+    **eomt.ADAPTED,
 }

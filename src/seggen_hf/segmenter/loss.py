@@ -1,4 +1,4 @@
-"""Mask2Former's training loss, with pixels that nobody labelled left out and every random draw seeded per sample.
+"""Mask2Former's training loss, and EoMT's, without pixels that nobody labelled, all random draws seeded per sample.
 
 What differs from `transformers`' `Mask2FormerLoss`, whose matching cost and losses are computed:
 - Points are drawn among the labelled pixels only. There, void pixels are negatives of every mask.
@@ -11,7 +11,7 @@ What differs from `transformers`' `Mask2FormerLoss`, whose matching cost and los
 - Points lie on pixel centers and logits are extended at the border, as in the interpolation at inference.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,31 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.mask2former.modeling_mask2former import sample_point, sigmoid_cross_entropy_loss
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the loss's parts and numbers of its points, named as in Mask2Former's config, with its defaults.
+
+    An EoMT's loss is the same. A MaskFormer's is not (focal, on whole masks), and its weights belong to that: it is
+    trained with those of its successor.
+    """
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    train_num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_sample_ratio: float = 0.75
+
+    @classmethod
+    def of(cls, config) -> "LossSettings":
+        """Those in a segmenter's config, where it has all."""
+        names = [field.name for field in fields(cls)]
+        return (
+            cls(**{name: getattr(config, name) for name in names}) if all(hasattr(config, n) for n in names) else cls()
+        )
 
 
 @dataclass
@@ -184,9 +209,9 @@ def dice_losses(point_logits: torch.Tensor, point_labels: torch.Tensor) -> torch
 
 
 def segmentation_loss(
-    outputs, targets: PointTargets, config, dice_weights: torch.Tensor | None = None
+    outputs, targets: PointTargets, config: LossSettings, dice_weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss of a batch, summed over decoder layers and weighted as `config` (a Mask2FormerConfig) says.
+    """Loss of a batch, summed over decoder layers and weighted as `config` says.
 
     Called by every process: the normalizers are sums over all of them. Computed in float32, also under autocast: sums
     over thousands of points need it.

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from transformers import Mask2FormerConfig, ResNetConfig, SwinConfig
+from transformers import AutoConfig, EomtConfig, Mask2FormerConfig, ResNetConfig, SwinConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
 # Swin sizes for 64-pixel images on a CPU; the decoder's three layers look at each feature level once.
 MINIATURES = {
@@ -16,6 +17,11 @@ MINIATURES = {
     },
     "unit": {"embed_dim": 8, "depths": [1, 1, 1, 1], "width": 64, "feedforward": 32, "queries": 10, "points": 128},
 }
+# EoMTs for 64-pixel images on a CPU, with DINOv2's kind of ViT.
+EOMT_MINIATURES = {
+    "eomt-miniature": {"width": 64, "layers": 6, "blocks": 3, "heads": 4, "queries": 20, "points": 512},
+    "eomt-unit": {"width": 16, "layers": 3, "blocks": 2, "heads": 2, "queries": 10, "points": 128},
+}
 # Swin sizes of Mask2Former's own configurations: width, depths, heads, window, resolution of the backbone's training.
 SWIN_SIZES = {
     "swin-tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24], 7, 224),
@@ -23,20 +29,51 @@ SWIN_SIZES = {
     "swin-base": (128, [2, 2, 18, 2], [4, 8, 16, 32], 12, 384),
     "swin-large": (192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 384),
 }
-SEGMENTER_NAMES = (*MINIATURES, "resnet-50", *SWIN_SIZES)
+SEGMENTER_NAMES = (*MINIATURES, *EOMT_MINIATURES, "resnet-50", *SWIN_SIZES, "mask2former", "eomt")
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _STAGES: dict[str, Any] = {"out_features": STAGES}  # transformers takes it, and declares no such parameter
 
 
-def named_config(name: str) -> Mask2FormerConfig:
+def named_config(name: str, backbone=None) -> Any:
     """The configuration of one of `SEGMENTER_NAMES`; its labels are yet to be set.
 
     The published sizes are those of Mask2Former (arXiv:2112.01527, configs/ade20k/semantic-segmentation) on ResNet-50
-    or a Swin transformer, with 100 queries; transformers' defaults are the same in everything but the backbone.
+    or a Swin transformer, with 100 queries; transformers' defaults are the same in everything but the backbone. With
+    the name `mask2former` that is `backbone` (from `backbone_config`).
     """
+    if name in EOMT_MINIATURES:
+        return _eomt_miniature(name)
     if name in MINIATURES:
         return _miniature_config(name)
+    if name == "mask2former":
+        return Mask2FormerConfig(backbone_config=backbone)
     return Mask2FormerConfig(backbone_config=_resnet_50() if name == "resnet-50" else _swin(name))
+
+
+def read_backbone(model: str, name_or_path: str | None) -> Any:
+    """The configuration of the pretrained model that a segmenter named `model` is built around."""
+    if name_or_path is None:
+        raise ValueError(f"--model {model} needs --backbone_model: the Hub id or folder of a pretrained backbone.")
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"There is no backbone {name_or_path!r}: {str(error).splitlines()[0]}") from error
+
+
+def backbone_config(name_or_path: str | None) -> Any:
+    """That of a pretrained model, with the feature maps of its four stages.
+
+    Raises: `ValueError` if there is none, or it has no four stages.
+    """
+    config = read_backbone("mask2former", name_or_path)
+    names = getattr(config, "stage_names", ["stem"])[1:]
+    if type(config) not in MODEL_FOR_BACKBONE_MAPPING or len(names) != len(STAGES):
+        raise ValueError(
+            f"--backbone_model {name_or_path} is a {config.model_type} of {len(names)} stages; a Mask2Former needs "
+            "one of AutoBackbone with four, such as swin, swinv2, resnet, convnext or dinov3_convnext."
+        )
+    config.out_features = names
+    return config
 
 
 def hub_config(model_id: str) -> Mask2FormerConfig | None:
@@ -62,6 +99,22 @@ def _swin(name: str) -> SwinConfig:
         window_size=window,
         drop_path_rate=0.3,
         **_STAGES,
+    )
+
+
+def _eomt_miniature(name: str) -> EomtConfig:
+    size = EOMT_MINIATURES[name]
+    return EomtConfig(
+        image_size=64,
+        patch_size=8,
+        hidden_size=size["width"],
+        num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"],
+        num_blocks=size["blocks"],
+        num_upscale_blocks=1,
+        num_register_tokens=2,
+        num_queries=size["queries"],
+        train_num_points=size["points"],
     )
 
 

@@ -1,7 +1,6 @@
 """The segmenter as a task of the training loop: which record comes next, how it is augmented, and its loss."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,12 @@ from ..pictures.grid import lay_out
 from ..pictures.segments import paint_segments
 from ..pictures.spacing import spread
 from ..segmenter.build import build_segmenter
+from ..segmenter.eomt import fixed_side, mask_probabilities
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.inference import normalize, predict_panoptic, predict_semantic, without_windows
 from ..segmenter.layers import adapt_layers, enable_checkpointing
 from ..segmenter.loss import (
+    LossSettings,
     PointTargets,
     SegmentationTargets,
     draw_points,
@@ -37,69 +38,11 @@ from ..storage.content_digests import records_digest
 from ..storage.digests import digest_of
 from ..storage.files import save_image, write_folder
 from ..tasks import TASKS
-
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
-NO_DECAY_PARAMETERS = ("relative_position_bias_table", "absolute_pos_embed")
-
-
-class SampleDropPath(nn.Module):
-    """Stochastic depth whose draws follow from each sample's seed, so that they do not depend on the process."""
-
-    def __init__(self, drop_prob: float):
-        super().__init__()
-        self.drop_prob, self.draws = drop_prob, None
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.draws is None:
-            return hidden_states
-        keep = (self.draws >= self.drop_prob).to(hidden_states)
-        return hidden_states * (keep / (1 - self.drop_prob)).view(-1, *[1] * (hidden_states.ndim - 1))
-
-
-def seed_drop_path(model: nn.Module) -> list[SampleDropPath]:
-    """Replace the stochastic depth layers of `model` by `SampleDropPath`, in place, and return those."""
-    ours = []
-    for module in list(model.modules()):
-        child: Any
-        for name, child in list(module.named_children()):
-            if type(child).__name__.endswith("DropPath") and not isinstance(child, SampleDropPath):
-                setattr(module, name, SampleDropPath(child.drop_prob))
-                ours.append(getattr(module, name))
-    return ours
-
-
-def freeze_unused(model: nn.Module) -> None:
-    """Freeze what the loss never reaches, the last norm of a Swin backbone: data parallel training waits for it."""
-    mask2former: Any = model.model
-    swin = getattr(mask2former.pixel_level_module.encoder, "swin", None)
-    if swin is not None:
-        swin.layernorm.requires_grad_(False)
-
-
-def parameter_groups(model: nn.Module, config: SegmenterConfig) -> list[dict]:
-    """Mask2Former's groups (its train_net.py): backbone at a smaller rate, no decay of norms and embeddings."""
-    groups: dict[tuple[bool, bool], list] = {}
-    seen = set()
-    for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            is_backbone = "pixel_level_module.encoder" in module_name
-            decays = not isinstance(module, (*NORMS, nn.Embedding)) and name not in NO_DECAY_PARAMETERS
-            groups.setdefault((is_backbone, decays), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.learning_rate * (config.backbone_lr_multiplier if is_backbone else 1.0),
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (is_backbone, decays), parameters in groups.items()
-    ]
+from .segmenter_weights import freeze_unused, parameter_groups, seed_drop_path
 
 
 class SegmenterTask:
-    """Segmentation with Mask2Former on real records, synthetic records, or a mixture.
+    """Segmentation with queries (Mask2Former, EoMT) on real records, synthetic records, or a mixture.
 
     Args:
         model, processor: from `build_segmenter`.
@@ -142,6 +85,7 @@ class SegmenterTask:
         if config.pixel_mixing > 0 and len(self.synthetic):
             self.partners = RealPartners(self.real, self.synthetic.records, config.pixel_mixing)
         self.num_records, self.epoch_order = self.mixture.num_records, self.mixture.epoch_order
+        self.loss_settings = LossSettings.of(model.config)
         adapt_layers(model)
         self.drop_paths = seed_drop_path(model)
         freeze_unused(model)
@@ -169,6 +113,8 @@ class SegmenterTask:
             seed=config.seed,
             num_queries=config.num_queries,
             tiles=tiles,
+            crop_size=(config.crop_height, config.crop_width),
+            task=task,
         )
         if config.gradient_checkpointing:
             enable_checkpointing(model)
@@ -206,6 +152,7 @@ class SegmenterTask:
             "targets": self._targets(torch.from_numpy(target_map.astype(np.int64)), segments),
             "seed": int(rng.integers(2**62)),
             "is_synthetic": is_synthetic,
+            "step": step,
         }
 
     def _view(self, record: tuple, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict] | None]:
@@ -237,23 +184,40 @@ class SegmenterTask:
         """Everything that a step needs and that follows from the samples alone: where there are worker processes, they
         make it, and the device gets one copy of each tensor."""
         seeds = [sample["seed"] for sample in samples]
-        points = draw_points([sample["targets"] for sample in samples], seeds, self.trainable.config)
+        points = draw_points([sample["targets"] for sample in samples], seeds, self.loss_settings)
         draws = [np.random.default_rng([seed, 1]).random(len(self.drop_paths)) for seed in seeds]
-        return {
+        masking = self._masking(samples[0]["step"], seeds) if fixed_side(self.trainable.config) else {}
+        return masking | {
             "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
             "targets": vars(points),
             "drop_path_draws": torch.from_numpy(np.stack(draws, axis=1)),  # (layers, B)
             "is_synthetic": torch.tensor([float(sample["is_synthetic"]) for sample in samples]),
         }
 
+    def _masking(self, step: int, seeds: list[int]) -> dict[str, torch.Tensor]:
+        """Of an EoMT: the probability of masked attention in each block, and by draws from the samples' seeds whose
+        queries look everywhere (batch, blocks, queries)."""
+        model = self.trainable.config
+        shape = (model.num_blocks, model.num_queries)
+        probabilities = np.array(mask_probabilities(step, self.config.max_train_steps, model.num_blocks))
+        draws = np.stack([np.random.default_rng([seed, 2]).random(shape) for seed in seeds])
+        return {
+            "mask_probabilities": torch.from_numpy(probabilities).float(),
+            "unmasked": torch.from_numpy(draws >= probabilities[:, None]),
+        }
+
     def loss(self, module: nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Collective: its normalizers are sums over all processes."""
         for layer, draws in zip(self.drop_paths, batch["drop_path_draws"], strict=True):
             layer.draws = draws
-        outputs = module(pixel_values=batch["pixel_values"], output_auxiliary_logits=True)
+        masking = {}
+        if "unmasked" in batch:
+            masking = {"unmasked": batch["unmasked"]}
+            self.trainable.attn_mask_probs.copy_(batch["mask_probabilities"])  # for evaluation, and in what is saved
+        outputs = module(pixel_values=batch["pixel_values"], output_auxiliary_logits=True, **masking)
         is_synthetic, weight = batch["is_synthetic"], self.config.synthetic_dice
         weights = None if weight == 1 else torch.where(is_synthetic > 0, weight, 1.0)
-        loss, parts = segmentation_loss(outputs, PointTargets(**batch["targets"]), self.trainable.config, weights)
+        loss, parts = segmentation_loss(outputs, PointTargets(**batch["targets"]), self.loss_settings, weights)
         return loss, parts | {"synthetic_share": is_synthetic.mean()}
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
