@@ -11,7 +11,7 @@ from .app import WrongArguments, command, dumps
 from .options import Debug, Json
 from .settings import check_task, task_for
 
-DATA_FORMATS = ("folder", "coco", "coco-panoptic", "voc")
+DATA_FORMATS = ("folder", "coco", "coco-panoptic", "voc", "ultralytics", "cityscapes", "fiftyone")
 
 
 def _export_data(what: str, out: Path, format: str, with_real: bool, as_json: bool) -> None:
@@ -40,7 +40,7 @@ def export(
         typer.Option("--task", help="semantic, panoptic or instance; that of the segmenter's run, else semantic."),
     ] = None,
     format: Annotated[
-        str, typer.Option("--format", help="onnx; or of the data: folder, coco, coco-panoptic or voc.")
+        str, typer.Option("--format", help=f"onnx; or of the data: {', '.join(DATA_FORMATS)}.")
     ] = "onnx",
     with_real: Annotated[bool, typer.Option("--with-real", help="Of a run's data: the real records too.")] = False,
     json: Json = False,
