@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["seggen_hf @ git+https://github.com/seggen/seggen_hf"]
+# ///
 """Train the miniature base that ships with the package: `python training/train_base.py` does everything.
 
 Stages: `decoder` (the autoencoder's decoder over its closed-form patch encoder), `prior` (text-to-image), `ship` (fp16
