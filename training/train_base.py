@@ -167,3 +167,7 @@ def run(arguments: argparse.Namespace) -> None:
             train(task, config)
     if arguments.stage in ("all", "ship"):
         ship(output, arguments.warm_start)
+
+
+if __name__ == "__main__":
+    main()

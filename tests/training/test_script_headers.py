@@ -42,3 +42,9 @@ def test_a_script_imports_nothing_that_the_package_does_not_bring(script):
     brought = {re.match(r"[\w.-]+", line)[0] for line in required if "extra ==" not in line}
     found = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"seggen_hf"}
     assert found <= brought
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_script_that_is_called_runs(script):
+    last = ast.parse(script.read_text(encoding="utf-8")).body[-1]
+    assert isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'"
