@@ -166,7 +166,9 @@ def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synth
     """
     is_mixed = arm.kinds and "synthetic_mode" not in arm.segmenter
     unread = () if is_mixed else ("synthetic_mode", "p_aug", "synthetic_until")
-    own = {name: getattr(SegmenterConfig, name) for name in unread} | {"style_augmentation": False} | arm.segmenter
+    own = (
+        {name: getattr(SegmenterConfig, name) for name in unread} | {"style_augmentation": False} | dict(arm.segmenter)
+    )
     return dataclasses.replace(
         config,
         output_dir=str(folder),

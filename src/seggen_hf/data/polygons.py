@@ -50,7 +50,7 @@ def join_rings(rings: list[np.ndarray]) -> np.ndarray:
     left on the same way, so that the bridges have no area."""
     line = rings[0]
     for ring in rings[1:]:
-        distances, places = KDTree(line).query(ring)
+        distances, places = map(np.asarray, KDTree(line).query(ring))  # of each point of the ring, to the line
         there = int(distances.argmin())
         here, turned = int(places[there]), np.roll(ring, -there, axis=0)
         line = np.concatenate([line[: here + 1], turned, turned[:1], line[here:]])
