@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["seggen_hf @ git+https://github.com/seggen/seggen_hf"]
+# ///
 """Make synthetic records with trained generators, on one process or many; what is finished is kept.
 
     python training/synthesize.py RECIPE --text2mask_model DIR --mask2img_model DIR --output_dir DIR

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["seggen_hf @ git+https://github.com/seggen/seggen_hf"]
+# ///
 """Adapt the base to a domain: caption -> image, before Text2Mask and Mask2Img start from it.
 
     python training/train_adapt.py RECIPE --dataset_name DATA                  the images of its training split

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["seggen_hf @ git+https://github.com/seggen/seggen_hf"]
+# ///
 """Train the miniature base that ships with the package: `python training/train_base.py` does everything.
 
 Stages: `decoder` (the autoencoder's decoder over its closed-form patch encoder), `prior` (text-to-image), `ship` (fp16
@@ -163,3 +167,7 @@ def run(arguments: argparse.Namespace) -> None:
             train(task, config)
     if arguments.stage in ("all", "ship"):
         ship(output, arguments.warm_start)
+
+
+if __name__ == "__main__":
+    main()

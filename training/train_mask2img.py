@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["seggen_hf @ git+https://github.com/seggen/seggen_hf"]
+# ///
 """Train Mask2Img: color map + caption -> image, a ControlNet on the base.
 
     python training/train_mask2img.py                                        the built-in scenes, the shipped miniature

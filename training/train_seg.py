@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["seggen_hf @ git+https://github.com/seggen/seggen_hf"]
+# ///
 """Train a segmenter (Mask2Former) on real records, synthetic records, or both, and score it on the test splits.
 
     accelerate launch training/train_seg.py --dataset_name ../shared/data/camvid --output_dir runs/camvid-real

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["seggen_hf @ git+https://github.com/seggen/seggen_hf"]
+# ///
 """Train Text2Mask: caption -> color map.
 
     python training/train_text2mask.py                                       the built-in scenes, the shipped miniature

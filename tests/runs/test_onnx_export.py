@@ -1,4 +1,4 @@
-"""A segmenter as ONNX answers as PyTorch does, for any number of images."""
+"""A segmenter as ONNX answers as PyTorch does, for any number of images, and of any size."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
-from unit_segmenters import eomt_config
+from unit_segmenters import eomt_config, unit_config
 
 from seggen_hf.cli import app
 from seggen_hf.data.scenes.records import scene_labels, scene_records
@@ -64,6 +64,44 @@ def test_queries_of_other_tasks_are_the_models_own(tiny_run, tmp_path):
     with torch.no_grad():
         expected = network(torch.from_numpy(images))
     assert all(np.abs(a - b.numpy()).max() < 1e-3 for a, b in zip(found, expected, strict=True))
+
+
+@pytest.fixture
+def segmenter_of_several_labels(tmp_path):
+    """Of random weights, which otherwise see one label everywhere."""
+    unit_config("swin").save_pretrained(tmp_path / "config")
+    model, processor = build_segmenter(tmp_path / "config", scene_labels(), seed=1)
+    generator = torch.Generator().manual_seed(0)
+    queries, masks = model.model.transformer_module, model.model.pixel_level_module.decoder.mask_projection
+    spread = {queries.queries_features: 1, queries.queries_embedder: 1, model.class_predictor: 0.2, masks: 1}
+    with torch.no_grad():
+        for module, deviation in spread.items():
+            module.weight.normal_(std=deviation, generator=generator)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "segmenter")
+    scene_labels().save(tmp_path / "segmenter")
+    return tmp_path / "segmenter"
+
+
+@pytest.mark.slow
+def test_a_graph_of_any_size_answers_at_each_as_the_model_does(segmenter_of_several_labels, tmp_path):
+    segmenter = segmenter_of_several_labels
+    done = export(segmenter, tmp_path / "out", "--size", "any", "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["equal_pixels"] >= 0.999 and facts["input"]["shape"] == ["batch", "height", "width", 3]
+    model, processor = load_segmenter(segmenter, scene_labels())  # with the layers of transformers
+    network = OnnxSegmenter(model, processor, "semantic").eval()
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx"))
+    scene = scene_records("test", num_records=1)["image"][0]
+    for count, height, width in ((1, 32, 32), (2, 64, 64), (1, 224, 96), (3, 96, 160)):
+        images = np.stack([np.asarray(scene.resize((width, height)))] * count)
+        (maps,) = session.run(None, {"images": images})
+        with torch.no_grad():
+            expected = network(torch.from_numpy(images)).numpy()
+        assert maps.shape == expected.shape == (count, height, width) and len(np.unique(expected)) > 1
+        assert (maps == expected).mean() > 0.999
+    assert "sides are multiples of 32" in (tmp_path / "out/README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from .app import WrongArguments, command, dumps
 from .options import Debug, Json
 from .settings import check_task, task_for
 
-DATA_FORMATS = ("folder", "coco", "coco-panoptic", "voc")
+DATA_FORMATS = ("folder", "coco", "coco-panoptic", "voc", "ultralytics", "cityscapes", "fiftyone")
+ANY = "any"  # --size of a graph for images of any
 
 
 def _export_data(what: str, out: Path, format: str, with_real: bool, as_json: bool) -> None:
@@ -33,14 +34,14 @@ def export(
     ],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     size: Annotated[
-        str, typer.Option("--size", help="HEIGHTxWIDTH of the images in pixels, multiples of 32.")
+        str, typer.Option("--size", help="HEIGHTxWIDTH of the images in pixels, multiples of 32; or any.")
     ] = "512x512",
     task: Annotated[
         str | None,
         typer.Option("--task", help="semantic, panoptic or instance; that of the segmenter's run, else semantic."),
     ] = None,
     format: Annotated[
-        str, typer.Option("--format", help="onnx; or of the data: folder, coco, coco-panoptic or voc.")
+        str, typer.Option("--format", help=f"onnx; or of the data: {', '.join(DATA_FORMATS)}.")
     ] = "onnx",
     with_real: Annotated[bool, typer.Option("--with-real", help="Of a run's data: the real records too.")] = False,
     json: Json = False,
@@ -54,13 +55,13 @@ def export(
         raise WrongArguments(f"There is no format {format!r}; there are onnx, {', '.join(DATA_FORMATS)}.")
     check_task(task)
     sides = re.fullmatch(r"(\d+)x(\d+)", size)
-    if sides is None:
-        raise WrongArguments(f"--size is {size!r}; write HEIGHTxWIDTH, such as 512x512.")
+    if sides is None and size != ANY:
+        raise WrongArguments(f"--size is {size!r}; write HEIGHTxWIDTH, such as 512x512, or {ANY}.")
     quiet_libraries()
     from ..runs.onnx_export import MODEL, export_onnx
 
     chosen = task_for(what, task)
-    facts = export_onnx(what, out, (int(sides[1]), int(sides[2])), chosen)
+    facts = export_onnx(what, out, (int(sides[1]), int(sides[2])) if sides else None, chosen)
     if json:
         print(dumps({"model": str(out / MODEL)} | facts))
     else:
@@ -69,4 +70,4 @@ def export(
             if "equal_pixels" in facts
             else f"logits differ from PyTorch's by at most {facts['largest_difference']:.1e}"
         )
-        print(f"{out / MODEL}: {chosen}, {size}; {told}")
+        print(f"{out / MODEL}: {chosen}, {size if sides else 'any size'}; {told}")

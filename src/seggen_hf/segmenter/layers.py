@@ -186,8 +186,9 @@ def _reference_points(shapes, device) -> tuple[torch.Tensor, torch.Tensor]:
         y, x = ((torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size for size in shape)
         points.append(torch.stack([x[None].expand(shape), y[:, None].expand(shape)], -1).flatten(0, 1))
     # Filled on the device: a tensor from numbers would be copied to it, and the CPU would wait.
-    sizes = [torch.full((1,), float(size), device=device) for height, width in shapes for size in (width, height)]
-    return torch.cat(points)[None], torch.cat(sizes).view(-1, 2)
+    # Not float(size): an exported graph would have the number of its sample for all sizes.
+    whole = [torch.full((1,), size, device=device) for height, width in shapes for size in (width, height)]
+    return torch.cat(points)[None], torch.cat(whole).float().view(-1, 2)
 
 
 class MaskPredictor(Mask2FormerMaskPredictor):

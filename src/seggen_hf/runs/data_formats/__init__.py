@@ -1,0 +1,1 @@
+"""How other trainers want records on disk, a format a file."""
