@@ -75,7 +75,7 @@ def export_onnx(
 
     Args:
         segmenter: folder or Hub id of a trained one.
-        size: height and width of the images, multiples of 32, and of an EoMT the square that it sees; None for any up to
+        size: height and width of the images, multiples of 32, of an EoMT the square that it sees; None for any up to
             8192, of one size a call. What the graph computes with shapes then stays in it, where runtimes such as
             TensorRT want fixed ones.
     Returns: what export.json holds: input, outputs, and the share of equal pixels or the logits' largest difference.
