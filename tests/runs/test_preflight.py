@@ -45,3 +45,10 @@ def test_a_missing_optimizer_is_told_before_the_first_stage(tmp_path, tiny_recip
     recipe = load_recipe(tiny_recipe, ["segmenter.optimizer=adamw_8bit"])
     with pytest.raises(ValueError, match=r"needs bitsandbytes: pip install 'seggen_hf\[8bit\]'"):
         check_run(recipe, tmp_path / "run")
+
+
+def test_a_missing_tracker_is_told_before_the_first_stage(tmp_path, tiny_recipe):
+    missing = next(name for name in ("swanlab", "aim", "dvclive") if importlib.util.find_spec(name) is None)
+    recipe = load_recipe(tiny_recipe, [f"segmenter.report_to=tensorboard,{missing}"])
+    with pytest.raises(ValueError, match=f"--report_to {missing} needs .*: pip install {missing}"):
+        check_run(recipe, tmp_path / "run")
