@@ -174,7 +174,8 @@ def load_records(
         warnings.warn(note, stacklevel=2)
     if max_records is not None:
         found.rows = found.rows.select(range(min(max_records, len(found.rows))))
-    if len(found.rows) == 0 and not found.problems:
+    if len(found.rows) == 0:
+        raise_problems(where, found.problems, len(found.problems))
         raise ValueError(f"{where} has no records.")
     fingerprint = _fingerprint(found)
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf")
