@@ -27,7 +27,7 @@ install_requires = [
     "typer>=0.29",
 ]
 
-trackers = ["tensorboard>=2.21"]
+trackers = ["tensorboard>=2.21", "trackio>=0.43"]
 metrics = ["evaluate>=0.4.6"]
 # The Hub's own choice for Spaces. It holds Pillow under 13.
 demo = ["gradio>=6.31.0"]
@@ -46,7 +46,7 @@ extras_require = {
         "ruff>=0.17",
         "setuptools>=84.2",
         "torchmetrics>=1.9",  # what our metrics are compared with
-        *trackers,  # the tests write with one
+        *trackers,  # the tests write with both
         *metrics,
         *demo,
         *onnx,

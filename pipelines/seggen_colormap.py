@@ -28,26 +28,28 @@ class ColormapCodec:
 
     Args:
         labels (`LabelSet`, `{id: name}`, or a dict as in labels.json): ids 0..C-1.
-        palette (array (C, 3) or `"dataset"`, optional): colors in 0..255; `"dataset"` takes the labels' own. Generated
-            if not given (see `generate_palette`), with an edge and a void color kept apart from all others.
+        palette (array (C, 3), `"dataset"` or `"generated"`, optional): colors in 0..255; `"dataset"` takes the labels'
+            own. What the labels say if not given; else generated (see `generate_palette`), with an edge and a void
+            color kept apart from all others.
         edge_color (RGB triple, optional): outlines segments; decodes to `ignore_index`. Default: the labels', if any.
         void_color (RGB triple, optional): stands for `ignore_index`. Default: generated, or far from a given palette.
     Raises: `ValueError` for ids with gaps, missing colors, and two equal colors (with the names of both).
     """
 
     def __init__(self, labels, palette=None, edge_color=None, void_color=None):
-        categories, self.ignore_index, own_edge_color = _read_labels(labels)
+        categories, self.ignore_index, own_edge_color, own_palette = _read_labels(labels)
         self.id2label = {id: name for id, name, _, _ in categories}
         self.things = [id for id, _, is_thing, _ in categories if is_thing]
         edge_color = own_edge_color if edge_color is None else edge_color
-        if palette is None:
+        palette = own_palette if palette is None else palette
+        if isinstance(palette, str) and palette == "generated":
             palette, edge_color, void_color = generate_palette(len(categories), edge_color, void_color)
         elif isinstance(palette, str):
             if palette != "dataset":
-                raise ValueError(f'palette is {palette!r}; give an array of colors, "dataset", or nothing.')
+                raise ValueError(f'palette is {palette!r}; give an array of colors, "dataset" or "generated".')
             missing = [name for _, name, _, color in categories if color is None]
             if missing:
-                raise ValueError(f"Label {missing[0]!r} has no color of its own; leave palette out to generate one.")
+                raise ValueError(f"Label {missing[0]!r} has no color of its own; palette='generated' has one.")
             palette = [color for _, _, _, color in categories]
         palette = np.asarray(palette)
         if palette.shape != (len(categories), 3) or palette.min() < 0 or palette.max() > 255:
@@ -67,7 +69,7 @@ class ColormapCodec:
             if color in name_of:
                 raise ValueError(
                     f"{name_of[color]!r} and {name!r} have the same color {color}, so a color map could not tell them "
-                    f"apart. Give one another color, or leave palette out to generate one."
+                    f"apart. Give one another color, or generate all with palette='generated'."
                 )
             name_of[color] = name
         self._table = None
@@ -221,8 +223,8 @@ class ColormapCodec:
         return f"ColormapCodec({self.num_labels} labels, least distance {self.least_distance:.1f})"
 
 
-def _read_labels(labels) -> tuple[list[tuple[int, str, bool, Any]], int, Any]:
-    """-> [(id, name, is_thing, color or None)] with ids 0..C-1, ignore_index, edge_color or None."""
+def _read_labels(labels) -> tuple[list[tuple[int, str, bool, Any]], int, Any, str]:
+    """-> [(id, name, is_thing, color or None)] with ids 0..C-1, ignore_index, edge_color or None, palette."""
     if not isinstance(labels, Mapping):
         labels = labels.to_dict()  # a LabelSet
     settings: Mapping[str, Any] = labels
@@ -239,7 +241,7 @@ def _read_labels(labels) -> tuple[list[tuple[int, str, bool, Any]], int, Any]:
     ignore_index = limit if ignore_index is None else int(ignore_index)
     if not len(ids) <= ignore_index <= limit:
         raise ValueError(f"ignore_index is {ignore_index}; it must be no label, in {len(ids)}..{limit}.")
-    return categories, ignore_index, settings.get("edge_color")
+    return categories, ignore_index, settings.get("edge_color"), settings.get("palette", "generated")
 
 
 def _nearest_color_table(colors):

@@ -57,7 +57,7 @@ class PanopticCodec:
         if num_shades < 2:
             raise ValueError(f"num_shades is {num_shades}; touching instances need at least 2.")
         self.coding, self.num_shades = coding, num_shades if coding == "shades" else 1
-        entries, ignore_index, _ = _read_labels(labels)
+        entries, ignore_index, *_ = _read_labels(labels)
         self.things = [label for label, _, is_thing, _ in entries if is_thing]
         counts = tuple(self.num_shades if is_thing else 1 for _, _, is_thing, _ in entries)
         outlines = [-1] if coding == "edges" else []

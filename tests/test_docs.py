@@ -14,7 +14,7 @@ DOCS = ROOT / "docs"
 PACKAGE = ROOT / "src" / "seggen_hf"
 IN_RUNS = {
     "captions", "unlabelled", "adapted", "text2mask", "mask2img", "synthetic", "filtered", "pseudo", "renderer",
-    "replaced", "log",
+    "repainted", "replaced", "log",
 }  # fmt: skip
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 

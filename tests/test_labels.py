@@ -5,7 +5,8 @@ import json
 import pytest
 
 from seggen_hf import LabelSet
-from seggen_hf.labels import Category, differing_labels
+from seggen_hf.labels import LEAST_COLOR_DISTANCE, Category, differing_labels
+from seggen_hf.pipelines import ColormapCodec
 
 
 def entry(id, name, **more):
@@ -128,3 +129,25 @@ def test_the_first_labels_that_differ_are_named():
     assert differing_labels({0: "sky", 1: "sea", 2: "boat"}, ours, limit=1) == "1: sea / road and 1 more"
     other_void = LabelSet.from_id2label({0: "sky", 1: "road"}, ignore_index=7)
     assert differing_labels(other_void, ours) == "ignore_index: 7 / 255" and not ours.fits(other_void)
+
+
+def test_a_palette_of_own_colors_travels_with_the_labels(tmp_path):
+    labels = LabelSet.builtin("voc").with_own_palette()
+    labels.save(tmp_path)
+    read = LabelSet.from_file(tmp_path)
+    assert read == labels and read.fits(LabelSet.builtin("voc"))
+    codec = ColormapCodec(read)
+    assert codec.palette.tolist() == [list(color) for color in labels.colors]
+    assert codec.least_distance >= LEAST_COLOR_DISTANCE and codec.void_color not in labels.colors
+    assert ColormapCodec(read, palette="generated") == ColormapCodec(LabelSet.builtin("voc"))
+    assert "palette" not in LabelSet.builtin("voc").to_dict()
+
+
+def test_own_colors_that_drawn_maps_would_mix_up_are_named_with_their_distance():
+    labels = LabelSet([Category(0, "bus", color=(0, 60, 100)), Category(1, "train", color=(0, 75, 100))])
+    with pytest.raises(ValueError, match=r"1 pairs of labels .* 16 apart.* 'bus' and 'train' \(15\.0\)\. Give"):
+        labels.with_own_palette()
+    with pytest.raises(ValueError, match=r"'road, route' and 'skyscraper' \(0\.0\)"):
+        LabelSet.builtin("ade20k").with_own_palette()
+    with pytest.raises(ValueError, match="1 of the 2 labels have no color of their own, such as 'sky'"):
+        LabelSet([Category(0, "bus", color=(0, 60, 100)), Category(1, "sky")]).with_own_palette()

@@ -1,14 +1,21 @@
 """What README.md shows is run; what it names is there."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from seggen_hf.cli import app
+from seggen_hf.config import load_recipe
 from seggen_hf.config.values import builtin_recipes
+from seggen_hf.data.schema import read_map
+from seggen_hf.data.sources.load import load_split
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,6 +33,50 @@ def test_the_python_snippets_run_in_their_order(tiny_run, tmp_path, monkeypatch,
         exec(compile(snippet, "README.md", "exec"), names)
     assert len(names["synthetic"]) == 16 and names["images"][0].size == (64, 64)
     assert 0 <= float(capsys.readouterr().out) <= 1
+
+
+def _write_folder(folder: Path, label_file: dict, masks: dict[str, Image.Image]) -> None:
+    """Two splits of one image; `masks` by what their names have after the image's, suffix and all."""
+    for split in ("train", "val"):
+        for name in ("images", "masks"):
+            (folder / split / name).mkdir(parents=True)
+        Image.effect_noise((32, 24), 50 if split == "train" else 60).save(folder / split / "images" / "0001.jpg")
+        for ending, mask in masks.items():
+            mask.save(folder / split / "masks" / f"0001{ending}")
+    (folder / "classes.json").write_text(json.dumps(label_file))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*, and so matched:UserWarning")
+def test_the_masks_that_the_readme_shows_are_read(tmp_path):
+    """Its two label files and its calls of `seggen init`, each with masks as the text says that they are."""
+    ids, painted = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL))
+    truth = np.repeat(np.array([0] * 10 + [1] * 10 + [255] * 4, np.uint8)[:, None], 32, axis=1)
+    table = np.zeros((256, 3), np.uint8)
+    for entry in painted["categories"]:
+        table[entry["id"]] = entry["color"]
+    table[255] = painted["void_color"]
+    rgb = Image.fromarray(table[truth])
+    indexed = Image.fromarray(255 - truth)  # in an order that is no label's
+    indexed.putpalette(table[::-1].ravel().tolist())
+    more_void = np.where(np.arange(24)[:, None] == 23, 254, np.where(truth == 255, 253, truth)).astype(np.uint8)
+    with_void, with_suffix = re.findall(r"seggen init FOLDER (--(?:void|mask).*?) +#", README)
+    cases = {
+        "ids": (ids, {".png": Image.fromarray(truth)}, ""),
+        "rgb": (painted, {".png": rgb}, ""),
+        "palette": (painted, {".png": indexed}, ""),
+        "void": (ids, {".png": Image.fromarray(more_void)}, with_void),
+        "suffix": (ids, {"_labelIds.png": Image.fromarray(truth), "_color.png": rgb}, with_suffix),
+        "one": (ids, {"_mask.png": Image.fromarray(truth)}, ""),
+        "image's": (ids, {".jpg.png": Image.fromarray(truth)}, ""),
+    }
+    for name, (label_file, masks, options) in cases.items():
+        _write_folder(tmp_path / name, label_file, masks)
+        recipe = tmp_path / f"{name}.yaml"
+        done = CliRunner().invoke(app, ["init", str(tmp_path / name), "--out", str(recipe), *options.split()])
+        assert done.exit_code == 0, done.output
+        (record,) = load_split(load_recipe(recipe).data, "train", None)
+        assert np.array_equal(read_map(record["segmentation_map"]), truth), name
 
 
 def test_every_command_of_the_readme_exists():

@@ -37,6 +37,7 @@ from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.loop import build_accelerator, train
 from seggen_hf.trainers.script import told_in_a_line
 from seggen_hf.trainers.segmenter import SegmenterTask
+from seggen_hf.trainers.trackers import report_scores
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,6 +107,8 @@ def _train_and_score(config: SegmenterConfig, data: DataConfig) -> None:
         accelerator.print(f"{split}: {score.metric_name} {results[split][score.metric]} on {len(rows)} images")
     if accelerator.is_main_process:
         write_json(run.folder / "results.json", results)
+        for split, scores in results.items():
+            report_scores(config.report_to, run.folder, split, scores, run.steps)
     accelerator.end_training()
 
 

@@ -1,8 +1,10 @@
 """LabelSet: which label ids a data set has, what they mean, and the files that say so."""
 
+import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from .storage.files import write_json
 # ADE20K SceneParsing 150; COCO panoptic 133; the 19 that Cityscapes is scored on; the 21 of Pascal VOC.
 BUILTIN_LABEL_SETS = ("ade20k", "coco", "cityscapes", "voc")
 LABEL_FILES = ("labels.json", "classes.json", "id2label.json")
+# In 0-255 RGB units: colors that come back from an autoencoder up to half of it off are still told apart.
+LEAST_COLOR_DISTANCE = 16
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class LabelSet:
         ignore_index (`int`, optional): the id that no loss or metric counts; 255, or 65535 above 255 labels.
         edge_color (RGB triple, optional): the color that outlines segments in color maps, where a codec uses one.
         source_ids (iterable of `int`, optional): the id that each label had in its source; 0..C-1 if absent.
+        palette (`str`): which colors color maps take: `generated`, or the labels' own, `dataset`.
     Raises: `ValueError` for ids that repeat or leave gaps, repeated names, and an `ignore_index` that is a label.
     """
 
@@ -44,6 +49,7 @@ class LabelSet:
     ignore_index: int = None  # pyright: ignore[reportAssignmentType]  # __post_init__ puts a number in its place
     edge_color: tuple[int, int, int] | None = None
     source_ids: tuple[int, ...] = None  # pyright: ignore[reportAssignmentType]  # and the ids
+    palette: str = "generated"
 
     def __post_init__(self):
         categories = tuple(sorted(self.categories, key=lambda category: category.id))
@@ -130,7 +136,8 @@ class LabelSet:
             by_id = sorted(entries, key=lambda entry: int(entry["id"]))
             source_ids = [entry.get("source_id", entry["id"]) for entry in by_id]
         ignore_index: Any = settings.get("ignore_index")
-        return cls(tuple(categories), ignore_index, _rgb(settings.get("edge_color")), source_ids)
+        palette = settings.get("palette", cls.palette)
+        return cls(tuple(categories), ignore_index, _rgb(settings.get("edge_color")), source_ids, palette)
 
     @classmethod
     def from_id2label(cls, id2label: Mapping, ignore_index: int | None = None, remap: bool = False) -> "LabelSet":
@@ -196,6 +203,30 @@ class LabelSet:
 
     # Writing
 
+    def with_own_palette(self) -> "LabelSet":
+        """The same labels, whose color maps take the labels' own colors.
+
+        Raises: `ValueError` if a label has no color, or two have colors nearer than `LEAST_COLOR_DISTANCE`, with names
+        and distances.
+        """
+        bare = [category.name for category in self.categories if category.color is None]
+        if bare:
+            raise ValueError(
+                f"data.palette is 'dataset', and {len(bare)} of the {len(self)} labels have no color of their own, "
+                f"such as {bare[0]!r}. Give each a `color` in the label file, or set data.palette=generated."
+            )
+        pairs = itertools.combinations(self.categories, 2)
+        distances = [(math.dist(one.color or (), other.color or ()), one.name, other.name) for one, other in pairs]
+        near = sorted(entry for entry in distances if entry[0] < LEAST_COLOR_DISTANCE)
+        if near:
+            told = ", ".join(f"{one!r} and {other!r} ({distance:.1f})" for distance, one, other in near[:5])
+            raise ValueError(
+                f"data.palette is 'dataset', and {len(near)} pairs of labels have colors less than "
+                f"{LEAST_COLOR_DISTANCE} apart, which drawn maps would mix up: {told}. Give them others in the label "
+                "file, or set data.palette=generated."
+            )
+        return replace(self, palette="dataset")
+
     def fits(self, other: "LabelSet") -> bool:
         """Whether maps of both sets can be used together: the same names under the same ids, the same void."""
         return not differing_labels(self, other)
@@ -211,7 +242,8 @@ class LabelSet:
                 entry["source_id"] = source_id
             categories.append(entry)
         edge_color = None if self.edge_color is None else list(self.edge_color)
-        return {"categories": categories, "ignore_index": self.ignore_index, "edge_color": edge_color}
+        palette = {} if self.palette == LabelSet.palette else {"palette": self.palette}
+        return {"categories": categories, "ignore_index": self.ignore_index, "edge_color": edge_color} | palette
 
     def save(self, folder: str | Path) -> None:
         """Write labels.json and id2label.json (the transformers convention) into `folder`."""

@@ -110,3 +110,16 @@ def test_what_is_no_data_set_is_told(tmp_path):
     done = CliRunner().invoke(app, ["init", str(tmp_path)])
     assert done.exit_code == 1 and "is no layout that can be read" in done.stderr
     assert CliRunner().invoke(app, ["init", str(tmp_path), "--preset", "1gb"]).exit_code == 2
+
+
+def test_how_the_data_is_read_is_written_into_the_recipe(tmp_path):
+    names = [f"{i}{kind}.png" for i in range(4) for kind in ("_labelIds", "_color")]
+    for split in ("train", "val"):
+        make.folder(tmp_path / "data", split=split, images=[f"{i}.jpg" for i in range(4)], masks=names)
+    command = ["init", str(tmp_path / "data"), "--out", str(tmp_path / "r.yaml")]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1 and "each image has 2 masks" in refused.output and "--mask_suffix" in refused.output
+    done = CliRunner().invoke(app, [*command, "--mask-suffix", "_labelIds", "--void-ids", "7", "--void-ids", "9"])
+    assert done.exit_code == 0, done.output
+    data = load_recipe(tmp_path / "r.yaml").data
+    assert (data.mask_suffix, data.void_ids, data.mask_column) == ("_labelIds", [7, 9], None)

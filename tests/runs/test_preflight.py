@@ -60,3 +60,10 @@ def test_what_a_segmenter_cannot_be_is_told_before_the_first_stage(tmp_path, tin
     with pytest.raises(ValueError, match=told):
         run_stages(load_recipe(tiny_recipe, settings), tmp_path / "run")
     assert not (tmp_path / "run" / "captions").exists()
+
+
+def test_a_missing_tracker_is_told_before_the_first_stage(tmp_path, tiny_recipe):
+    missing = next(name for name in ("swanlab", "aim", "dvclive") if importlib.util.find_spec(name) is None)
+    recipe = load_recipe(tiny_recipe, [f"segmenter.report_to=tensorboard,{missing}"])
+    with pytest.raises(ValueError, match=f"--report_to {missing} needs .*: pip install {missing}"):
+        check_run(recipe, tmp_path / "run")

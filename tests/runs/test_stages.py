@@ -275,6 +275,14 @@ def test_stages_keep_their_fingerprints(case, tmp_path):
     assert {stage.name: stage.fingerprint for stage in stages} == case["fingerprints"]
 
 
+def test_a_palette_makes_the_generators_anew_and_not_the_segmenter_of_real_records(tiny_recipe, tmp_path):
+    before, now = (
+        {stage.name: stage.fingerprint for stage in list_stages(load_recipe(tiny_recipe, settings), tmp_path)}
+        for settings in ([], ["data.palette=dataset"])
+    )
+    assert [name for name in now if now[name] == before[name]] == ["segmenter-real/seed-0"]
+
+
 @pytest.mark.slow
 def test_finished_trainings_give_back_what_only_they_needed(tiny_run, tiny_recipe, tmp_path):
     names = ("text2mask", "mask2img", "segmenter-real/seed-0")
@@ -357,6 +365,8 @@ def test_the_digest_of_a_folder_changes_with_its_files(tiny_recipe, scene_record
     for file in (tmp_path / "data").rglob("*.png"):  # a copy made without its times is the same data
         os.utime(file, ns=(1, 1))
     assert before == data_digest(recipe, load_train_records(recipe))
+    painted = load_recipe(tiny_recipe, [*settings, "data.palette=dataset"])  # which decides nothing that is in it
+    assert before == data_digest(painted, load_train_records(painted))
     check_run(recipe, tmp_path / "run")
     shutil.copyfile(tmp_path / "data/test/images/2.png", tmp_path / "data/train/images/0.png")
     assert data_digest(recipe, load_train_records(recipe)) != before
@@ -370,7 +380,8 @@ def write_folder(records, folder, split, rows):
     for row in rows:
         records[row]["image"].save(folder / split / "images" / f"{row}.png")
         records[row]["segmentation_map"].save(folder / split / "masks" / f"{row}.png")
-    categories = [{"id": i, "name": name} for i, name in labels_of(records).id2label.items()]
+    colored = zip(labels_of(records).id2label.items(), labels_of(records).colors, strict=True)
+    categories = [{"id": i, "name": name, "color": color} for (i, name), color in colored]
     (folder / "classes.json").write_text(json.dumps({"ignore_index": 255, "categories": categories}))
 
 

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import multiprocessing
 import sys
@@ -13,7 +12,7 @@ from toy import ToyTask, settings
 
 from seggen_hf.config import TrainingConfig
 from seggen_hf.trainers.checkpoints import list_checkpoints, read_state
-from seggen_hf.trainers.loop import build_accelerator, describe_training, train
+from seggen_hf.trainers.loop import describe_training, train
 from seggen_hf.trainers.optimizer import lr_factor
 from seggen_hf.trainers.stream import RankBatches, SampleStream
 
@@ -176,17 +175,6 @@ def test_a_failing_validation_loses_nothing_and_is_made_up(tmp_path, steps):
     again = ToyTask()
     train(again, settings(tmp_path, validation_steps=2))
     assert not again.validated
-
-
-def test_trackers_end_with_the_training_and_a_missing_one_is_named_before_it(tmp_path):
-    accelerator = build_accelerator(settings(tmp_path, report_to="tensorboard"))
-    with pytest.raises(FloatingPointError):
-        train(ToyTask(poison=1), settings(tmp_path, report_to="tensorboard"), accelerator)
-    assert not accelerator.trackers and list((tmp_path / "log").rglob("events*"))
-    missing = next(name for name in ("swanlab", "aim", "wandb") if importlib.util.find_spec(name) is None)
-    with pytest.raises(ValueError, match=f"pip install {missing}"):
-        build_accelerator(settings(tmp_path / "none", report_to=missing))
-    assert not (tmp_path / "none").exists()
 
 
 def test_worker_processes_give_the_same_samples(tmp_path):

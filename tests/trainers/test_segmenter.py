@@ -267,7 +267,7 @@ def test_a_short_training_lowers_the_loss_and_saves_a_segmenter(scene_records, t
     assert losses[-1] < 0.95 * losses[0]
     assert 0 < [line["synthetic_share"] for line in run.history if "loss" in line][0] < 1
     assert 0 <= run.history[-1]["validation/mIoU"] <= 1
-    assert Image.open(tmp_path / "validation" / "step-000012.png").size == (3 * 192 + 8, 2 * 192 + 4)
+    assert Image.open(tmp_path / "validation" / "step-00000012.png").size == (3 * 192 + 8, 2 * 192 + 4)
 
     found = {path.name for path in tmp_path.iterdir()}
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "labels.json", "run_config.json"} <= found

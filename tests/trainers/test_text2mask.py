@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from seggen_hf.data.schema import read_map
+from seggen_hf.data.schema import attach_labels, labels_of, read_map
 from seggen_hf.pipelines import Text2MaskPipeline
 from seggen_hf.trainers.loop import train
 from seggen_hf.trainers.objective import DenoisingObjective, min_snr_weights
@@ -110,6 +110,14 @@ def test_four_steps_equal_two_then_two_more(miniature_dir, scene_records, tmp_pa
     train(*build("text2mask", miniature_dir, tmp_path / "parts", scene_records, **changes))
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole | parts)
+
+
+def test_the_colors_of_the_data_set_are_saved_with_the_pipeline(miniature_dir, scene_records, tmp_path):
+    own = labels_of(scene_records).with_own_palette()
+    task, _ = build("text2mask", miniature_dir, tmp_path, attach_labels(scene_records, own))
+    task.save(tmp_path)
+    palette = Text2MaskPipeline.from_pretrained(tmp_path).codec.palette
+    assert palette.tolist() == [list(color) for color in own.colors]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train_seg.py"
 FLAGS = (
@@ -29,7 +30,7 @@ def losses(folder):
 @pytest.mark.parametrize("model", ["unit", "eomt-unit"])
 def test_two_processes_have_the_losses_and_scores_of_one(script, tmp_path, model):
     """Panoptic, whose loss is that of semantic segmentation with other masks, and whose scores hold mIoU too."""
-    flags = [*FLAGS, "--task", "panoptic", "--model", model]
+    flags = [*FLAGS, "--task", "panoptic", "--model", model, "--report_to", "tensorboard"]
     script.main([*flags, "--train_batch_size", "4", "--output_dir", str(tmp_path / "one")])
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT), *flags]
@@ -47,6 +48,10 @@ def test_two_processes_have_the_losses_and_scores_of_one(script, tmp_path, model
     for name in ("mIoU", "PQ", "AP"):
         assert scores[1][name] == pytest.approx(scores[0][name], abs=2e-3)  # rounding may move single pixels
     assert (tmp_path / "two" / "model.safetensors").is_file()
+    for name, score in zip(("one", "two"), scores, strict=True):
+        events = EventAccumulator(str(tmp_path / name / "log")).Reload()
+        assert [told.step for told in events.Scalars("loss")] == [1, 2, 3]
+        assert [told.value for told in events.Scalars("test/test/mIoU")] == [pytest.approx(score["mIoU"])]
 
 
 def test_a_dry_run_trains_nothing(script, tmp_path, capsys):

@@ -7,11 +7,12 @@ import typer
 
 from ..process.quiet import quiet_libraries
 from .app import WrongArguments, command, dumps, say
-from .options import Debug, Json, Preset
+from .options import Debug, Json, Preset, reads_source
 from .settings import check_task
 
 
 @command
+@reads_source
 def init(
     source: Annotated[str, typer.Argument(help="Folder of images and masks (any layout that is read), or a Hub id.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write; NAME.yaml here if absent.")] = None,
@@ -21,6 +22,8 @@ def init(
     ] = None,
     json: Json = False,
     debug: Debug = False,
+    *,
+    reading: dict,
 ):
     """Write a recipe that fits a data set: splits, sizes, steps and arms, each with its reason. Asks nothing."""
     from ..config.presets import PRESETS
@@ -28,7 +31,7 @@ def init(
     check_task(task)
     if preset is not None and preset not in PRESETS:
         raise WrongArguments(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
-    file, told = begin(source, out, preset, task)
+    file, told = begin(source, out, preset, task, reading)
     if json:
         print(dumps({"recipe": str(file), "told": told}))
         return
@@ -38,7 +41,9 @@ def init(
     print(f"  seggen run {file}")
 
 
-def begin(source: str, out: Path | None, preset: str | None, task: str | None = None) -> tuple[Path, list[str]]:
+def begin(
+    source: str, out: Path | None, preset: str | None, task: str | None = None, reading: dict | None = None
+) -> tuple[Path, list[str]]:
     """Write a recipe for `source`, and load it; its file, and what was chosen."""
     quiet_libraries()
     from ..config import load_recipe
@@ -49,7 +54,7 @@ def begin(source: str, out: Path | None, preset: str | None, task: str | None = 
     file = out or Path(f"{name}.yaml")
     if file.exists():
         raise ValueError(f"{file} exists, and may hold what somebody wrote; name another with --out.")
-    text, told = write_first_recipe(survey(source, task), name, preset)
+    text, told = write_first_recipe(survey(source, task, reading), name, preset)
     write_text(file, text)
     load_recipe(file)
     return file, told

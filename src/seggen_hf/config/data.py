@@ -101,6 +101,13 @@ class DataConfig:
             one_of=CODINGS,
         ),
     )
+    palette: str = field(
+        default="generated",
+        metadata=about(
+            "Colors of color maps: `generated`, as far apart as can be, or the labels' own, `dataset`.",
+            one_of=("generated", "dataset"),
+        ),
+    )
     num_shades: int = field(
         default=4, metadata=about("Shades of each thing class; four suffice for any map.", within=AT_LEAST_TWO)
     )
@@ -125,6 +132,11 @@ class DataConfig:
             known = "a seed with max_train_records, and without streaming"
             fits = self.max_train_records is not None and not self.streaming
             check(fits, "train_records_seed", self.train_records_seed, known)
+        if self.palette == "dataset" and self.task != "semantic":
+            raise ValueError(
+                f"--palette is 'dataset', one color a label; --task {self.task} needs more, to tell segments apart. "
+                "Leave it generated."
+            )
         check(self.tiles == 1 or not self.streaming, "tiles", self.tiles, "1 with --streaming")
         check(len(self.test_splits) > 0, "test_splits", self.test_splits, "at least one split")
         check_unique("test_splits", self.test_splits)

@@ -75,7 +75,13 @@ class TrainingConfig:
     )
     logging_steps: int = field(default=10, metadata=about("Steps between log lines.", how_only=True, within=POSITIVE))
     report_to: str = field(
-        default="none", metadata=about("Accelerate tracker: none, tensorboard, wandb, ...", how_only=True)
+        default="none",
+        metadata=about(
+            "Trackers of losses, validation pictures and scores: none, or some of tensorboard, trackio, wandb and "
+            "what else accelerate knows, such as `tensorboard,trackio`. Those three keep all on this machine, unless "
+            "WANDB_MODE=online, TRACKIO_SPACE_ID or TRACKIO_SERVER_URL is set.",
+            how_only=True,
+        ),
     )
     dataloader_num_workers: int = field(
         default=0, metadata=about("Worker processes that prepare samples.", how_only=True)

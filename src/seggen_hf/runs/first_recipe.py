@@ -4,10 +4,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from datasets import Image
 
@@ -20,6 +21,7 @@ from ..pictures.spacing import spread
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")
 UNLABELLED = ("unlabelled", "unlabeled")
+OF_HUB = ("config_name", "revision")  # settings have them as dataset_config_name and dataset_revision
 SURVEYED = 64  # images whose sizes are looked at
 HELD_OUT_SHARE = 0.2
 MANY, PER_TILE = 100, 25  # segments of one image that are cut into tiles, and those that a tile is to have
@@ -40,6 +42,7 @@ class Survey:
         size: median (height, width) of training images; groups: patients or videos that names tell of.
         segments: the most that one image has, 0 where they are not told; unlabelled, num_unlabelled: a folder of
             images without masks.
+        reading: settings of section `data` that say how it is read.
     """
 
     source: str
@@ -54,19 +57,22 @@ class Survey:
     groups: int
     unlabelled: str | None
     num_unlabelled: int
+    reading: dict[str, Any]
 
 
-def survey(source: str | os.PathLike, task: str | None = None) -> Survey:
+def survey(source: str | os.PathLike, task: str | None = None, reading: Mapping[str, Any] | None = None) -> Survey:
     """Look at the names of all files and the sizes of some; no mask is read.
 
     Args:
         task: what the segmenter shall do; where it is not told, panoptic if the data has segments, else semantic.
+        reading: arguments of `load_records` that say how it is read.
     Raises: `ValueError` for a folder that is no data set, with what it lacks.
     """
     source = os.fspath(source)
-    splits = splits_of(source)
+    reading = {name: value for name, value in (reading or {}).items() if value}
+    splits = splits_of(source, reading.get("config_name"), reading.get("revision"))
     train = next((name for name in TRAIN if name in splits), splits[0])
-    records = load_records(source, train, check=False)
+    records = load_records(source, train, check=False, **reading)
     tests = [name for name in TEST if name in splits][:1]
     images = records.select_columns("image").cast_column("image", Image(decode=False))
     shapes = []
@@ -89,6 +95,7 @@ def survey(source: str | os.PathLike, task: str | None = None) -> Survey:
         groups=tell_groups(records["image_id"][:]),
         unlabelled=folder,
         num_unlabelled=len(list_images(Path(folder))[0]) if folder else 0,
+        reading={f"dataset_{name}" if name in OF_HUB else name: value for name, value in reading.items()},
     )
 
 
@@ -103,7 +110,8 @@ def write_first_recipe(found: Survey, name: str, preset: str | None) -> tuple[st
         num_train = round((1 - HELD_OUT_SHARE) * num_train)
     arms = ["real", "copy-paste", *(["self-training"] if found.unlabelled else []), "synthetic-copy-paste"]
     split, split_reason = _splits(found)
-    more = [f"  unlabelled: {json.dumps(found.unlabelled)}"] if found.unlabelled else []
+    more = [f"  {name}: {json.dumps(value)}" for name, value in found.reading.items()]
+    more += [f"  unlabelled: {json.dumps(found.unlabelled)}"] if found.unlabelled else []
     tiles = min(8, math.ceil(math.sqrt(found.segments / PER_TILE))) if found.segments > MANY else 1
     size = _size(found.size if tiles == 1 else (1, 1), preset)
     if tiles > 1:

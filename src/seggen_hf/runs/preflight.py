@@ -31,6 +31,7 @@ from ..segmenter.sizes import SEGMENTER_NAMES
 from ..storage.content_digests import records_digest
 from ..storage.files import write_json
 from ..trainers.optimizer import check_optimizer
+from ..trainers.trackers import list_trackers
 from .folder import RunFolder
 from .records import data_digest, load_test_records, load_train_records
 
@@ -175,6 +176,7 @@ def _check_trainings(recipe: Recipe) -> None:
         is_run = name == "segmenter" or name in trained or (name == "adapt" and adapts_base(recipe))
         if is_run:
             check_optimizer(section)
+            list_trackers(section.report_to)
         if name == "segmenter" or not is_run:
             continue
         size, wanted = (section.height, section.width), (recipe.data.height, recipe.data.width)

@@ -11,6 +11,7 @@ from ..config import SCENES, Recipe
 from ..data.schema import labels_of
 from ..data.sources.load import load_split
 from ..data.sources.unlabelled import load_unlabelled
+from ..labels import LabelSet
 from ..storage.content_digests import records_digest
 from ..storage.digests import digest_of
 from ..storage.files import write_json
@@ -48,5 +49,7 @@ def data_digest(recipe: Recipe, records: datasets.Dataset) -> str:
         columns = ("image_id", "image", "segmentation_map", "panoptic_map", "segments_info", "caption")
         contents = records_digest(records, [name for name in columns if name in records.column_names])
         known.parent.mkdir(parents=True, exist_ok=True)
-        write_json(known, digest_of({"labels": labels_of(records).to_dict(), "records": contents}))
+        # In which colors maps are painted is no part of the data.
+        labels = dataclasses.replace(labels_of(records), palette=LabelSet.palette).to_dict()
+        write_json(known, digest_of({"labels": labels, "records": contents}))
     return json.loads(known.read_text())

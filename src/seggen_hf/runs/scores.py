@@ -30,9 +30,10 @@ from ..segmenter.postprocessing import MAX_INSTANCES
 from ..storage.digests import json_digest
 from ..storage.files import write_json
 from ..tasks import TASKS
+from ..trainers.trackers import report_scores
 from .folder import PREDICTIONS, SCORES, RunFolder
 from .results import list_seeds, list_unfinished, percent, scores_by_arm
-from .stage_marker import mark_stage, read_marker
+from .stage_marker import finished_marker, mark_stage, read_marker
 from .stages import Segmenter
 from .verdict import write_verdict
 
@@ -106,8 +107,8 @@ def score_segmenter(
     settings: EvaluationConfig,
     command: str | None = None,
     task: str = "semantic",
-) -> None:
-    """Score one segmenter on one split, and keep scores and some predictions beside its weights."""
+) -> dict:
+    """Score one segmenter on one split, and keep scores and some predictions beside its weights; the scores."""
     labels = labels_of(records)
     model, processor = open_segmenter(segmenter.folder, labels)
     scores = _score(model, processor, records, labels, settings, task)
@@ -119,6 +120,7 @@ def score_segmenter(
     entry = {"made_of": {"fingerprint": segmenter.fingerprint, "source": source}, "scores": scores}
     entry |= {"versions": library_versions(), "command": command}
     write_json(segmenter.folder / SCORES, read_scores(segmenter.folder) | {split: entry})
+    return scores
 
 
 def score_folder(folder: Path, records: Dataset, settings: EvaluationConfig, task: str = "semantic") -> dict:
@@ -188,10 +190,13 @@ def score_splits(
     recipe: Recipe,
     command: str | None = None,
 ) -> None:
-    """Score one segmenter on the test splits on which it was not scored before."""
+    """Score one segmenter on the test splits on which it was not scored before, and tell its trackers."""
     for split, records in tests.items():
         if known_scores(segmenter, split, sources[split]) is None:
-            score_segmenter(segmenter, split, records, sources[split], recipe.evaluation, command, recipe.data.task)
+            how = (sources[split], recipe.evaluation, command, recipe.data.task)
+            scores = score_segmenter(segmenter, split, records, *how)
+            steps = finished_marker(segmenter.folder)["facts"]["steps"]
+            report_scores(recipe.segmenter.report_to, segmenter.folder, split, scores, steps)
 
 
 def evaluate_arms(

@@ -125,6 +125,8 @@ def list_stages(recipe: Recipe, out: str | os.PathLike) -> list[Stage]:
 
 def _caption_stage(recipe: Recipe, run: RunFolder) -> Stage:
     settings = _source_settings(recipe) | _settings("caption", vars(recipe.caption))
+    if recipe.data.palette != "generated":  # it travels with the labels, to all that paints maps
+        settings |= {"data.palette": recipe.data.palette}
     return Stage("captions", "caption", run.captions, settings)
 
 

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.tracking import filter_trackers
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs
 from tqdm.auto import tqdm
 
 from ..config import HOW_ONLY, TrainingConfig, save_config
@@ -37,6 +36,7 @@ from .checkpoints import (
 from .optimizer import check_optimizer
 from .step import OptimizerStep
 from .stream import build_loader, draw_batches
+from .trackers import list_pictures, list_trackers, open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -89,18 +89,14 @@ def build_accelerator(config: TrainingConfig) -> Accelerator:
     """The only place where Accelerate is configured.
 
     Raises:
-        ValueError: the tracker is unknown or not installed.
+        ValueError: a tracker is unknown or not installed.
     """
-    tracker = None if config.report_to == "none" else config.report_to
-    if tracker and not filter_trackers([tracker], logging_dir=f"{config.output_dir}/log"):
-        raise ValueError(f"--report_to {tracker} needs a package that is not installed: pip install {tracker}")
+    list_trackers(config.report_to)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
         # Accelerate keeps the first precision for the life of the process; a run's stages may differ in it.
         AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision=config.mixed_precision,
-        log_with=tracker,
-        project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=f"{config.output_dir}/log"),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
     )
 
@@ -131,16 +127,11 @@ def train(task: TrainingTask, config: TrainingConfig, accelerator: Accelerator |
             folder holds what is no training's, or another process fills it; the optimizer's package is not installed.
     """
     accelerator = accelerator or build_accelerator(config)
-    try:
-        check_optimizer(config)
-        claim_folder(config.output_dir, TRAINING, accelerator.is_main_process)
-        alone = hold_folder(config.output_dir, TRAINING) if accelerator.is_main_process else contextlib.nullcontext()
-        with alone:
-            return _Training(task, config, accelerator).run()
-    finally:
-        for tracker in accelerator.trackers:
-            tracker.finish()
-        accelerator.trackers = []
+    check_optimizer(config)
+    claim_folder(config.output_dir, TRAINING, accelerator.is_main_process)
+    alone = hold_folder(config.output_dir, TRAINING) if accelerator.is_main_process else contextlib.nullcontext()
+    with alone:
+        return _Training(task, config, accelerator).run()
 
 
 class _Training:
@@ -191,10 +182,9 @@ class _Training:
             if not getattr(self.task, "keeps_nothing", False):
                 self._check_room()
             save_config(config, self.folder)
-            if config.report_to != "none":
-                self.accelerator.init_trackers("seggen_hf", config={k: str(v) for k, v in vars(config).items()})
+        report_to = config.report_to if self.accelerator.is_main_process else "none"
         try:
-            with stop_requests() as request:
+            with open_trackers(report_to, self.folder, state.step) as self.trackers, stop_requests() as request:
                 self._take_steps(request)
                 self.writer.wait()
                 with self.step.averaged():
@@ -273,7 +263,7 @@ class _Training:
         rate = samples / (time.monotonic() - self.window_start)
         line |= {"lr": self.step.learning_rate, "samples_per_second": rate}
         bar.set_postfix(loss=f"{line['loss']:.4f}", rate=f"{rate:.0f}/s")
-        self.accelerator.log(line, step=state.step)
+        self.trackers.log(line, state.step)
         state.history.append({"step": state.step} | line)
 
     def _agreed_signal(self, request: StopRequest) -> int:
@@ -307,10 +297,12 @@ class _Training:
         self.step.bare.eval()
         with self.step.averaged(), torch.no_grad():
             if self.accelerator.is_main_process:
-                numbers = self.task.validate(state.step, self.folder / "validation")
+                pictures = self.folder / "validation"
+                numbers = {f"validation/{k}": v for k, v in self.task.validate(state.step, pictures).items()}
                 if numbers:
-                    state.history.append({"step": state.step} | {f"validation/{k}": v for k, v in numbers.items()})
-                    self.accelerator.log({f"validation/{k}": v for k, v in numbers.items()}, step=state.step)
+                    state.history.append({"step": state.step} | numbers)
+                    self.trackers.log(numbers, state.step)
+                self.trackers.show(list_pictures(pictures, state.step), state.step)
         self.step.bare.train()
         state.validated = state.step
         if self.accelerator.is_main_process:

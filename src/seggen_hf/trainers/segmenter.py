@@ -228,7 +228,7 @@ class SegmenterTask:
             shown, processor = self.real.records or self.synthetic.records, without_windows(processor)
         shown = [shown[i] for i in range(min(4, len(shown)))]
         picture = prediction_grid(self.trainable, processor, shown, self.labels, self.task)
-        save_image(picture, folder / f"step-{step:06d}.png")
+        save_image(picture, folder / f"step-{step:08d}.png")
         if self.validation_records is None:
             return {}
         scores = evaluate_segmenter(

@@ -11,6 +11,7 @@ from seggen_hf.config import DataConfig
 from seggen_hf.data.schema import labels_of, read_map
 from seggen_hf.data.sources.load import load_records, load_split
 from seggen_hf.data.sources.unlabelled import load_unlabelled
+from seggen_hf.pipelines import ColormapCodec
 
 
 def test_scenes_are_a_source_like_any_other():
@@ -103,3 +104,18 @@ def test_fingerprints_are_the_same_in_every_process(tmp_path):
 def test_a_name_that_is_neither_folder_nor_reachable_is_one_clear_error():
     with pytest.raises(ValueError, match="camvid-typo is no folder here, and as a Hub id it cannot be read"):
         load_records("camvid-typo")
+
+
+def test_the_colors_of_the_label_file_become_the_palette_where_the_settings_say_so(tmp_path):
+    root = make_folder(tmp_path / "data", count=1)
+    own = load_split(DataConfig(dataset_name=str(root), palette="dataset"), "train", None)
+    assert ColormapCodec(labels_of(own)).palette.tolist() == [entry["color"] for entry in CATEGORIES]
+    own.save_to_disk(tmp_path / "saved")  # and who reads what was saved with it chooses anew
+    for generated in (str(root), str(tmp_path / "saved")):
+        records = load_records(generated)
+        assert labels_of(records).palette == "generated" and labels_of(records).colors == labels_of(own).colors
+    make_folder(tmp_path / "gray", count=1, categories=[{**entry, "color": None} for entry in CATEGORIES])
+    with pytest.raises(ValueError, match="data.palette is 'dataset', and 3 of the 3 labels have no color"):
+        load_split(DataConfig(dataset_name=str(tmp_path / "gray"), palette="dataset"), "train", None)
+    with pytest.raises(ValueError, match="--task panoptic needs more"):
+        DataConfig(palette="dataset", task="panoptic")

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seggen_hf.config import CaptionConfig, SegmenterConfig
+from seggen_hf.config import CaptionConfig, DataConfig, SegmenterConfig
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.mixture import STEPS_PER_WINDOW, RecordMixture
 from seggen_hf.data.schema import encode_map, labels_of, read_image, read_map, record_features
 from seggen_hf.data.sources import streamed
-from seggen_hf.data.sources.streamed import join_streams, stream_records
+from seggen_hf.data.sources.streamed import join_streams, stream_records, stream_split
 from seggen_hf.labels import LabelSet
 
 
@@ -45,6 +45,12 @@ def test_streamed_records_are_those_on_disk(shards, scene_records):
     assert len(first) == 3 and first.windows() == [range(3)] and first[2]["image_id"] == scene_records[2]["image_id"]
     with pytest.raises(IndexError, match="3 records"):
         first[3]
+
+
+def test_streamed_labels_take_their_own_palette_as_loaded_ones_do(shards, scene_records):
+    for palette in ("generated", "dataset"):
+        labels = labels_of(stream_split(DataConfig(dataset_name=str(shards), palette=palette), "train", None))
+        assert labels.palette == palette and labels.colors == labels_of(scene_records).colors
 
 
 def test_only_the_row_groups_read_last_stay_in_memory(shards, monkeypatch):

@@ -22,6 +22,7 @@ from ..schema import (
     attach_labels,
     encode_image,
     encode_map,
+    labels_of,
     open_image,
     picture_files,
     record_features,
@@ -78,7 +79,8 @@ def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset
     With `data.held_out` or `data.held_out_names` the training split is without its part `held-out`, which is a split
     of its own. Of the training split `data.train_records_seed` draws the records, instead of the first.
 
-    Raises: see `load_records`; `ValueError` if `data.held_out_names` leave nothing in one of the two parts.
+    Raises: see `load_records`; `ValueError` if `data.held_out_names` leave nothing in one of the two parts, and see
+        `LabelSet.with_own_palette` if `data.palette` asks for the labels' own colors.
     """
     is_parted = (data.held_out > 0 or bool(data.held_out_names)) and split in (data.train_split, HELD_OUT)
     is_drawn = data.train_records_seed is not None and split == data.train_split
@@ -97,6 +99,8 @@ def load_split(data: DataConfig, split: str, max_records: int | None) -> Dataset
     if is_drawn:
         order = np.random.default_rng(data.train_records_seed).permutation(len(records))
         records = records.select(sorted(order[:max_records].tolist()))
+    if data.palette == "dataset":
+        records = attach_labels(records, labels_of(records).with_own_palette())
     return tile_records(records, data.tiles)
 
 
@@ -170,7 +174,8 @@ def load_records(
         warnings.warn(note, stacklevel=2)
     if max_records is not None:
         found.rows = found.rows.select(range(min(max_records, len(found.rows))))
-    if len(found.rows) == 0 and not found.problems:
+    if len(found.rows) == 0:
+        raise_problems(where, found.problems, len(found.problems))
         raise ValueError(f"{where} has no records.")
     fingerprint = _fingerprint(found)
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf")

@@ -297,8 +297,8 @@ def label_file_of(labels: LabelSet, source_ids: bool = False, void_ids=(), void_
             collisions.append(f"{names[category.color]!r} and {category.name!r} share the color {category.color}")
         names.setdefault(category.color, category.name)
         colors.setdefault(category.color, category.id)
-    if labels.ignore_index != ignore_index:  # records always hold 255 (65535)
-        labels = LabelSet(labels.categories, ignore_index, labels.edge_color, labels.source_ids)
+    # Records always hold 255 (65535), and in which colors maps are painted says who reads them.
+    labels = LabelSet(labels.categories, ignore_index, labels.edge_color, labels.source_ids)
     return LabelFile(labels, MapDecoder(labels.num_labels, ids, colors), collisions)
 
 

@@ -283,13 +283,16 @@ def join_streams(parts: list[StreamedRecords], names: list[str]) -> StreamedReco
 
 def stream_split(data: DataConfig, split: str, max_records: int | None) -> StreamedRecords:
     """The records of one split of the Hub id that `data` names, as a stream."""
-    return stream_records(
+    records = stream_records(
         data.dataset_name,
         split,
         labels=read_label_file(data.labels) if data.labels else None,
         max_records=max_records,
         **reading_of(data),
     )
+    if data.palette == "dataset":
+        records.info = with_labels(records.info, labels_of(records).with_own_palette())
+    return records
 
 
 def stream_records(
