@@ -26,9 +26,14 @@ def check_lora_targets(network: torch.nn.Module, targets: list[str]) -> None:
             )
 
 
-def add_lora(network: torch.nn.Module, config: GeneratorConfig) -> None:
-    """Put a LoRA of `config` on `network`, in place; its weights follow from `config.seed`."""
-    check_lora_targets(network, config.lora_targets)
+def add_lora(network: torch.nn.Module, config: GeneratorConfig, targets: list[str] | None = None) -> None:
+    """Put a LoRA of `config` on `network`, in place; its weights follow from `config.seed`.
+
+    Args:
+        targets: the layers that get one; those of `config` if not given.
+    """
+    targets = config.lora_targets if targets is None else targets
+    check_lora_targets(network, targets)
     adapted: Any = network  # diffusers' adapter methods
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -37,7 +42,7 @@ def add_lora(network: torch.nn.Module, config: GeneratorConfig) -> None:
             LoraConfig(
                 r=config.lora_rank,
                 lora_alpha=alpha,
-                target_modules=list(config.lora_targets),
+                target_modules=list(targets),
                 init_lora_weights="gaussian",
             )
         )
