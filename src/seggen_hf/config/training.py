@@ -11,6 +11,7 @@ SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "multistep")
 SCALE_REFERENCES = ("cover", "fit")
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 OPTIMIZERS = ("adamw", "adamw_8bit")
 
 
@@ -145,7 +146,8 @@ class GeneratorConfig(TrainingConfig):
     lora_rank: int = field(default=0, metadata=about("0 trains all weights; otherwise the rank of a LoRA."))
     lora_alpha: int | None = field(default=None, metadata=about("LoRA alpha; the rank if not given."))
     lora_targets: list[str] = field(
-        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"], metadata=about("Layers that get a LoRA.")
+        default_factory=lambda: list(LORA_TARGETS),
+        metadata=about("Layers that get a LoRA; by default those of attention, of FLUX.2 in its single blocks too."),
     )
 
 

@@ -27,6 +27,12 @@ from ..synthesis.shards import PREFIX, ROWS_PER_GROUP, data_path, finished_shard
 
 # Where diffusers and transformers write the folder that something was loaded from.
 ORIGINS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
+PIPELINE_MODULES = {
+    "Text2MaskPipeline": "pipeline_text2mask",
+    "Mask2ImgPipeline": "pipeline_mask2img",
+    "Flux2Text2MaskPipeline": "pipeline_flux2_text2mask",
+    "Flux2Mask2ImgPipeline": "pipeline_flux2_mask2img",
+}
 SEGMENTER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "labels.json", "id2label.json")
 
 
@@ -41,14 +47,13 @@ def stage_pipeline(source: Path, target: Path) -> Path:
     path = source / "model_index.json"
     index = json.loads(path.read_text()) if path.is_file() else {}
     name = index.get("_class_name")
-    modules = {"Text2MaskPipeline": "pipeline_text2mask", "Mask2ImgPipeline": "pipeline_mask2img"}
-    if name not in modules:
+    if name not in PIPELINE_MODULES:
         raise ValueError(f"{source} holds no Text2Mask or Mask2Img pipeline, but {name or 'no model_index.json'}.")
     empty_folder(target)
     components = [key for key, value in index.items() if isinstance(value, list) and value and value[0]]
     for component in components:
         _link_folder(source / component, target / check_name(component, f"A component in {path}"))
-    code = _read_code(modules[name])
+    code = _read_code(PIPELINE_MODULES[name])
     for file, text in code.items():
         (target / f"{file}.py").write_text(text, encoding="utf-8")
     index["_class_name"] = [next(iter(code)), name]

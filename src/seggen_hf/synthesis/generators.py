@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 MAX_VAE_DIFFERENCE = 2 / 255  # of colors in [0, 1] between an autoencoder's precisions
 CACHED_CAPTIONS = 256  # SDXL: 0.3 MB each in fp16
+CACHED_BYTES = 256e6  # FLUX.2: 7.9 MB each
 
 
 def open_pipeline(pipeline_class, name_or_path: str, config: SynthesisConfig):
@@ -136,30 +137,23 @@ class PromptCache:
     def __init__(self, pipeline, capacity: int = CACHED_CAPTIONS):
         self.pipeline, self.capacity = pipeline, capacity
         self.num_encoded = 0
-        self._entries: OrderedDict[str, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
-        self._negative: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._entries: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
+        self._negative: dict[str, torch.Tensor] = {}
 
-    @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """The pipelines' arguments that stand for a batch of prompts, one row a caption."""
         missing = [caption for caption in dict.fromkeys(captions) if caption not in self._entries]
         if missing:
-            embeds, negative, pooled, negative_pooled = self.pipeline.encode_prompt(
-                missing, device=self.pipeline._execution_device, do_classifier_free_guidance=True
-            )
+            encoded = self.pipeline.encode_guided(missing)
             self.num_encoded += len(missing)
-            self._negative = (negative[:1], negative_pooled[:1])
-            self._entries.update(zip(missing, zip(embeds, pooled, strict=True), strict=True))
+            self._negative = {name: rows[:1] for name, rows in encoded.items() if name.startswith("negative")}
+            kept = [name for name in encoded if name not in self._negative]
+            self._entries |= {missing[i]: {name: encoded[name][i] for name in kept} for i in range(len(missing))}
         for caption in captions:
             self._entries.move_to_end(caption)
         chosen = [self._entries[caption] for caption in captions]
-        while len(self._entries) > self.capacity:
+        size = sum(part.nbytes for part in chosen[0].values())
+        while len(self._entries) > max(1, min(self.capacity, CACHED_BYTES // size)):
             self._entries.popitem(last=False)
-        assert self._negative is not None  # there is at least one caption
-        negative, negative_pooled = self._negative
-        return {
-            "prompt_embeds": torch.stack([embeds for embeds, _ in chosen]),
-            "pooled_prompt_embeds": torch.stack([pooled for _, pooled in chosen]),
-            "negative_prompt_embeds": negative.expand(len(chosen), -1, -1),
-            "negative_pooled_prompt_embeds": negative_pooled.expand(len(chosen), -1),
-        }
+        negative = {name: row.expand(len(chosen), *row.shape[1:]) for name, row in self._negative.items()}
+        return {name: torch.stack([entry[name] for entry in chosen]) for name in chosen[0]} | negative

@@ -57,6 +57,7 @@ class Encoders:
 
     text_parts: tuple[str, ...]
     arrays: tuple[str, ...]
+    captions_at_once = ENCODE_CAPTIONS  # that are encoded together
 
     def __init__(self, base: Any):
         self.base, self.device = base, torch.device("cpu")
@@ -182,8 +183,8 @@ class Encoders:
             maps += [compress_map(view["segmentation_map"]) for view in group] if with_maps else []
         latents = torch.cat(latents).numpy().astype(dtype)
         encoded = [
-            self.encode_captions(captions[start : start + ENCODE_CAPTIONS])
-            for start in range(0, len(captions), ENCODE_CAPTIONS)
+            self.encode_captions(captions[start : start + self.captions_at_once])
+            for start in range(0, len(captions), self.captions_at_once)
         ]
         rows = (len(captions), len(time_ids) // len(captions))
         arrays = {

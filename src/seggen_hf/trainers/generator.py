@@ -289,6 +289,11 @@ class GeneratorTask:
         save_grid(rows, folder / f"step-{step:08d}.png")
         (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
 
+    def _root_norms(self) -> set[torch.nn.Parameter]:
+        """Weights of norms that want their input's own precision."""
+        norms = (module for module in self.network.modules() if isinstance(module, torch.nn.RMSNorm))
+        return {parameter for norm in norms for parameter in norm.parameters()}
+
     @contextlib.contextmanager
     def sampling(self, captions: list[str]):
         """Within the block the pipeline can run: all but the text encoders on the device, computing in the training's
@@ -297,7 +302,7 @@ class GeneratorTask:
         Yields: the pipeline's arguments that stand for `captions` under guidance, one row a caption.
         """
         # Norms: where autocast leaves them to their input (on a CPU), that is float32 at times. The rest is 99.9%.
-        networks = {*self.network.parameters(), *self.trainable.parameters()}
+        networks = {*self.network.parameters(), *self.trainable.parameters()} - self._root_norms()
         rounded = [p for p in networks if p.dtype != torch.float32 and p.ndim == 1]
         precision = torch.autocast(
             self.device.type, dtype=self.weight_dtype, enabled=self.weight_dtype != torch.float32

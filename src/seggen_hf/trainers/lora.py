@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from ..config import GeneratorConfig
 from ..config.values import nearest_name
 
-Network = TypeVar("Network", bound=torch.nn.Module)  # UNet2DConditionModel or ControlNetModel
+Network = TypeVar("Network", bound=torch.nn.Module)  # of a base, or a ControlNet
 
 
 def check_lora_targets(network: torch.nn.Module, targets: list[str]) -> None:
@@ -20,7 +20,9 @@ def check_lora_targets(network: torch.nn.Module, targets: list[str]) -> None:
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             endings = {re.sub(r"^.*\.(?=[a-z_])", "", name) for name in layers}
-            kind = "ControlNet" if hasattr(network, "controlnet_cond_embedding") else "U-Net"
+            kind = {"ControlNetModel": "ControlNet", "UNet2DConditionModel": "U-Net"}.get(
+                type(network).__name__, "transformer"
+            )
             raise ValueError(
                 f"--lora_targets has {target!r}, which names no layer of the {kind}. {nearest_name(target, endings)}"
             )

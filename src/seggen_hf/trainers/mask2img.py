@@ -11,9 +11,12 @@ from seggen_hf.pipelines import Mask2ImgPipeline, condition_channels
 
 from ..config import Mask2ImgConfig
 from ..storage.files import replace_folder
+from .families.choice import read_family
+from .families.sdxl import SDXL
 from .generator import cast_weights, load_network, save_pipeline
 from .lora import add_lora, cast_frozen, fuse_lora
 from .painted_map import PaintedMapTask
+from .reference import ReferenceTask
 
 _EMBEDDING_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
 
@@ -122,6 +125,17 @@ def denoise(controlnet, unet, noisy, timestep, embeds, added, condition) -> torc
 
 class Mask2ImgTask(PaintedMapTask):
     """Trains a ControlNet, and with `train_base` the U-Net too, to draw images that fit their maps."""
+
+    @classmethod
+    def from_config(cls, config: Mask2ImgConfig, records, labels, panoptic_codec=None) -> PaintedMapTask:
+        """The task of the family of the base that `config` names: of SDXL this one, of FLUX.2 a `ReferenceTask`.
+
+        Raises: `ValueError` for a base that cannot be loaded, and settings that its family has no use for.
+        """
+        if read_family(config) is SDXL:
+            return super().from_config(config, records, labels, panoptic_codec)
+        ReferenceTask.check_config(config)
+        return ReferenceTask.from_config(config, records, labels, panoptic_codec)
 
     def _begin_controlnet(self, unet: UNet2DConditionModel) -> ControlNetModel:
         """The ControlNet that the training begins with: the one that the settings name, or a copy of `unet`'s encoder.

@@ -34,6 +34,10 @@ class Family:
         self.base: Any = base
 
     @classmethod
+    def check_config(cls, config: GeneratorConfig) -> None:
+        """Raise `ValueError` for settings that mean nothing to this family; nothing is loaded yet."""
+
+    @classmethod
     def load(cls, folder: str, config: GeneratorConfig) -> DiffusionPipeline:
         """The base in `folder` (or of a Hub id), on the CPU, safetensors only."""
         raise NotImplementedError
