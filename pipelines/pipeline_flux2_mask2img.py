@@ -10,7 +10,7 @@ from diffusers import (
     Flux2Transformer2DModel,
 )
 from diffusers.utils.torch_utils import get_module_execution_device
-from transformers import Qwen2TokenizerFast, Qwen3ForCausalLM
+from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
 from .seggen_flux2 import Flux2Mixin
 from .seggen_mask2img import Mask2ImgMixin, Mask2ImgOutput
@@ -43,7 +43,7 @@ class Flux2Mask2ImgPipeline(Mask2ImgMixin, Flux2Mixin, Flux2KleinPipeline):
         scheduler: FlowMatchEulerDiscreteScheduler,
         vae: AutoencoderKLFlux2,
         text_encoder: Qwen3ForCausalLM,
-        tokenizer: Qwen2TokenizerFast,
+        tokenizer: Qwen2Tokenizer,
         transformer: Flux2Transformer2DModel,
         is_distilled: bool = False,
         colormap: dict | None = None,

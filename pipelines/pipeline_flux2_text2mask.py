@@ -7,7 +7,7 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
 )
-from transformers import Qwen2TokenizerFast, Qwen3ForCausalLM
+from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
 from .seggen_flux2 import Flux2Mixin
 from .seggen_text2mask import Text2MaskMixin, Text2MaskOutput
@@ -26,7 +26,7 @@ class Flux2Text2MaskPipeline(Text2MaskMixin, Flux2Mixin, Flux2KleinPipeline):
         scheduler: FlowMatchEulerDiscreteScheduler,
         vae: AutoencoderKLFlux2,
         text_encoder: Qwen3ForCausalLM,
-        tokenizer: Qwen2TokenizerFast,
+        tokenizer: Qwen2Tokenizer,
         transformer: Flux2Transformer2DModel,
         is_distilled: bool = False,
         colormap: dict | None = None,

@@ -101,7 +101,9 @@ class GeneratorConfig(TrainingConfig):
 
     base_model: str = field(
         default="miniature",
-        metadata=about("Hub id or folder of an SDXL pipeline, or `miniature` (ships with the package)."),
+        metadata=about(
+            "Hub id or folder of an SDXL or FLUX.2-klein pipeline, or `miniature` (ships with the package)."
+        ),
     )
     revision: str | None = field(default=None, metadata=about("Commit, tag or branch of base_model."))
     height: int = field(default=768, metadata=about("Training height in pixels.", within=SIDE))
@@ -165,12 +167,12 @@ class AdaptConfig(GeneratorConfig):
 
 @dataclass(kw_only=True)
 class Text2MaskConfig(GeneratorConfig):
-    """Caption -> color map: the base's U-Net, fully fine-tuned or through LoRA."""
+    """Caption -> color map: the base's network, fully fine-tuned or through LoRA."""
 
 
 @dataclass(kw_only=True)
 class Mask2ImgConfig(GeneratorConfig):
-    """Color map + caption -> image: a ControlNet on the frozen base."""
+    """Color map + caption -> image: a ControlNet on the frozen base, or FLUX.2 itself, which is shown the map."""
 
     controlnet_model: str | None = field(
         default=None, metadata=about("ControlNet to start from; a copy of the base's encoder if not given.")

@@ -64,6 +64,7 @@ def build_flux2_miniature(words: Sequence[str] = (), seed: int = 0) -> dict:
     """
     tokenizer = build_qwen_tokenizer(words)
     width, latent_channels = 16, 4
+    ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = AutoencoderKLFlux2(
@@ -91,8 +92,7 @@ def build_flux2_miniature(words: Sequence[str] = (), seed: int = 0) -> dict:
                 max_position_embeddings=512,
                 tie_word_embeddings=True,
                 bos_token_id=None,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
+                **ends,
             )
         )
         transformer = Flux2Transformer2DModel(

@@ -16,7 +16,7 @@ from ..segmenter.layers import adapt_layers, enable_checkpointing
 from ..segmenter.loss import PointTargets, count_points
 from ..segmenter.sizes import hub_config
 from ..trainers.segmenter import freeze_unused, seed_drop_path
-from .base_modules import count
+from .counts import count
 from .simulate import cost_of_inference, cost_of_training, empty
 from .stage_plan import StagePlan
 from .training_memory import checkpoint_disk, checkpoint_host, training_memory

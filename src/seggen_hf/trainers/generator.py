@@ -35,7 +35,7 @@ def load_base(config: GeneratorConfig) -> DiffusionPipeline:
     return load_family(config).base
 
 
-def load_network(config: GeneratorConfig) -> torch.nn.Module:
+def load_network(config: GeneratorConfig) -> Any:
     """The base's denoising network alone, float32 on the CPU."""
     return read_family(config).load_network(resolve_base(config.base_model), config)
 

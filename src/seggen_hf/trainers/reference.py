@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from seggen_hf.pipelines import Flux2Mask2ImgPipeline, check_reference_size
+from seggen_hf.pipelines import Flux2Mask2ImgPipeline
 
-from ..config import Mask2ImgConfig
 from .generator import save_pipeline
 from .network import NetworkTask
 from .painted_map import PaintedMapTask
@@ -15,21 +14,6 @@ from .painted_map import PaintedMapTask
 
 class ReferenceTask(PaintedMapTask, NetworkTask):
     """Trains the base, its whole or a LoRA of it, to draw images that fit the color maps beside them."""
-
-    @staticmethod
-    def check_config(config: Mask2ImgConfig) -> None:
-        """Raise `ValueError` for settings of a ControlNet, and a size that no reference has."""
-        for name, value, default in (
-            ("controlnet_model", config.controlnet_model, None),
-            ("train_base", config.train_base, False),
-            ("conditioning", config.conditioning, "rgb"),
-        ):
-            if value != default:
-                raise ValueError(
-                    f"--{name} is {value!r}; {config.base_model} is a FLUX.2, which is shown the color map as a "
-                    f"picture and has no ControlNet: leave it out."
-                )
-        check_reference_size(config.height, config.width)
 
     def _move_frozen(self) -> None:
         super()._move_frozen()

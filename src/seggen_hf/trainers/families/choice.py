@@ -32,7 +32,8 @@ def read_family(config: GeneratorConfig) -> type[Family]:
     Raises: `ValueError` if there is no such base.
     """
     try:
-        return family_of(DiffusionPipeline.load_config(resolve_base(config.base_model), revision=config.revision))
+        index: Any = DiffusionPipeline.load_config(resolve_base(config.base_model), revision=config.revision)
+        return family_of(index)
     except (OSError, ValueError) as error:
         raise ValueError(f"--base_model {config.base_model} cannot be loaded: {error}") from error
 

@@ -13,9 +13,14 @@ import torch
 from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 from peft.utils import get_peft_model_state_dict
 
-from seggen_hf.pipelines import Flux2Text2MaskPipeline, caption_places, encode_flux2_guided
+from seggen_hf.pipelines import (
+    Flux2Text2MaskPipeline,
+    caption_places,
+    check_reference_size,
+    encode_flux2_guided,
+)
 
-from ...config import LORA_TARGETS, GeneratorConfig
+from ...config import LORA_TARGETS, GeneratorConfig, Mask2ImgConfig
 from ..encoding import Embeddings, Encoders
 from ..objective import FlowObjective
 from .family import Family
@@ -81,14 +86,29 @@ class Flux2(Family):
 
     @classmethod
     def check_config(cls, config: GeneratorConfig) -> None:
+        """Also refuses settings of a ControlNet, and a size that no reference has."""
         if config.snr_gamma:
             raise ValueError(f"--snr_gamma is {config.snr_gamma}; FLUX.2 is trained by flow matching: set it to 0.")
+        if not isinstance(config, Mask2ImgConfig):
+            return
+        for name, default in (("controlnet_model", None), ("train_base", False), ("conditioning", "rgb")):
+            if (given := getattr(config, name)) != default:
+                raise ValueError(
+                    f"--{name} is {given!r}; {config.base_model} is a FLUX.2, which is shown the color map as a "
+                    f"picture and has no ControlNet: leave it out."
+                )
+        check_reference_size(config.height, config.width)
+
+    @staticmethod
+    def dtypes(config: GeneratorConfig) -> dict[str, torch.dtype]:
+        """In what precision the networks are loaded."""
+        half = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
+        network = half if config.lora_rank else torch.float32
+        return {"text_encoder": half, "transformer": network, "default": torch.float32}
 
     @classmethod
     def load(cls, folder: str, config: GeneratorConfig) -> Flux2KleinPipeline:
-        half = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
-        network = half if config.lora_rank else torch.float32
-        dtypes: Any = {"text_encoder": half, "transformer": network, "default": torch.float32}
+        dtypes: Any = cls.dtypes(config)  # diffusers declares one for all
         return Flux2KleinPipeline.from_pretrained(folder, revision=config.revision, use_safetensors=True, dtype=dtypes)
 
     @property
