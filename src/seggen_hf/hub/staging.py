@@ -104,24 +104,45 @@ def stage_segmenter(source: Path, target: Path) -> Path:
 
 
 def stage_lora(source: Path, target: Path) -> Path:
-    """What `load_lora_weights` (Text2Mask) or `load_lora_adapter` (a ControlNet) takes, from `source`/lora.
+    """What `load_lora_weights` takes, from `source`/lora: of Text2Mask, and of Mask2Img on FLUX.2.
+
+    Raises: `ValueError` if the training was no LoRA of the base.
+    """
+    if (source / "controlnet").is_dir():
+        raise ValueError(f"{source} is a ControlNet; its base was not trained.")
+    return _stage_lora(source, target, "lora_rank")
+
+
+def stage_controlnet_lora(source: Path, target: Path) -> Path:
+    """What `load_lora_adapter` of a ControlNet takes, from `source`/lora.
 
     Raises: `ValueError` if the training was no LoRA, or one of a new ControlNet, of which more was trained.
     """
+    _check_controlnet(source)
+    return _stage_lora(source, target, "lora_rank and mask2img.controlnet_model")
+
+
+def _stage_lora(source: Path, target: Path, needed: str) -> Path:
     name = "pytorch_lora_weights.safetensors"
     if not (source / "lora" / name).is_file():
-        needed = "lora_rank" + (" and mask2img.controlnet_model" if source.name == "mask2img" else "")
         raise ValueError(f"{source} has no LoRA that stands alone; with {source.name}.{needed} there is one.")
     empty_folder(target)
     _link(source / "lora" / name, target / name)
     return target
 
 
+def _check_controlnet(source: Path) -> None:
+    if not (source / "controlnet").is_dir():
+        raise ValueError(f"{source} has no ControlNet: its base itself was trained to follow maps.")
+
+
 def stage_controlnet(source: Path, target: Path) -> Path:
     """What `ControlNetModel.from_pretrained` takes, out of a Mask2Img pipeline.
 
-    Raises: `ValueError` if the base was trained with it, which then is no longer the one that others have.
+    Raises: `ValueError` if there is none, or the base was trained with it, which then is no longer the one that
+        others have.
     """
+    _check_controlnet(source)
     settings = json.loads((source / "run_config.json").read_text())
     if settings.get("train_base"):
         raise ValueError(f"{source} was trained with its base (mask2img.train_base); its ControlNet fits no other.")

@@ -6,8 +6,17 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
+
+from seggen_hf.pipelines import (
+    Flux2Mask2ImgPipeline,
+    Flux2Text2MaskPipeline,
+    Mask2ImgPipeline,
+    Text2MaskPipeline,
+)
 
 from ..config import SynthesisConfig
 from ..labels import LabelSet, differing_labels
@@ -21,10 +30,24 @@ CACHED_CAPTIONS = 256  # SDXL: 0.3 MB each in fp16
 CACHED_BYTES = 256e6  # FLUX.2: 7.9 MB each
 
 
-def open_pipeline(pipeline_class, name_or_path: str, config: SynthesisConfig):
-    """One of our pipelines from a folder or Hub id, safetensors only, in the precision that `config` names."""
+# Of each kind of pipeline that of each family of bases; the first is SDXL's.
+_CLASSES = ((Text2MaskPipeline, Flux2Text2MaskPipeline), (Mask2ImgPipeline, Flux2Mask2ImgPipeline))
+
+
+def open_pipeline(pipeline_class: Any, name_or_path: str, config: SynthesisConfig) -> Any:
+    """One of our pipelines from a folder or Hub id, safetensors only, in the precision that `config` names.
+
+    Args:
+        pipeline_class: `Text2MaskPipeline` or `Mask2ImgPipeline`; on another base than SDXL it is that one's class.
+    Raises: `ValueError` if there is none of the kind.
+    """
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision, torch.float32)
     try:
+        index: Any = DiffusionPipeline.load_config(name_or_path)
+        name = index.get("_class_name")
+        name = name[-1] if isinstance(name, list) else name
+        kinds = next((classes for classes in _CLASSES if classes[0] is pipeline_class), (pipeline_class,))
+        pipeline_class = next((kind for kind in kinds if kind.__name__ == name), pipeline_class)
         pipeline = pipeline_class.from_pretrained(name_or_path, use_safetensors=True, dtype=dtype)
         check_pipeline(name_or_path, pipeline)
         return pipeline
@@ -64,21 +87,26 @@ def place(pipeline, offload: str, device: torch.device) -> None:
 def decoding(pipelines: Iterable, config: SynthesisConfig):
     """With the autoencoders' slicing and precision that `config` names; both are put back."""
     vaes = [pipeline.vae for pipeline in pipelines]
-    before = [(vae, vae.use_slicing, vae.config.force_upcast, vars(vae).get("decode")) for vae in vaes]
+    before = [(vae, vae.use_slicing, _upcasts(vae), vars(vae).get("decode")) for vae in vaes]
     for vae in vaes:
         vae.use_slicing = vae.use_slicing or config.vae_slicing
-        if config.vae_precision == "same" and vae.dtype == torch.float16 and vae.config.force_upcast:
+        if config.vae_precision == "same" and vae.dtype == torch.float16 and _upcasts(vae):
             _decode_as_it_is(vae)
     try:
         yield
     finally:
         for vae, sliced, force_upcast, decode in before:
             vae.use_slicing = sliced
-            if vae.config.force_upcast != force_upcast:
+            if _upcasts(vae) != force_upcast:
                 vae.register_to_config(force_upcast=force_upcast)
             vars(vae).pop("decode", None)
             if decode is not None:  # somebody's own
                 vae.decode = decode
+
+
+def _upcasts(vae) -> bool:
+    """Whether the stock pipeline decodes in float32 whatever the precision; FLUX.2's never does."""
+    return vae.config.get("force_upcast", False)
 
 
 def _decode_as_it_is(vae) -> None:
