@@ -100,7 +100,6 @@ class Flux2Mask2ImgPipeline(Mask2ImgMixin, Flux2Mixin, Flux2KleinPipeline):
         maps = self.read_conditions(segmentation_map, segments_info, max_color_distance)
         self.check_count(maps, prompt, kwargs.get("prompt_embeds"))
         height, width = self.choose_size(maps, height, width)
-        check_reference_size(height, width)
 
         # 2. The condition, painted as in training.
         planes = encode_condition(self.panoptic_codec or self.codec, maps, height, width)  # (B, 3, H, W) in [0, 1]
@@ -117,6 +116,11 @@ class Flux2Mask2ImgPipeline(Mask2ImgMixin, Flux2Mixin, Flux2KleinPipeline):
             **self.complete_prompt(kwargs),
         )[0]
         return Mask2ImgOutput(images=images) if return_dict else (images,)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse sizes that the VAE cannot make, and those that FLUX.2 cannot refer to."""
+        super().check_size(height, width)
+        check_reference_size(height, width)
 
     def prepare_image_latents(self, images, batch_size, generator, device, dtype):
         """Each picture is the reference of its own captions; of the stock pipeline all would be that of every caption.

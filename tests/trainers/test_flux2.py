@@ -1,6 +1,7 @@
 """Trainings on a FLUX.2-klein of unit size: the stock pipeline's own predictions, flow matching, LoRA, resume."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -212,6 +213,30 @@ def test_the_whole_network_trains_too_and_learns(flux2_dir, scene_records, tmp_p
     task.network.load_state_dict(weights(flux2_dir, "transformer"))
     assert after < 0.9 * loss()
     assert not (tmp_path / "lora").exists()
+
+
+@pytest.mark.slow
+def test_a_base_that_learned_a_domain_is_of_its_family(flux2_dir, scene_records, tmp_path):
+    adapted = tmp_path / "adapted"
+    changes = {"max_train_steps": 1, "num_validation_images": 1, "validation_inference_steps": 1}
+    train(*begin("adapt", flux2_dir, adapted, scene_records, **changes))
+    assert family_of(json.loads((adapted / "model_index.json").read_text())) is Flux2
+    task, _ = begin("text2mask", adapted, tmp_path / "next", scene_records)
+    assert torch.equal(
+        task.base.vae.bn.running_mean, Flux2KleinPipeline.from_pretrained(flux2_dir).vae.bn.running_mean
+    )
+
+
+def test_a_scheduler_that_is_none_of_flow_matching_is_told(flux2_dir, scene_records, tmp_path):
+    broken = tmp_path / "base"
+    shutil.copytree(flux2_dir, broken)
+    scheduler = broken / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({"_class_name": "DDIMScheduler", "beta_start": 0.1, "beta_end": 0.2}))
+    index = json.loads((broken / "model_index.json").read_text())
+    index["scheduler"][1] = "DDIMScheduler"
+    (broken / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"cannot be loaded: The base's scheduler \(.*\) is none of flow matching"):
+        begin("text2mask", broken, tmp_path / "out", scene_records)
 
 
 def test_names_of_targets_are_the_settings_own_where_they_are_given(flux2_dir, scene_records, tmp_path):

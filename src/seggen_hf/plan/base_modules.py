@@ -83,6 +83,7 @@ class MetaBase:
 
     part = "unet"
     captions_at_once = ENCODE_CAPTIONS
+    notes: tuple[str, ...] = ()  # on what is planned of this family
 
     def __init__(self, base_model: str, configs: dict[str, dict], size: tuple[int, int]):
         self.base_model, self.configs, (self.height, self.width) = base_model, configs, size

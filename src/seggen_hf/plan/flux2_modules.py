@@ -28,6 +28,7 @@ class MetaFlux2:
     part = "transformer"
     captions_at_once = Flux2Encoders.captions_at_once
     tokens = PLACES
+    notes = ("hours by the share of a card's rate that SDXL reached: FLUX.2 was measured on none",)
 
     def __init__(self, base_model: str, configs: dict[str, dict], size: tuple[int, int]):
         self.base_model, self.configs, (self.height, self.width) = base_model, configs, size

@@ -171,7 +171,7 @@ def _plan(
         | checkpoint_disk(config, trained)
         | {("pipeline (float32)" if base.part == "unet" else "pipeline"): artefact},
         push=artefact,
-        notes=[f"predicts {base.prediction_type}", *notes],
+        notes=[f"predicts {base.prediction_type}", *base.notes, *notes],
     )
 
 

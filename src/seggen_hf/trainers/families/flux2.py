@@ -63,7 +63,7 @@ class Flux2Encoders(Encoders):
 
     @staticmethod
     def pack(embeddings: torch.Tensor, dtype: type) -> np.ndarray:
-        """In half precision the bits of bfloat16, as int16: Qwen3's embeddings have values beyond float16's range."""
+        """In half precision the bits of bfloat16, as int16: Qwen3 is published so, beyond the range of float16."""
         if dtype is np.float32:
             return embeddings.cpu().numpy()
         return embeddings.bfloat16().cpu().view(torch.int16).numpy()
@@ -82,6 +82,7 @@ class Flux2(Family):
 
     def __init__(self, base: Flux2KleinPipeline):
         super().__init__(base)
+        self.objective = FlowObjective(base.scheduler.config)
         self._places: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @classmethod
@@ -119,7 +120,6 @@ class Flux2(Family):
         return Flux2Encoders(self.base)
 
     def build_objective(self, config: GeneratorConfig) -> FlowObjective:
-        self.objective = FlowObjective(self.base.scheduler.config)
         return self.objective
 
     def lora_targets(self, config: GeneratorConfig) -> list[str]:
