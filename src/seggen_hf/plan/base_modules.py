@@ -14,6 +14,7 @@ from seggen_hf.pipelines import condition_channels
 from ..config import GeneratorConfig, Mask2ImgConfig
 from ..miniature.architecture import resolve_base
 from ..networks.modules import from_config
+from ..networks.pipeline_index import read_index
 from ..trainers.encoding import ENCODE_CAPTIONS
 from ..trainers.families.choice import family_of
 from ..trainers.families.flux2 import Flux2
@@ -38,8 +39,8 @@ def read_base_configs(base_model: str, revision: str | None = None) -> dict[str,
     if base_model in known:
         return known[base_model]
     try:
-        index = _read_config(base_model, "model_index.json", revision)
-    except (OSError, ValueError):
+        index = read_index(resolve_base(base_model), revision)
+    except OSError:
         index = {}  # what is missing is told below
     try:
         family = family_of(index)

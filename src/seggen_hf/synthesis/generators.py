@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 
 from seggen_hf.pipelines import (
     Flux2Mask2ImgPipeline,
@@ -20,6 +19,7 @@ from seggen_hf.pipelines import (
 
 from ..config import SynthesisConfig
 from ..labels import LabelSet, differing_labels
+from ..networks.pipeline_index import read_index
 from ..networks.weights import check_pipeline
 from ..storage.content_digests import weights_digest
 
@@ -43,8 +43,7 @@ def open_pipeline(pipeline_class: Any, name_or_path: str, config: SynthesisConfi
     """
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision, torch.float32)
     try:
-        index: Any = DiffusionPipeline.load_config(name_or_path)
-        name = index.get("_class_name")
+        name = read_index(name_or_path).get("_class_name")
         name = name[-1] if isinstance(name, list) else name
         kinds = next((classes for classes in _CLASSES if classes[0] is pipeline_class), (pipeline_class,))
         pipeline_class = next((kind for kind in kinds if kind.__name__ == name), pipeline_class)

@@ -7,6 +7,7 @@ from diffusers import DiffusionPipeline
 
 from ...config import GeneratorConfig
 from ...miniature.architecture import resolve_base
+from ...networks.pipeline_index import read_index
 from ...networks.weights import check_pipeline
 from .family import Family
 from .flux2 import Flux2
@@ -32,8 +33,7 @@ def read_family(config: GeneratorConfig) -> type[Family]:
     Raises: `ValueError` if there is no such base.
     """
     try:
-        index: Any = DiffusionPipeline.load_config(resolve_base(config.base_model), revision=config.revision)
-        return family_of(index)
+        return family_of(read_index(resolve_base(config.base_model), config.revision))
     except (OSError, ValueError) as error:
         raise ValueError(f"--base_model {config.base_model} cannot be loaded: {error}") from error
 
