@@ -13,10 +13,15 @@ _MODULE_OF = {
     "resize_nearest": "seggen_pipeline",
     "DecodedPanoptic": "seggen_panoptic",
     "PanopticCodec": "seggen_panoptic",
-    "Mask2ImgOutput": "pipeline_mask2img",
+    "Flux2Mask2ImgPipeline": "pipeline_flux2_mask2img",
+    "Flux2Text2MaskPipeline": "pipeline_flux2_text2mask",
+    "Mask2ImgOutput": "seggen_mask2img",
     "Mask2ImgPipeline": "pipeline_mask2img",
-    "Text2MaskOutput": "pipeline_text2mask",
+    "Text2MaskOutput": "seggen_text2mask",
     "Text2MaskPipeline": "pipeline_text2mask",
+    "caption_places": "seggen_flux2",
+    "check_reference_size": "pipeline_flux2_mask2img",
+    "encode_flux2_guided": "seggen_flux2",
 }
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]  # __init__.pyi lists them
 

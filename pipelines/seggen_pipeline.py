@@ -1,4 +1,4 @@
-"""What the two pipelines share: the codecs in their config, conditions, and how their repositories load."""
+"""What the pipelines share: the codecs in their config, conditions, and how their repositories load."""
 
 import inspect
 from typing import Any
@@ -73,12 +73,14 @@ def _touches_another(ids: np.ndarray) -> np.ndarray:
 
 
 class ColormapPipelineMixin:
-    """What both pipelines share: codecs that live in the config (`colormap`), and loading our own repositories."""
+    """What all pipelines share: codecs that live in the config (`colormap`), and loading our own repositories."""
 
     # Of the diffusers pipeline that this is mixed into.
     config: Any
     unet: Any
     vae_scale_factor: int
+    encode_prompt: Any
+    _execution_device: torch.device
 
     @property
     def codec(self) -> ColormapCodec:
@@ -117,13 +119,32 @@ class ColormapPipelineMixin:
 
     @property
     def trained_size(self) -> tuple[int, int]:
-        """Height and width that the training had; the U-Net's own where `colormap` does not tell."""
-        colormap, stock = self.config.colormap or {}, self.unet.config.sample_size * self.vae_scale_factor
+        """Height and width that the training had; the base's own where `colormap` does not tell."""
+        colormap, stock = self.config.colormap or {}, self.stock_size
         return colormap.get("height") or stock, colormap.get("width") or stock
+
+    # SDXL's; pipelines of other bases have their own.
+
+    @property
+    def stock_size(self) -> int:
+        """Height and width that the base was trained for."""
+        return self.unet.config.sample_size * self.vae_scale_factor
+
+    @property
+    def size_factor(self) -> int:
+        """What heights and widths are multiples of."""
+        return self.vae_scale_factor
+
+    @torch.no_grad()
+    def encode_guided(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        """The arguments of a call that stand for `captions` under guidance, a row each."""
+        encoded = self.encode_prompt(captions, device=self._execution_device, do_classifier_free_guidance=True)
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        return dict(zip(names, encoded, strict=True))
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse sizes that the VAE cannot make: images and maps would differ in size."""
-        factor = self.vae_scale_factor
+        factor = self.size_factor
         if height < 1 or width < 1 or height % factor or width % factor:
             raise ValueError(
                 f"height and width are {height} and {width}; {type(self).__name__} makes multiples of {factor}."

@@ -75,6 +75,15 @@ def miniature_dir(made_once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def flux2_dir(made_once) -> Path:
+    """A unit-size FLUX.2-klein folder with random weights, whose tokenizer knows the scenes' words."""
+    from seggen_hf.data.scenes.records import SCENE_WORDS
+    from seggen_hf.miniature.flux2 import save_flux2_miniature
+
+    return made_once("flux2", lambda place: save_flux2_miniature(place, SCENE_WORDS, seed=0))
+
+
+@pytest.fixture(scope="session")
 def scene_records():
     """Eight labelled scene records."""
     from seggen_hf.data.scenes.records import scene_records

@@ -145,8 +145,17 @@ def test_the_root_imports_nothing_and_only_the_top_imports_it():
         ("seggen_colormap", {"numpy", "torch", ".seggen_palette"}),
         ("seggen_panoptic", {"numpy", ".seggen_choices", ".seggen_colormap", ".seggen_palette"}),
         ("seggen_pipeline", {"numpy", "torch", ".seggen_choices", ".seggen_colormap", ".seggen_panoptic"}),
-        ("pipeline_text2mask", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_pipeline"}),
-        ("pipeline_mask2img", {"numpy", "torch", "PIL", "diffusers", "transformers", ".seggen_pipeline"}),
+        ("seggen_text2mask", {"numpy", "torch", "PIL", "diffusers", ".seggen_pipeline"}),
+        ("seggen_mask2img", {"numpy", "torch", "PIL", "diffusers", ".seggen_pipeline"}),
+        ("seggen_flux2", {"torch", ".seggen_pipeline"}),
+        ("pipeline_text2mask", {"torch", "diffusers", "transformers", ".seggen_text2mask"}),
+        ("pipeline_mask2img", {"torch", "diffusers", "transformers", ".seggen_mask2img", ".seggen_pipeline"}),
+        ("pipeline_flux2_text2mask", {"torch", "diffusers", "transformers", ".seggen_flux2", ".seggen_text2mask"}),
+        (
+            "pipeline_flux2_mask2img",
+            {"numpy", "torch", "PIL", "diffusers", "transformers"}
+            | {".seggen_flux2", ".seggen_mask2img", ".seggen_pipeline"},
+        ),
     ],
 )
 def test_what_travels_to_the_hub_stands_alone(name, allowed):

@@ -18,6 +18,8 @@ __version__ = version("seggen_hf")
 
 _MODULE_OF = {
     "ColormapCodec": "pipelines",
+    "Flux2Mask2ImgPipeline": "pipelines",
+    "Flux2Text2MaskPipeline": "pipelines",
     "LabelSet": "labels",
     "Mask2ImgPipeline": "pipelines",
     "Text2MaskPipeline": "pipelines",

@@ -1,6 +1,8 @@
 """The names that `__init__.py` resolves on first use, for editors and type checkers."""
 
 from seggen_hf.pipelines import ColormapCodec as ColormapCodec
+from seggen_hf.pipelines import Flux2Mask2ImgPipeline as Flux2Mask2ImgPipeline
+from seggen_hf.pipelines import Flux2Text2MaskPipeline as Flux2Text2MaskPipeline
 from seggen_hf.pipelines import Mask2ImgPipeline as Mask2ImgPipeline
 from seggen_hf.pipelines import PanopticCodec as PanopticCodec
 from seggen_hf.pipelines import Text2MaskPipeline as Text2MaskPipeline

@@ -20,7 +20,16 @@ from seggen_hf.runs.cards import RunCards
 
 REPOS = {
     name: f"seggen/tiny-{name}"
-    for name in ("text2mask", "mask2img", "lora", "controlnet", "controlnet-lora", "segmenter-synthetic", "dataset")
+    for name in (
+        "text2mask",
+        "mask2img",
+        "lora",
+        "mask2img-lora",
+        "controlnet",
+        "controlnet-lora",
+        "segmenter-synthetic",
+        "dataset",
+    )
 }
 HOSTILE = (
     "sky\nimport os; os.remove('x')", 'a"); import os  #', "```\n\n# title\n```python\n1/0", "\\", "'", '"""', "a|b|c",
@@ -39,7 +48,7 @@ def make_cards(cards: RunCards, names: list[str], caption: str, dataset: str) ->
         for i, (name, color) in enumerate(zip(names, colors, strict=True))
     ]
     pictures = ("labels.png", "samples.png", "example.png")
-    kinds = {"lora": "text2mask", "controlnet": "mask2img", "controlnet-lora": "mask2img"}
+    kinds = {"lora": "text2mask", **dict.fromkeys(("mask2img-lora", "controlnet", "controlnet-lora"), "mask2img")}
     made = {name: cards.pipeline(name, pictures) for name in ("text2mask", "mask2img")}
     made |= {name: cards.pipeline(kind, pictures, name) for name, kind in kinds.items()}
     made["segmenter"] = cards.segmenter("synthetic", 0, pictures)

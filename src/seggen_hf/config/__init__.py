@@ -17,6 +17,7 @@ from .recipe import (
 )
 from .synthesis import MIXED_PRECISION, OFFLOADS, VAE_PRECISIONS, FilterConfig, SynthesisConfig
 from .training import (
+    LORA_TARGETS,
     LR_SCHEDULES,
     OPTIMIZERS,
     PREDICTION_TYPES,
@@ -35,6 +36,7 @@ __all__ = [
     "AdaptConfig",
     "DEFAULTS",
     "HOW_ONLY",
+    "LORA_TARGETS",
     "LR_SCHEDULES",
     "MIXED_PRECISION",
     "OFFLOADS",

@@ -11,6 +11,7 @@ SYNTHETIC_MODES = ("replace", "pretrain", "joint", "only")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "multistep")
 SCALE_REFERENCES = ("cover", "fit")
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 OPTIMIZERS = ("adamw", "adamw_8bit")
 
 
@@ -106,7 +107,9 @@ class GeneratorConfig(TrainingConfig):
 
     base_model: str = field(
         default="miniature",
-        metadata=about("Hub id or folder of an SDXL pipeline, or `miniature` (ships with the package)."),
+        metadata=about(
+            "Hub id or folder of an SDXL or FLUX.2-klein pipeline, or `miniature` (ships with the package)."
+        ),
     )
     revision: str | None = field(default=None, metadata=about("Commit, tag or branch of base_model."))
     height: int = field(default=768, metadata=about("Training height in pixels.", within=SIDE))
@@ -151,7 +154,8 @@ class GeneratorConfig(TrainingConfig):
     lora_rank: int = field(default=0, metadata=about("0 trains all weights; otherwise the rank of a LoRA."))
     lora_alpha: int | None = field(default=None, metadata=about("LoRA alpha; the rank if not given."))
     lora_targets: list[str] = field(
-        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"], metadata=about("Layers that get a LoRA.")
+        default_factory=lambda: list(LORA_TARGETS),
+        metadata=about("Layers that get a LoRA; by default those of attention, of FLUX.2 in its single blocks too."),
     )
 
 
@@ -169,12 +173,12 @@ class AdaptConfig(GeneratorConfig):
 
 @dataclass(kw_only=True)
 class Text2MaskConfig(GeneratorConfig):
-    """Caption -> color map: the base's U-Net, fully fine-tuned or through LoRA."""
+    """Caption -> color map: the base's network, fully fine-tuned or through LoRA."""
 
 
 @dataclass(kw_only=True)
 class Mask2ImgConfig(GeneratorConfig):
-    """Color map + caption -> image: a ControlNet on the frozen base."""
+    """Color map + caption -> image: a ControlNet on the frozen base, or FLUX.2 itself, which is shown the map."""
 
     controlnet_model: str | None = field(
         default=None, metadata=about("ControlNet to start from; a copy of the base's encoder if not given.")

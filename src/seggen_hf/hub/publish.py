@@ -32,6 +32,7 @@ from .staging import (
     empty_folder,
     save_color_map,
     stage_controlnet,
+    stage_controlnet_lora,
     stage_lora,
     stage_metric,
     stage_pipeline,
@@ -41,8 +42,9 @@ from .staging import (
 
 ADAPTERS = (
     ("lora", "text2mask", stage_lora),
+    ("mask2img-lora", "mask2img", stage_lora),
     ("controlnet", "mask2img", stage_controlnet),
-    ("controlnet-lora", "mask2img", stage_lora),
+    ("controlnet-lora", "mask2img", stage_controlnet_lora),
 )
 PICTURES = ("samples.png", "example.png", "color_map.png")  # may go when what they show is private
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.py", *PICTURES)
@@ -228,7 +230,7 @@ def _draw(staged: Staged, folder: Path, kind: str) -> list[str]:
     kinds = [] if records is None else records["kind"][:]
     chosen = [i for i, k in enumerate(kinds) if k == "masksyn" or not only_generated]
     rows = [records[chosen[i]] for i in spread(len(chosen), NUM_SAMPLES)] if records is not None and chosen else []
-    if kind in ("controlnet", "controlnet-lora"):  # the snippet of its card shows it
+    if kind in ("mask2img-lora", "controlnet", "controlnet-lora"):  # the snippet of its card shows it
         shown = rows[-1]["segmentation_map"] if rows else staged.drawn_map()
         save_color_map(shown, codec, folder / "color_map.png")
     if rows and kind == "segmenter":

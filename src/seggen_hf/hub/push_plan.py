@@ -37,7 +37,7 @@ class PushPlan:
             "mask2img": ("mask2img",),
             "segmenter": (f"segmenter-{self.arm}",),
             "dataset": ("dataset",),
-            "adapters": ("lora", "controlnet", "controlnet-lora"),
+            "adapters": ("lora", "mask2img-lora", "controlnet", "controlnet-lora"),
             "metrics": (),  # of no run
             "space": ("space",),
         }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-NAMES = ("Text2MaskPipeline", "Mask2ImgPipeline")
+NAMES = ("Text2MaskPipeline", "Mask2ImgPipeline", "Flux2Text2MaskPipeline", "Flux2Mask2ImgPipeline")
 _MARK = "_seggen_hf_original"
 
 

@@ -27,6 +27,12 @@ from ..synthesis.shards import PREFIX, ROWS_PER_GROUP, data_path, finished_shard
 
 # Where diffusers and transformers write the folder that something was loaded from.
 ORIGINS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
+PIPELINE_MODULES = {
+    "Text2MaskPipeline": "pipeline_text2mask",
+    "Mask2ImgPipeline": "pipeline_mask2img",
+    "Flux2Text2MaskPipeline": "pipeline_flux2_text2mask",
+    "Flux2Mask2ImgPipeline": "pipeline_flux2_mask2img",
+}
 SEGMENTER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "labels.json", "id2label.json")
 
 
@@ -41,14 +47,13 @@ def stage_pipeline(source: Path, target: Path) -> Path:
     path = source / "model_index.json"
     index = json.loads(path.read_text()) if path.is_file() else {}
     name = index.get("_class_name")
-    modules = {"Text2MaskPipeline": "pipeline_text2mask", "Mask2ImgPipeline": "pipeline_mask2img"}
-    if name not in modules:
+    if name not in PIPELINE_MODULES:
         raise ValueError(f"{source} holds no Text2Mask or Mask2Img pipeline, but {name or 'no model_index.json'}.")
     empty_folder(target)
     components = [key for key, value in index.items() if isinstance(value, list) and value and value[0]]
     for component in components:
         _link_folder(source / component, target / check_name(component, f"A component in {path}"))
-    code = _read_code(modules[name])
+    code = _read_code(PIPELINE_MODULES[name])
     for file, text in code.items():
         (target / f"{file}.py").write_text(text, encoding="utf-8")
     index["_class_name"] = [next(iter(code)), name]
@@ -99,24 +104,45 @@ def stage_segmenter(source: Path, target: Path) -> Path:
 
 
 def stage_lora(source: Path, target: Path) -> Path:
-    """What `load_lora_weights` (Text2Mask) or `load_lora_adapter` (a ControlNet) takes, from `source`/lora.
+    """What `load_lora_weights` takes, from `source`/lora: of Text2Mask, and of Mask2Img on FLUX.2.
+
+    Raises: `ValueError` if the training was no LoRA of the base.
+    """
+    if (source / "controlnet").is_dir():
+        raise ValueError(f"{source} is a ControlNet; its base was not trained.")
+    return _stage_lora(source, target, "lora_rank")
+
+
+def stage_controlnet_lora(source: Path, target: Path) -> Path:
+    """What `load_lora_adapter` of a ControlNet takes, from `source`/lora.
 
     Raises: `ValueError` if the training was no LoRA, or one of a new ControlNet, of which more was trained.
     """
+    _check_controlnet(source)
+    return _stage_lora(source, target, "lora_rank and mask2img.controlnet_model")
+
+
+def _stage_lora(source: Path, target: Path, needed: str) -> Path:
     name = "pytorch_lora_weights.safetensors"
     if not (source / "lora" / name).is_file():
-        needed = "lora_rank" + (" and mask2img.controlnet_model" if source.name == "mask2img" else "")
         raise ValueError(f"{source} has no LoRA that stands alone; with {source.name}.{needed} there is one.")
     empty_folder(target)
     _link(source / "lora" / name, target / name)
     return target
 
 
+def _check_controlnet(source: Path) -> None:
+    if not (source / "controlnet").is_dir():
+        raise ValueError(f"{source} has no ControlNet: its base itself was trained to follow maps.")
+
+
 def stage_controlnet(source: Path, target: Path) -> Path:
     """What `ControlNetModel.from_pretrained` takes, out of a Mask2Img pipeline.
 
-    Raises: `ValueError` if the base was trained with it, which then is no longer the one that others have.
+    Raises: `ValueError` if there is none, or the base was trained with it, which then is no longer the one that
+        others have.
     """
+    _check_controlnet(source)
     settings = json.loads((source / "run_config.json").read_text())
     if settings.get("train_base"):
         raise ValueError(f"{source} was trained with its base (mask2img.train_base); its ControlNet fits no other.")

@@ -1,4 +1,4 @@
-"""The modules of an SDXL base on the meta device, from its configurations alone."""
+"""The modules of a base on the meta device, from its configurations alone: SDXL's here, FLUX.2's beside it."""
 
 import json
 from pathlib import Path
@@ -14,42 +14,66 @@ from seggen_hf.pipelines import condition_channels
 from ..config import GeneratorConfig, Mask2ImgConfig
 from ..miniature.architecture import resolve_base
 from ..networks.modules import from_config
+from ..networks.pipeline_index import read_index
+from ..trainers.encoding import ENCODE_CAPTIONS
+from ..trainers.families.choice import family_of
+from ..trainers.families.flux2 import Flux2
+from ..trainers.flux2_config import FLUX2_BASE_ID, FLUX2_CONFIGS
 from ..trainers.mask2img import check_controlnet, new_controlnet
 from ..trainers.objective import DenoisingObjective
 from ..trainers.sdxl_config import SDXL_BASE_ID, SDXL_CONFIGS
+from .counts import count
+from .flux2_modules import MetaFlux2
 from .simulate import empty
 
 
-def count(module: torch.nn.Module, trained: bool = False) -> int:
-    """Parameters of a module, or those of them that train."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
-
-
-def weight_bytes(module: torch.nn.Module) -> int:
-    """Bytes of a module's parameters."""
-    return sum(p.nbytes for p in module.parameters())
-
-
 def read_base_configs(base_model: str, revision: str | None = None) -> dict[str, dict]:
-    """Configurations of an SDXL base: unet, vae, text_encoder, text_encoder_2, scheduler.
+    """Configurations of a base: those of its networks that weigh, and of its scheduler, by component.
 
-    SDXL-base 1.0's are built in, a folder's are read, others come from the Hub or its cache.
+    Those of SDXL-base 1.0 and FLUX.2-klein-base-4B are built in, a folder's are read, others come from the Hub or its
+    cache. With `transformer` among them it is a FLUX.2, otherwise an SDXL.
 
     Raises: `ValueError` if one cannot be had.
     """
-    if base_model == SDXL_BASE_ID:
-        return SDXL_CONFIGS
+    known = {SDXL_BASE_ID: SDXL_CONFIGS, FLUX2_BASE_ID: FLUX2_CONFIGS}
+    if base_model in known:
+        return known[base_model]
+    try:
+        index = read_index(resolve_base(base_model), revision)
+    except OSError:
+        index = {}  # what is missing is told below
+    try:
+        family = family_of(index)
+    except ValueError as error:
+        raise ValueError(f"--base_model {base_model} cannot be planned: {error}.") from error
     found = {}
-    for part in SDXL_CONFIGS:
+    for part in FLUX2_CONFIGS if family is Flux2 else SDXL_CONFIGS:
         name = f"{part}/scheduler_config.json" if part == "scheduler" else f"{part}/config.json"
         try:
-            folder = Path(resolve_base(base_model))
-            path = folder / name if folder.is_dir() else hf_hub_download(base_model, name, revision=revision)
-            found[part] = json.loads(Path(path).read_text())
+            found[part] = _read_config(base_model, name, revision)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"--base_model {base_model} has no readable {name}: {reason}") from error
     return found
+
+
+def _read_config(base_model: str, name: str, revision: str | None) -> dict:
+    folder = Path(resolve_base(base_model))
+    path = folder / name if folder.is_dir() else hf_hub_download(base_model, name, revision=revision)
+    return json.loads(Path(path).read_text())
+
+
+def meta_base(base_model: str, revision: str | None, size: tuple[int, int]) -> "MetaBase | MetaFlux2":
+    """The base of this name for pictures of `size` (height and width), of its family."""
+    configs = read_base_configs(base_model, revision)
+    return (MetaFlux2 if "transformer" in configs else MetaBase)(base_model, configs, size)
+
+
+def meta_base_of(config: GeneratorConfig) -> "MetaBase | MetaFlux2":
+    """The base of a generator's training, in the precision in which that loads it."""
+    base = meta_base(config.base_model, config.revision, (config.height, config.width))
+    base.load_as(config)
+    return base
 
 
 class MetaBase:
@@ -58,9 +82,12 @@ class MetaBase:
     Raises: `ValueError` for sizes that its latents cannot have, and for a base that is no SDXL.
     """
 
-    def __init__(self, base_model: str, revision: str | None, size: tuple[int, int]):
-        self.base_model, self.height, self.width = base_model, *size
-        self.configs = read_base_configs(base_model, revision)
+    part = "unet"
+    captions_at_once = ENCODE_CAPTIONS
+    notes: tuple[str, ...] = ()  # on what is planned of this family
+
+    def __init__(self, base_model: str, configs: dict[str, dict], size: tuple[int, int]):
+        self.base_model, self.configs, (self.height, self.width) = base_model, configs, size
         with torch.device("meta"):
             self.unet = from_config(UNet2DConditionModel, self.configs["unet"])
             self.vae = from_config(AutoencoderKL, self.configs["vae"])
@@ -74,11 +101,6 @@ class MetaBase:
         self.pooled_width = self.text_encoder_2.text_projection.out_features
         self.prediction_type = DenoisingObjective(self.configs["scheduler"]).prediction_type
         self._check()
-
-    @classmethod
-    def of(cls, config: GeneratorConfig) -> "MetaBase":
-        """The base of a generator's training."""
-        return cls(config.base_model, config.revision, (config.height, config.width))
 
     def _check(self) -> None:
         if self.height % self.factor or self.width % self.factor:
@@ -107,6 +129,27 @@ class MetaBase:
 
     def parameters(self) -> dict[str, int]:
         return {name: count(getattr(self, name)) for name in ("unet", "vae", "text_encoder", "text_encoder_2")}
+
+    @property
+    def network(self) -> UNet2DConditionModel:
+        """What denoises."""
+        return self.unet
+
+    @property
+    def embedding_values(self) -> int:
+        """Numbers of a caption's embeddings."""
+        return self.tokens * self.text_width + self.pooled_width
+
+    def load_as(self, config: GeneratorConfig) -> None:
+        """Everything is loaded in float32."""
+
+    def lora_targets(self, config: GeneratorConfig) -> list[str]:
+        """Layers that get a LoRA."""
+        return config.lora_targets
+
+    def predict(self, network: torch.nn.Module, noisy, steps, embeds, added) -> torch.Tensor:
+        """What `network` says of `inputs`."""
+        return network(noisy, steps, embeds, added_cond_kwargs=added).sample
 
     def shapes(self, batch: int) -> dict[str, tuple]:
         """Of what a denoising step reads for `batch` samples."""

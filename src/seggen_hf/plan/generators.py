@@ -1,17 +1,20 @@
 """What the trainings of Text2Mask and Mask2Img take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..config import AdaptConfig, GeneratorConfig, Mask2ImgConfig, Text2MaskConfig
-from ..trainers.encoding import ENCODE_CAPTIONS, images_at_once
+from ..trainers.encoding import images_at_once
+from ..trainers.families.flux2 import Flux2
 from ..trainers.generator import VALIDATION_BATCH, cast_weights
 from ..trainers.lora import add_lora, cast_frozen
 from ..trainers.mask2img import denoise, set_trained
-from .base_modules import MetaBase, build_controlnet, count, weight_bytes
+from .base_modules import MetaBase, build_controlnet, meta_base_of
+from .counts import count, weight_bytes
+from .flux2_modules import MetaFlux2
 from .simulate import DTYPES, cost_of_inference, cost_of_training, empty
 from .stage_plan import StagePlan
 from .training_memory import checkpoint_disk, checkpoint_host, standing_bytes, training_memory
@@ -29,29 +32,43 @@ def plan_text2mask(
 
     Raises: `ValueError` for what the training would refuse.
     """
-    return _plan_unet("text2mask", config, num_records, processes, measure)
+    return _plan_network("text2mask", config, num_records, processes, measure)
 
 
 def plan_adapt(
     config: AdaptConfig, num_records: int | None = None, processes: int = 1, measure: bool = True
 ) -> StagePlan:
     """The base's training on images of its domain; see `plan_text2mask`."""
-    return _plan_unet("adapt", config, num_records, processes, measure)
+    return _plan_network("adapt", config, num_records, processes, measure)
 
 
-def _plan_unet(name: str, config: GeneratorConfig, num_records: int | None, processes: int, measure: bool):
-    base = MetaBase.of(config)
+def _plan_network(
+    name: str,
+    config: GeneratorConfig,
+    num_records: int | None,
+    processes: int,
+    measure: bool,
+    shows_maps: bool = False,
+) -> StagePlan:
+    """A training of the base's own network; with `shows_maps` the map's latents are tokens beside the noisy ones, and
+    the autoencoder stays on the device to make them."""
+    base: Any = meta_base_of(config)  # of either family: each predicts from inputs of its own
     parameters = base.parameters()
-    unet = base.unet.requires_grad_(not config.lora_rank).train()
+    network = base.network.requires_grad_(not config.lora_rank).train()
     if config.lora_rank:
         with torch.device("meta"):
-            add_lora(unet, config)
-        parameters["lora"] = count(unet, trained=True)
+            add_lora(network, config, base.lora_targets(config))
+        parameters["lora"] = count(network, trained=True)
 
-    def predict(noisy, steps, embeds, added):
-        return unet(noisy, steps, embeds, added_cond_kwargs=added).sample
+    def predict(*inputs):
+        if not shows_maps:
+            return base.predict(network, *inputs)
+        with torch.no_grad():
+            base.encode_images(len(inputs[0]))
+        return base.predict(network, *inputs, torch.empty_like(inputs[0]))
 
-    return _plan(name, config, base, [unet], predict, parameters, num_records, processes, measure)
+    beside = [base.vae] if shows_maps else []
+    return _plan(name, config, base, [network], predict, parameters, num_records, processes, measure, beside)
 
 
 def plan_mask2img(
@@ -63,7 +80,12 @@ def plan_mask2img(
 ) -> StagePlan:
     """Mask2Img's training; see `plan_text2mask`. `num_labels` decides how many bit planes there are; those of 255 if
     it is not known."""
-    base = MetaBase.of(config)
+    base = meta_base_of(config)
+    if isinstance(base, MetaFlux2):
+        Flux2.check_config(config)
+        plan = _plan_network("mask2img", config, num_records, processes, measure, shows_maps=True)
+        plan.shapes["reference latents"] = plan.shapes["latents"]
+        return plan
     controlnet, unet = build_controlnet(base, config, num_labels).train(), base.unet
     parameters = base.parameters() | {"controlnet": count(controlnet)}
     with torch.device("meta"):
@@ -85,14 +107,16 @@ def plan_mask2img(
 def _plan(
     name: str,
     config: GeneratorConfig,
-    base: MetaBase,
+    base: MetaBase | MetaFlux2,
     modules: list[nn.Module],
     predict: Callable,
     parameters: dict[str, int],
     num_records: int | None,
     processes: int,
     measure: bool,
+    beside: Sequence[nn.Module] = (),
 ) -> StagePlan:
+    """`modules` train or are steered by what does; `beside` are encoders that every step runs."""
     module: Any  # of diffusers
     for module in modules:
         is_frozen = not count(module, trained=True)
@@ -110,13 +134,19 @@ def _plan(
         def loss():
             return (predict(*batch).float() - batch[0]).square().mean()
 
-        cost = cost_of_training(modules, loss, config.mixed_precision, config.gradient_accumulation_steps > 1)
+        cost = cost_of_training(
+            [*modules, *beside], loss, config.mixed_precision, config.gradient_accumulation_steps > 1
+        )
     memory = training_memory(config, trained, frozen, cost, processes)
     encoders = sum(map(weight_bytes, base.encoders))
+    waiting = f"autoencoder and text encoders{' (4 bytes)' if encoders == 4 * sum(map(count, base.encoders)) else ''}"
     if not config.cache_latents:
-        memory["autoencoder and text encoders (4 bytes)"] = encoders
+        memory[waiting] = encoders
+    elif beside:
+        memory["autoencoder, for the maps (4 bytes)"] = sum(map(weight_bytes, beside))
     samples_per_step = config.train_batch_size * config.gradient_accumulation_steps * processes
-    artefact = 4 * (sum(parameters.values()) - parameters.get("lora", 0))  # a LoRA is added to the weights
+    # A LoRA is added to the weights; text encoders stay as they were loaded.
+    artefact = 4 * (sum(parameters.values()) - parameters.get("lora", 0) - sum(map(count, base.encoders))) + encoders
     return StagePlan(
         name=name,
         kind=name,
@@ -136,22 +166,25 @@ def _plan(
             "encodes the data": sum(map(weight_bytes, modules)),
             "draws validation images": sum(map(weight_bytes, base.encoders[1:])),
         },
-        host=checkpoint_host(config, trained)
-        | ({"autoencoder and text encoders (4 bytes)": encoders} if config.cache_latents else {}),
-        disk=cache | checkpoint_disk(config, trained) | {"pipeline (float32)": artefact},
+        host=checkpoint_host(config, trained) | ({waiting: encoders} if config.cache_latents else {}),
+        disk=cache
+        | checkpoint_disk(config, trained)
+        | {("pipeline (float32)" if base.part == "unet" else "pipeline"): artefact},
         push=artefact,
-        notes=[f"predicts {base.prediction_type}", *notes],
+        notes=[f"predicts {base.prediction_type}", *base.notes, *notes],
     )
 
 
-def _phases(config: GeneratorConfig, base: MetaBase, modules: list, predict: Callable, trained: int) -> dict[str, int]:
+def _phases(
+    config: GeneratorConfig, base: MetaBase | MetaFlux2, modules: list, predict: Callable, trained: int
+) -> dict[str, int]:
     """Bytes at the worst moment of what comes before the steps, and between them."""
     phases = {}
     if config.cache_latents:
         images = images_at_once(config.height, config.width)
         phases["encodes the data"] = max(
             cost_of_inference(base.encoders, lambda: base.encode_images(images)).peak,
-            cost_of_inference(base.encoders, lambda: base.encode_captions(ENCODE_CAPTIONS)).peak,
+            cost_of_inference(base.encoders, lambda: base.encode_captions(base.captions_at_once)).peak,
         )
     if config.num_validation_images:
         pictures = min(VALIDATION_BATCH, config.num_validation_images)
@@ -166,7 +199,9 @@ def _phases(config: GeneratorConfig, base: MetaBase, modules: list, predict: Cal
     return phases
 
 
-def _cache(base: MetaBase, config: GeneratorConfig, with_maps: bool, num_records: int | None) -> tuple[dict, list]:
+def _cache(
+    base: MetaBase | MetaFlux2, config: GeneratorConfig, with_maps: bool, num_records: int | None
+) -> tuple[dict, list]:
     """The cache on disk, and notes. Raises: `ValueError` if it would be larger than the settings allow."""
     if not config.cache_latents:
         return {}, ["no cache: the autoencoder and the text encoders run in every step"]
@@ -186,10 +221,10 @@ def _cache(base: MetaBase, config: GeneratorConfig, with_maps: bool, num_records
     return {"cache of latents and embeddings": total}, notes
 
 
-def cache_bytes(base: MetaBase, config: GeneratorConfig, with_maps: bool) -> int:
+def cache_bytes(base: MetaBase | MetaFlux2, config: GeneratorConfig, with_maps: bool) -> int:
     """Bytes of a record in the cache; its compressed maps as 2% of their pixels (measured on the scenes: 4%)."""
     item = DTYPES[config.mixed_precision].itemsize
     _, channels, height, width = base.shapes(1)["latents"]
     per_view = channels * height * width * item + 24
     per_view += (config.height * config.width // 50 + 16) if with_maps else 0
-    return config.cache_variants * per_view + (base.tokens * base.text_width + base.pooled_width) * item
+    return config.cache_variants * per_view + base.embedding_values * item

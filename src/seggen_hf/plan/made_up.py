@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,31 @@ import torch
 from datasets import Dataset
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, Qwen3Config, Qwen3ForCausalLM
 
-from seggen_hf.pipelines import ColormapCodec, Mask2ImgPipeline, Text2MaskPipeline
+from seggen_hf.pipelines import ColormapCodec, Flux2Mask2ImgPipeline, Mask2ImgPipeline
+from seggen_hf.pipelines.seggen_flux2 import PLACES
 
-from ..config import Recipe, SegmenterConfig
+from ..config import GeneratorConfig, Recipe, SegmenterConfig
 from ..data.captions import template_caption
 from ..data.schema import attach_labels, encode_image, encode_map, encode_panoptic, record_features
 from ..labels import LabelSet
 from ..miniature.architecture import build_tokenizer
+from ..miniature.flux2 import build_qwen_tokenizer
 from ..networks.modules import from_config
 from ..segmenter.build import build_segmenter, freeze_batch_norm
 from ..segmenter.eomt import fixed_side
+from ..trainers.families.family import Family
+from ..trainers.families.flux2 import Flux2
+from ..trainers.families.sdxl import SDXL
 from ..trainers.generator import build_panoptic_codec, cast_weights
 from ..trainers.mask2img import new_controlnet
 from .base_modules import read_base_configs
@@ -75,29 +85,49 @@ def made_up_records(labels: LabelSet, count: int, height: int, width: int, task:
     return attach_labels(Dataset.from_list(rows, features=record_features(panoptic=panoptic)), labels)
 
 
-def random_base(base_model: str, revision: str | None, device: torch.device) -> StableDiffusionXLPipeline:
-    """A pipeline of the base's configuration with random weights, float32 on the CPU.
+def random_family(config: GeneratorConfig, device: torch.device) -> Family:
+    """The base that `config` names, of its configuration with random weights, on the CPU in the precision in which a
+    training loads it.
 
     The tokenizers know letters alone: words do not matter here, and few ids lie within every vocabulary.
     """
-    configs = read_base_configs(base_model, revision)
+    configs = read_base_configs(config.base_model, config.revision)
+    is_flux2 = "transformer" in configs
+    makers = _flux2_networks(configs) if is_flux2 else _sdxl_networks(configs)
+    dtypes = Flux2.dtypes(config) if is_flux2 else {}
+    networks: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        with device:  # a card draws billions of numbers in a second
-            components: dict[str, Any] = {
-                "unet": from_config(UNet2DConditionModel, configs["unet"]),
-                "vae": from_config(AutoencoderKL, configs["vae"]),
-                "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"])),
-                "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig.from_dict(configs["text_encoder_2"])),
-            }
-    for module in components.values():
-        cast_weights(module.to("cpu").eval(), torch.float32)  # a configuration may name half precision
-    places = components["text_encoder"].config.max_position_embeddings
-    tokenizer = build_tokenizer((), places)
-    scheduler: Any = from_config(EulerDiscreteScheduler, configs["scheduler"])
-    return StableDiffusionXLPipeline(
-        **components, tokenizer=tokenizer, tokenizer_2=tokenizer, scheduler=scheduler, add_watermarker=False
-    )
+        for name, make in makers.items():  # one after the other: a card may not hold them all
+            with device:  # a card draws billions of numbers in a second
+                network = make()
+            # A configuration may name half precision.
+            cast_weights(network.to("cpu").eval(), dtypes.get(name, torch.float32))
+            networks[name] = network
+    if is_flux2:
+        scheduler: Any = from_config(FlowMatchEulerDiscreteScheduler, configs["scheduler"])
+        return Flux2(Flux2KleinPipeline(**networks, tokenizer=build_qwen_tokenizer((), PLACES), scheduler=scheduler))
+    scheduler = from_config(EulerDiscreteScheduler, configs["scheduler"])
+    tokenizer = build_tokenizer((), networks["text_encoder"].config.max_position_embeddings)
+    networks |= {"tokenizer": tokenizer, "tokenizer_2": tokenizer}
+    return SDXL(StableDiffusionXLPipeline(**networks, scheduler=scheduler, add_watermarker=False))
+
+
+def _sdxl_networks(configs: dict[str, dict]) -> dict[str, Callable[[], Any]]:
+    return {
+        "unet": lambda: from_config(UNet2DConditionModel, configs["unet"]),
+        "vae": lambda: from_config(AutoencoderKL, configs["vae"]),
+        "text_encoder": lambda: CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"])),
+        "text_encoder_2": lambda: CLIPTextModelWithProjection(CLIPTextConfig.from_dict(configs["text_encoder_2"])),
+    }
+
+
+def _flux2_networks(configs: dict[str, dict]) -> dict[str, Callable[[], Any]]:
+    return {
+        "transformer": lambda: from_config(Flux2Transformer2DModel, configs["transformer"]),
+        "vae": lambda: from_config(AutoencoderKLFlux2, configs["vae"]),
+        "text_encoder": lambda: Qwen3ForCausalLM(Qwen3Config.from_dict(configs["text_encoder"])),
+    }
 
 
 def random_generators(recipe: Recipe, labels: LabelSet, with_text2mask: bool, device: torch.device) -> dict:
@@ -106,16 +136,21 @@ def random_generators(recipe: Recipe, labels: LabelSet, with_text2mask: bool, de
     config, data = recipe.mask2img, recipe.data
     codec = build_panoptic_codec(data, labels) or ColormapCodec(labels)
     colormap = codec.to_dict() | {"height": data.height, "width": data.width}
-    base = random_base(config.base_model, config.revision, device)
-    for module in (base.unet, base.vae, base.text_encoder, base.text_encoder_2):
+    family = random_family(config, device)
+    modules = [part for part in family.base.components.values() if isinstance(part, torch.nn.Module)]
+    for module in modules:
         cast_weights(module, DTYPES[recipe.synthesis.mixed_precision])
     generators = {}
     if with_text2mask:
-        generators["text2mask"] = Text2MaskPipeline(**copy.deepcopy(base.components), colormap=colormap)
-    controlnet = new_controlnet(base.unet, config.conditioning, labels.num_labels, base.vae_scale_factor)
+        parts = copy.deepcopy(family.parts())
+        generators["text2mask"] = family.text2mask_class(**parts, colormap=colormap)
+    if isinstance(family, Flux2):
+        generators["mask2img"] = Flux2Mask2ImgPipeline(**family.parts(), colormap=colormap)
+        return generators
+    controlnet = new_controlnet(family.network, config.conditioning, labels.num_labels, family.size_factor)
     colormap |= {"conditioning": config.conditioning} if config.conditioning != "rgb" else {}
     cast_weights(controlnet, DTYPES[recipe.synthesis.mixed_precision])
-    generators["mask2img"] = Mask2ImgPipeline(**base.components, controlnet=controlnet, colormap=colormap)
+    generators["mask2img"] = Mask2ImgPipeline(**family.parts(), controlnet=controlnet, colormap=colormap)
     return generators
 
 

@@ -32,9 +32,10 @@ from ..synthesis.shards import write_shard
 from ..trainers.generator import build_panoptic_codec
 from ..trainers.loop import train
 from ..trainers.mask2img import Mask2ImgTask
+from ..trainers.reference import ReferenceTask
 from ..trainers.segmenter import SegmenterTask
 from ..trainers.text2mask import Text2MaskTask
-from .made_up import made_up_records, random_base, random_generators, random_segmenter
+from .made_up import made_up_records, random_family, random_generators, random_segmenter
 from .run_plan import RunPlan
 from .segmenter import ASPECT
 from .stage_plan import GIB, StagePlan
@@ -268,9 +269,10 @@ def _measure_generator(trial: Trial) -> None:
     config = dataclasses.replace(config, **changes)
     records = trial.records(RECORDS, config.height, config.width)
     trial.begin()
-    base = random_base(config.base_model, config.revision, trial.device)
-    task_class = {"text2mask": Text2MaskTask, "mask2img": Mask2ImgTask}[kind]
-    trial.train(task_class(base, config, records, labels, build_panoptic_codec(recipe.data, labels)), config)
+    family = random_family(config, trial.device)
+    mask2img = ReferenceTask if family.name == "flux2" else Mask2ImgTask
+    task_class: Any = {"text2mask": Text2MaskTask, "mask2img": mask2img}[kind]
+    trial.train(task_class(family, config, records, labels, build_panoptic_codec(recipe.data, labels)), config)
 
 
 def _measure_segmenter(trial: Trial) -> None:

@@ -20,7 +20,7 @@ from ..segmenter.loss import LossSettings, PointTargets, count_points
 from ..segmenter.sizes import hub_config
 from ..segmenter.sliding_window import Windows
 from ..trainers.segmenter_weights import freeze_unused, seed_drop_path
-from .base_modules import count
+from .counts import count
 from .simulate import cost_of_inference, cost_of_training, empty
 from .stage_plan import StagePlan
 from .training_memory import checkpoint_disk, checkpoint_host, training_memory

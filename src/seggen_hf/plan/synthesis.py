@@ -1,9 +1,13 @@
 """What MaskSyn and ImgSyn take: networks in sampling, pictures, shards."""
 
+import torch
+
 from ..config import SynthesisConfig
 from ..trainers.generator import cast_weights
 from ..trainers.mask2img import denoise
-from .base_modules import MetaBase, build_controlnet, count
+from .base_modules import MetaBase, build_controlnet, meta_base
+from .counts import count
+from .flux2_modules import MetaFlux2
 from .simulate import DTYPES, Cost, cost_of_inference, empty
 from .stage_plan import StagePlan
 
@@ -21,10 +25,12 @@ def plan_synthesis(recipe, num_labels: int | None, num_records: int | None, meas
         measure: see `plan_text2mask`.
     """
     config, dtype = recipe.synthesis, DTYPES[recipe.synthesis.mixed_precision]
-    base = MetaBase(recipe.mask2img.base_model, recipe.mask2img.revision, (recipe.data.height, recipe.data.width))
-    controlnet = build_controlnet(base, recipe.mask2img, num_labels).requires_grad_(False).eval()
+    base = meta_base(recipe.mask2img.base_model, recipe.mask2img.revision, (recipe.data.height, recipe.data.width))
+    controlnet = None
+    if isinstance(base, MetaBase):
+        controlnet = build_controlnet(base, recipe.mask2img, num_labels).requires_grad_(False).eval()
     unets = 2 if config.masksyn_variants else 1  # Text2Mask's own beside Mask2Img's
-    for module in (controlnet, *base.modules):
+    for module in base.modules if controlnet is None else (controlnet, *base.modules):
         cast_weights(module, dtype)
     costs = _costs(config, base, controlnet, dtype) if measure else {}
     pixels, plans = base.height * base.width, []
@@ -36,7 +42,7 @@ def plan_synthesis(recipe, num_labels: int | None, num_records: int | None, meas
         plan = StagePlan(
             name=f"synthesize {kind}",
             kind="synthesize",
-            parameters=base.parameters() | {"controlnet": count(controlnet)},
+            parameters=base.parameters() | ({} if controlnet is None else {"controlnet": count(controlnet)}),
             precision=config.mixed_precision,
             shapes=base.shapes(config.batch_size),
             samples=pictures,
@@ -50,29 +56,33 @@ def plan_synthesis(recipe, num_labels: int | None, num_records: int | None, meas
     return plans
 
 
-def _costs(config: SynthesisConfig, base: MetaBase, controlnet, dtype) -> dict[str, Cost]:
+def _costs(config: SynthesisConfig, base: MetaBase | MetaFlux2, controlnet, dtype) -> dict[str, Cost]:
     """Of a denoising step of Text2Mask and of Mask2Img for a batch, and of decoding what is decoded together."""
     rows = config.batch_size * (2 if max(config.text2mask_guidance, config.mask2img_guidance) > 1 else 1)
     decoded = 1 if config.vae_slicing else config.batch_size
 
     def text2mask():
-        noisy, steps, embeds, added = base.inputs(rows, dtype)
-        return base.unet(noisy, steps, embeds, added_cond_kwargs=added).sample
+        return base.predict(base.network, *base.inputs(rows, dtype))
 
     def mask2img():
+        if isinstance(base, MetaFlux2):
+            inputs = base.inputs(rows, dtype)
+            return base.predict(base.network, *inputs, torch.empty_like(inputs[0]))
         condition = empty(rows, controlnet.config["conditioning_channels"], base.height, base.width, dtype=dtype)
         noisy, steps, embeds, added = base.inputs(rows, dtype)
         return denoise(controlnet, base.unet, noisy, steps, embeds, added, condition)
 
     return {
-        "text2mask": cost_of_inference([base.unet], text2mask),
-        "mask2img": cost_of_inference([base.unet, controlnet], mask2img),
+        "text2mask": cost_of_inference([base.network], text2mask),
+        "mask2img": cost_of_inference([base.network, *([] if controlnet is None else [controlnet])], mask2img),
         "decode": cost_of_inference([base.vae], lambda: base.decode(decoded)),
-        "captions": cost_of_inference([base.text_encoder, base.text_encoder_2], lambda: base.encode_captions(1)),
+        "captions": cost_of_inference(base.encoders[1:], lambda: base.encode_captions(1)),
     }
 
 
-def _add_costs(plan: StagePlan, kind: str, config: SynthesisConfig, costs: dict, unets: int, base: MetaBase) -> None:
+def _add_costs(
+    plan: StagePlan, kind: str, config: SynthesisConfig, costs: dict, unets: int, base: MetaBase | MetaFlux2
+) -> None:
     size, item = config.batch_size, DTYPES[config.mixed_precision].itemsize
     decoded = 1 if config.vae_slicing else size
     image = config.mask2img_steps * costs["mask2img"].flops / size + costs["decode"].flops / decoded
@@ -82,7 +92,7 @@ def _add_costs(plan: StagePlan, kind: str, config: SynthesisConfig, costs: dict,
     names = ["decode", "captions", "mask2img", *(["text2mask"] if kind == "masksyn" else [])]
     if config.offload == "none":  # both pipelines lie on the card, whichever of them draws
         encoders = unets * sum(map(count, base.encoders))
-        networks = unets * plan.parameters["unet"] + plan.parameters["controlnet"]
+        networks = unets * plan.parameters[base.part] + plan.parameters.get("controlnet", 0)
         plan.memory[f"networks ({item} bytes each)"] = item * networks
         plan.memory[f"autoencoders and text encoders ({item} bytes each)"] = item * encoders
     elif config.offload == "model":  # one network at a time; the ControlNet runs beside the U-Net

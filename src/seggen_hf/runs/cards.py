@@ -64,9 +64,9 @@ class RunCards:
     """The cards of what a run made, from its recipe and the markers, scores and counts in its folder.
 
     Args:
-        repos: Hub ids of what is or will be published, under `text2mask`, `mask2img`, `lora`, `controlnet`,
-            `controlnet-lora`, `dataset`
-            and `segmenter-ARM`; a card without its own id says PATH_OR_ID, and others are not linked.
+        repos: Hub ids of what is or will be published, under `text2mask`, `mask2img`, `lora`, `mask2img-lora`,
+            `controlnet`, `controlnet-lora`, `dataset` and `segmenter-ARM`; a card without its own id says PATH_OR_ID,
+            and others are not linked.
     """
 
     def __init__(self, run: str | os.PathLike, repos: Mapping[str, str] | None = None):
@@ -98,15 +98,18 @@ class RunCards:
         }
 
     def pipeline(self, name: str, pictures: Sequence[str] = (), adapter: str | None = None) -> str:
-        """The card of `text2mask` or `mask2img`, or of what was trained of it alone: the `lora`, `controlnet` or
-        `controlnet-lora`.
+        """The card of `text2mask` or `mask2img`, or of what was trained of it alone: the `lora`, `mask2img-lora`,
+        `controlnet` or `controlnet-lora`.
 
         `pictures`: of `labels.png`, `samples.png`, those that lie beside it.
         """
         section = getattr(self.recipe, name)
         base = self._public_model(section.base_model)
         facts = self._facts(adapter or name, pictures) | _training_facts(self.run.finished(name))
+        index = json.loads((self.run.stage(name) / "model_index.json").read_text())
         facts |= {
+            "pipeline_class": index["_class_name"],
+            "is_flux2": index["_class_name"].startswith("Flux2"),
             "inference_steps": getattr(self.recipe.synthesis, f"{name}_steps"),
             "guidance": getattr(self.recipe.synthesis, f"{name}_guidance"),
             "conditioning_scale": self.recipe.synthesis.conditioning_scale,

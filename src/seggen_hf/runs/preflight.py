@@ -30,6 +30,8 @@ from ..segmenter.eomt import check_seen_size, side_of_crops
 from ..segmenter.sizes import SEGMENTER_NAMES
 from ..storage.content_digests import records_digest
 from ..storage.files import write_json
+from ..trainers.families.choice import read_family
+from ..trainers.families.flux2 import Flux2
 from ..trainers.optimizer import check_optimizer
 from ..trainers.trackers import list_trackers
 from .folder import RunFolder
@@ -199,6 +201,13 @@ def _check_models(recipe: Recipe) -> None:
         except FileNotFoundError as error:
             raise ValueError(str(error)) from error
         _check_file(f"{name}.base_model", base, "model_index.json", section.revision)
+        family = read_family(section)
+        family.check_config(section)
+        if name == "mask2img" and family is Flux2 and recipe.synthesis.conditioning_scale != 1:
+            raise ValueError(
+                f"synthesis.conditioning_scale is {recipe.synthesis.conditioning_scale}; {section.base_model} is a "
+                "FLUX.2, which is shown the map as a picture and has no ControlNet: set it to 1."
+            )
         if controlnet := getattr(section, "controlnet_model", None):
             _check_file(f"{name}.controlnet_model", controlnet, "config.json", None)
         if segmenter := getattr(section, "validation_segmenter", None):

@@ -6,11 +6,20 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
+from seggen_hf.pipelines import (
+    Flux2Mask2ImgPipeline,
+    Flux2Text2MaskPipeline,
+    Mask2ImgPipeline,
+    Text2MaskPipeline,
+)
+
 from ..config import SynthesisConfig
 from ..labels import LabelSet, differing_labels
+from ..networks.pipeline_index import read_index
 from ..networks.weights import check_pipeline
 from ..storage.content_digests import weights_digest
 
@@ -18,12 +27,26 @@ logger = logging.getLogger(__name__)
 
 MAX_VAE_DIFFERENCE = 2 / 255  # of colors in [0, 1] between an autoencoder's precisions
 CACHED_CAPTIONS = 256  # SDXL: 0.3 MB each in fp16
+CACHED_BYTES = 256e6  # FLUX.2: 7.9 MB each
 
 
-def open_pipeline(pipeline_class, name_or_path: str, config: SynthesisConfig):
-    """One of our pipelines from a folder or Hub id, safetensors only, in the precision that `config` names."""
+# Of each kind of pipeline that of each family of bases; the first is SDXL's.
+_CLASSES = ((Text2MaskPipeline, Flux2Text2MaskPipeline), (Mask2ImgPipeline, Flux2Mask2ImgPipeline))
+
+
+def open_pipeline(pipeline_class: Any, name_or_path: str, config: SynthesisConfig) -> Any:
+    """One of our pipelines from a folder or Hub id, safetensors only, in the precision that `config` names.
+
+    Args:
+        pipeline_class: `Text2MaskPipeline` or `Mask2ImgPipeline`; on another base than SDXL it is that one's class.
+    Raises: `ValueError` if there is none of the kind.
+    """
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.mixed_precision, torch.float32)
     try:
+        name = read_index(name_or_path).get("_class_name")
+        name = name[-1] if isinstance(name, list) else name
+        kinds = next((classes for classes in _CLASSES if classes[0] is pipeline_class), (pipeline_class,))
+        pipeline_class = next((kind for kind in kinds if kind.__name__ == name), pipeline_class)
         pipeline = pipeline_class.from_pretrained(name_or_path, use_safetensors=True, dtype=dtype)
         check_pipeline(name_or_path, pipeline)
         return pipeline
@@ -63,21 +86,26 @@ def place(pipeline, offload: str, device: torch.device) -> None:
 def decoding(pipelines: Iterable, config: SynthesisConfig):
     """With the autoencoders' slicing and precision that `config` names; both are put back."""
     vaes = [pipeline.vae for pipeline in pipelines]
-    before = [(vae, vae.use_slicing, vae.config.force_upcast, vars(vae).get("decode")) for vae in vaes]
+    before = [(vae, vae.use_slicing, _upcasts(vae), vars(vae).get("decode")) for vae in vaes]
     for vae in vaes:
         vae.use_slicing = vae.use_slicing or config.vae_slicing
-        if config.vae_precision == "same" and vae.dtype == torch.float16 and vae.config.force_upcast:
+        if config.vae_precision == "same" and vae.dtype == torch.float16 and _upcasts(vae):
             _decode_as_it_is(vae)
     try:
         yield
     finally:
         for vae, sliced, force_upcast, decode in before:
             vae.use_slicing = sliced
-            if vae.config.force_upcast != force_upcast:
+            if _upcasts(vae) != force_upcast:
                 vae.register_to_config(force_upcast=force_upcast)
             vars(vae).pop("decode", None)
             if decode is not None:  # somebody's own
                 vae.decode = decode
+
+
+def _upcasts(vae) -> bool:
+    """Whether the stock pipeline decodes in float32 whatever the precision; FLUX.2's never does."""
+    return vae.config.get("force_upcast", False)
 
 
 def _decode_as_it_is(vae) -> None:
@@ -136,30 +164,23 @@ class PromptCache:
     def __init__(self, pipeline, capacity: int = CACHED_CAPTIONS):
         self.pipeline, self.capacity = pipeline, capacity
         self.num_encoded = 0
-        self._entries: OrderedDict[str, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
-        self._negative: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._entries: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
+        self._negative: dict[str, torch.Tensor] = {}
 
-    @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """The pipelines' arguments that stand for a batch of prompts, one row a caption."""
         missing = [caption for caption in dict.fromkeys(captions) if caption not in self._entries]
         if missing:
-            embeds, negative, pooled, negative_pooled = self.pipeline.encode_prompt(
-                missing, device=self.pipeline._execution_device, do_classifier_free_guidance=True
-            )
+            encoded = self.pipeline.encode_guided(missing)
             self.num_encoded += len(missing)
-            self._negative = (negative[:1], negative_pooled[:1])
-            self._entries.update(zip(missing, zip(embeds, pooled, strict=True), strict=True))
+            self._negative = {name: rows[:1] for name, rows in encoded.items() if name.startswith("negative")}
+            kept = [name for name in encoded if name not in self._negative]
+            self._entries |= {missing[i]: {name: encoded[name][i] for name in kept} for i in range(len(missing))}
         for caption in captions:
             self._entries.move_to_end(caption)
         chosen = [self._entries[caption] for caption in captions]
-        while len(self._entries) > self.capacity:
+        size = sum(part.nbytes for part in chosen[0].values())
+        while len(self._entries) > max(1, min(self.capacity, CACHED_BYTES // size)):
             self._entries.popitem(last=False)
-        assert self._negative is not None  # there is at least one caption
-        negative, negative_pooled = self._negative
-        return {
-            "prompt_embeds": torch.stack([embeds for embeds, _ in chosen]),
-            "pooled_prompt_embeds": torch.stack([pooled for _, pooled in chosen]),
-            "negative_prompt_embeds": negative.expand(len(chosen), -1, -1),
-            "negative_pooled_prompt_embeds": negative_pooled.expand(len(chosen), -1),
-        }
+        negative = {name: row.expand(len(chosen), *row.shape[1:]) for name, row in self._negative.items()}
+        return {name: torch.stack([entry[name] for entry in chosen]) for name in chosen[0]} | negative

@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline
 
 from ..config import AdaptConfig
 from .generator import save_pipeline
-from .unet import UNetTask
+from .network import NetworkTask
 
 
-class AdaptTask(UNetTask):
-    """Trains `base.unet` to draw the image of a caption: SDXL's own task, on images of one domain, without masks.
+class AdaptTask(NetworkTask):
+    """Trains the base to draw the image of a caption: its own task, on images of one domain, without masks.
 
     Without a caption an image teaches what the domain looks like whatever is asked for.
     """
@@ -20,11 +20,9 @@ class AdaptTask(UNetTask):
     config: AdaptConfig
     needs_image, needs_map = True, False
 
-    def to_pipeline(self, unet: UNet2DConditionModel | None = None) -> StableDiffusionXLPipeline:
-        """The base with the current weights, or with `unet`; its modules are the task's own."""
-        components: dict[str, Any] = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
-        forced = self.base.config["force_zeros_for_empty_prompt"]
-        return StableDiffusionXLPipeline(**components, force_zeros_for_empty_prompt=forced, add_watermarker=False)
+    def to_pipeline(self, network: Any = None) -> DiffusionPipeline:
+        """The base with the current weights, or with `network`; its modules are the task's own."""
+        return self.family.to_base(network)
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Draw the images of fixed captions with fixed seeds into `folder/step-XXXXXXXX.png`, below the real ones."""
@@ -38,6 +36,5 @@ class AdaptTask(UNetTask):
         return {}
 
     def save(self, folder: Path) -> None:
-        """Write the base as a `StableDiffusionXLPipeline` into `folder`, safetensors; of a LoRA also the adapter, in
-        `folder/lora`."""
-        save_pipeline(self.to_pipeline(self.finished_unet(folder)), folder)
+        """Write the base into `folder`, safetensors; of a LoRA also the adapter, in `folder/lora`."""
+        save_pipeline(self.to_pipeline(self.finished_network(folder)), folder)

@@ -2,6 +2,9 @@
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransformerBlock, Flux2TransformerBlock
+
+_BLOCKS = (BasicTransformerBlock, Flux2TransformerBlock, Flux2SingleTransformerBlock)
 
 
 def compile_blocks(network: torch.nn.Module, **options) -> int:
@@ -12,7 +15,7 @@ def compile_blocks(network: torch.nn.Module, **options) -> int:
 
     Returns: the number of blocks.
     """
-    blocks = [module for module in network.modules() if isinstance(module, BasicTransformerBlock)]
+    blocks = [module for module in network.modules() if isinstance(module, _BLOCKS)]
     for block in blocks:
         block.compile(**options)
     return len(blocks)

@@ -1,14 +1,13 @@
-"""What encodes pixels and captions for a base's U-Net: once, into the cache of a training, or in every step."""
+"""What encodes pixels and captions for a base's network: once, into the cache of a training, or in every step."""
 
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionXLPipeline
 
 from ..storage.content_digests import vocabulary_digest, weights_digest
 from .latents import compress_map, pack_maps
@@ -19,7 +18,7 @@ logger = logging.getLogger(__name__)
 ENCODE_PIXELS = 768 * 768
 ENCODE_CAPTIONS = 32
 
-Embeddings = tuple[torch.Tensor, torch.Tensor]  # `(batch, tokens, width)`, and pooled `(batch, width_2)`
+Embeddings = tuple[torch.Tensor, ...]  # `(batch, ...)`, as many as `Encoders.arrays`
 
 
 def images_at_once(height: int, width: int) -> int:
@@ -27,14 +26,15 @@ def images_at_once(height: int, width: int) -> int:
     return max(1, ENCODE_PIXELS // (height * width))
 
 
-def check_captions(captions: list[str], tokenizers) -> None:
+def check_captions(captions: list[str], encoders: "Encoders") -> None:
     """Warn of captions that the text encoders do not read whole: characters they do not know, and more tokens than
     they have places for."""
-    unknown, long = set(), set()
-    for tokenizer in tokenizers:
+    unknown, long, places = set(), set(), 0
+    for tokenizer in encoders.tokenizers:
         ids = tokenizer(captions, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        places = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-        unknown |= {i for i, tokens in enumerate(ids) if tokenizer.unk_token_id in tokens}
+        places = encoders.places(tokenizer)
+        if tokenizer.unk_token_id is not None:
+            unknown |= {i for i, tokens in enumerate(ids) if tokenizer.unk_token_id in tokens}
         long |= {i for i, tokens in enumerate(ids) if len(tokens) > places}
     for found, what in ((unknown, "hold characters that the base's tokenizer does not know"),
                         (long, f"are longer than the {places} tokens that the base reads")):  # fmt: skip
@@ -43,17 +43,25 @@ def check_captions(captions: list[str], tokenizers) -> None:
 
 
 class Encoders:
-    """The autoencoder and the text encoders of an SDXL base, frozen.
-
-    They stay in float32 whatever the precision of the training: SDXL's autoencoder overflows in half precision.
+    """The autoencoder and the text encoders of a base, frozen; of each family a subclass (`trainers.families`).
 
     Args:
-        base (`StableDiffusionXLPipeline`): on the CPU; its U-Net is left alone.
+        base (`DiffusionPipeline`): on the CPU; its denoising network is left alone.
+
+    Attributes:
+        text_parts: the components that read captions.
+        arrays: what the parts of a caption's embeddings are called in a batch and in the cache.
+        modules: everything that encodes.
+        device: where it encodes.
     """
 
-    def __init__(self, base: StableDiffusionXLPipeline):
+    text_parts: tuple[str, ...]
+    arrays: tuple[str, ...]
+    captions_at_once = ENCODE_CAPTIONS  # that are encoded together
+
+    def __init__(self, base: Any):
         self.base, self.device = base, torch.device("cpu")
-        self.modules = {name: getattr(base, name) for name in ("vae", "text_encoder", "text_encoder_2")}
+        self.modules = {name: getattr(base, name) for name in ("vae", *self.text_parts)}
         for module in self.modules.values():
             module.requires_grad_(False).eval()
 
@@ -62,33 +70,36 @@ class Encoders:
         for module in self.modules.values():
             module.to(self.device)
 
+    @property
+    def tokenizers(self) -> tuple:
+        raise NotImplementedError
+
+    def places(self, tokenizer: Any) -> int:
+        """How many tokens of a caption are read."""
+        return tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+
     def digests(self) -> dict[str, str]:
         """Digests of the weights and of the vocabulary."""
-        vocabulary = vocabulary_digest((self.base.tokenizer, self.base.tokenizer_2))
-        return {"encoders": weights_digest(self.modules), "vocabulary": vocabulary}
+        return {"encoders": weights_digest(self.modules), "vocabulary": vocabulary_digest(self.tokenizers)}
 
     def scaling(self) -> list:
         """What latents are scaled by, as the autoencoder's configuration has it."""
-        return [self.base.vae.config.get(name) for name in ("scaling_factor", "latents_mean", "latents_std")]
+        raise NotImplementedError
 
     # Pixels
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 `(batch, height, width, 3)` -> scaled latents `(batch, channels, h, w)`, float32."""
-        factor, means, deviations = self.scaling()
-        images = pixels.to(self.device).movedim(-1, 1).float() / 127.5 - 1
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            latents = self.base.vae.encode(images).latent_dist.mode()
-        if means is not None and deviations is not None:
-            mean = torch.tensor(means, device=latents.device).view(1, -1, 1, 1)
-            std = torch.tensor(deviations, device=latents.device).view(1, -1, 1, 1)
-            return (latents - mean) * factor / std
-        return latents * factor
+        return self.encode_images(pixels.to(self.device).movedim(-1, 1).float() / 127.5 - 1)
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """The same of floats `(batch, 3, height, width)` in [-1, 1], where the autoencoder is."""
+        raise NotImplementedError
 
     @contextlib.contextmanager
     def decoding(self, device: torch.device) -> Iterator[None]:
         """Within the block the autoencoder is on `device`, and decodes in float32, one image at a time."""
-        vae, decode = self.base.vae, self.base.vae.decode
+        vae, decode, place = self.base.vae, self.base.vae.decode, self.base.vae.device
 
         def decode_in_float32(latents, *args, **kwargs):
             with torch.autocast(device.type, enabled=False):
@@ -102,48 +113,52 @@ class Encoders:
         finally:
             del vae.decode
             vae.disable_slicing()
-            vae.to(self.device)
+            vae.to(place)
 
     # Captions
 
     def encode_captions(self, captions: list[str]) -> Embeddings:
         """Embeddings exactly as the pipeline makes them."""
-        with torch.no_grad():
-            embeds, _, pooled, _ = self._encode_prompt(captions, self.device, False)
-        return embeds, pooled
+        raise NotImplementedError
 
     def encode_null(self) -> Embeddings:
         """What the pipeline puts in an absent prompt's place under guidance (SDXL: zeros), `(1, ...)` each."""
-        with torch.no_grad():
-            _, embeds, _, pooled = self._encode_prompt("", self.device, True)
-        return embeds, pooled
+        raise NotImplementedError
 
-    def encode_kept(self, captions: list[str | None], null: tuple[np.ndarray, np.ndarray]) -> Embeddings:
+    def encode_guided(self, captions: list[str], device: torch.device) -> dict[str, torch.Tensor]:
+        """The pipeline's arguments that stand for `captions` under guidance; the text encoders are on `device`."""
+        raise NotImplementedError
+
+    def encode_kept(self, captions: list[str | None], null: Sequence[np.ndarray]) -> Embeddings:
         """Embeddings of captions; of those that were dropped (None) `null`, a row of what `encode_null` makes."""
-        embeds, pooled = self.encode_captions([caption or "" for caption in captions])
-        dropped = torch.tensor([caption is None for caption in captions], device=embeds.device)
-        null_embeds, null_pooled = (torch.from_numpy(row).to(embeds) for row in null)
-        return (
-            torch.where(dropped[:, None, None], null_embeds, embeds),
-            torch.where(dropped[:, None], null_pooled, pooled),
+        encoded = self.encode_captions([caption or "" for caption in captions])
+        dropped = torch.tensor([caption is None for caption in captions], device=encoded[0].device)
+        return tuple(
+            torch.where(dropped.view(-1, *[1] * (part.ndim - 1)), torch.from_numpy(row).to(part), part)
+            for part, row in zip(encoded, null, strict=True)
         )
 
     def encode_prompts(self, captions: list[str], device: torch.device) -> dict[str, torch.Tensor]:
-        """The pipeline's arguments that stand for `captions` under guidance, on `device`; the text encoders are there
-        for as long as it takes: it may have no room for what does not run."""
-        encoders = (self.base.text_encoder, self.base.text_encoder_2)
+        """`encode_guided` with the text encoders on `device` for as long as it takes: it may have no room for what
+        does not run."""
+        encoders = [self.modules[name] for name in self.text_parts]
         for encoder in encoders:
             encoder.to(device)
         with torch.no_grad():
-            encoded = self._encode_prompt(captions, device, True)
+            encoded = self.encode_guided(captions, device)
         for encoder in encoders:
             encoder.to(self.device)
-        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-        return dict(zip(names, encoded, strict=True))
+        return encoded
 
-    def _encode_prompt(self, captions: str | list[str], device: torch.device, guided: bool) -> tuple:
-        encode: Any = self.base.encode_prompt  # its types know neither lists nor that it returns what was asked for
-        return encode(captions, device=device, do_classifier_free_guidance=guided)
+    @staticmethod
+    def pack(embeddings: torch.Tensor, dtype: type) -> np.ndarray:
+        """Embeddings as the cache of this type holds them."""
+        return embeddings.cpu().numpy().astype(dtype)
+
+    @staticmethod
+    def unpack(row: np.ndarray) -> np.ndarray:
+        """Floats of what `pack` made."""
+        return row
 
     # The cache
 
@@ -168,16 +183,16 @@ class Encoders:
             maps += [compress_map(view["segmentation_map"]) for view in group] if with_maps else []
         latents = torch.cat(latents).numpy().astype(dtype)
         encoded = [
-            self.encode_captions(captions[start : start + ENCODE_CAPTIONS])
-            for start in range(0, len(captions), ENCODE_CAPTIONS)
+            self.encode_captions(captions[start : start + self.captions_at_once])
+            for start in range(0, len(captions), self.captions_at_once)
         ]
         rows = (len(captions), len(time_ids) // len(captions))
         arrays = {
             "latents": latents.reshape(*rows, *latents.shape[1:]),
             "time_ids": np.stack(time_ids).reshape(*rows, 6),
-            "prompt_embeds": torch.cat([embeds for embeds, _ in encoded]).cpu().numpy().astype(dtype),
-            "pooled": torch.cat([pooled for _, pooled in encoded]).cpu().numpy().astype(dtype),
         }
+        for name, parts in zip(self.arrays, zip(*encoded, strict=True), strict=True):
+            arrays[name] = self.pack(torch.cat(parts), dtype)
         if with_maps:
             arrays["map_bytes"], places = pack_maps(maps)
             arrays["map_places"] = places.reshape(*rows, 2)

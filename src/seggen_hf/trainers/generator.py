@@ -9,57 +9,35 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline
 
 from seggen_hf.pipelines import ColormapCodec, PanopticCodec
 
 from ..config import DataConfig, GeneratorConfig
 from ..miniature.architecture import resolve_base
-from ..networks.weights import check_pipeline
 from ..pictures.grid import save_grid
 from ..pictures.spacing import spread
 from ..storage.content_digests import weights_digest
 from ..storage.digests import digest_of
 from ..storage.files import write_folder
 from .compiled import compile_blocks
-from .encoding import Encoders, check_captions, images_at_once
+from .encoding import check_captions, images_at_once
+from .families.choice import load_family, read_family
+from .families.family import Family
 from .latents import CACHE, LatentCache, compress_map, unpack_map
-from .objective import DenoisingObjective
 from .views import RecordViews
 
 VALIDATION_BATCH = 4  # pictures drawn together
 
 
-def load_base(config: GeneratorConfig) -> StableDiffusionXLPipeline:
-    """The SDXL pipeline that a training starts from, float32, safetensors only.
-
-    Raises:
-        ValueError: there is no such pipeline, or it cannot be read.
-    """
-    try:
-        folder = resolve_base(config.base_model)
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
-            folder,
-            revision=config.revision,
-            use_safetensors=True,
-            dtype=torch.float32,
-            add_watermarker=False,
-        )
-        check_pipeline(folder, pipeline)
-        return pipeline
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--base_model {config.base_model} cannot be loaded: {error}") from error
+def load_base(config: GeneratorConfig) -> DiffusionPipeline:
+    """The pipeline that a training starts from; see `load_family`."""
+    return load_family(config).base
 
 
-def load_unet(config: GeneratorConfig) -> UNet2DConditionModel:
-    """The base's U-Net alone, float32 on the CPU."""
-    return UNet2DConditionModel.from_pretrained(
-        resolve_base(config.base_model),
-        subfolder="unet",
-        revision=config.revision,
-        use_safetensors=True,
-        dtype=torch.float32,
-    )
+def load_network(config: GeneratorConfig) -> Any:
+    """The base's denoising network alone, float32 on the CPU."""
+    return read_family(config).load_network(resolve_base(config.base_model), config)
 
 
 def cast_weights(module: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -74,20 +52,21 @@ def build_panoptic_codec(data: DataConfig, labels) -> PanopticCodec | None:
 
 
 class GeneratorTask:
-    """A task of `trainers.loop` on an SDXL base; subclasses say what trains and what is predicted from what.
+    """A task of `trainers.loop` on a base; subclasses say what trains and what is predicted from what.
 
     One training sample is drawn from (record index, rng) alone. With the cache, `to()` first encodes what is missing:
     the mode of the autoencoder's posterior (its spread is far below that of the latents, and sampling it would cost a
     second array) for a few fixed views of every record, and `encode_prompt`'s embeddings of every caption.
 
     Args:
-        base (`StableDiffusionXLPipeline`): float32 on the CPU; the task owns its modules from here on.
+        family (`Family`): the base, on the CPU; the task owns its modules from here on.
         records (`Dataset` or `StreamedRecords`): image, segmentation_map and caption columns.
         labels (`LabelSet`): the labels of the maps.
         panoptic_codec (`PanopticCodec`): paints segments, from panoptic_map and segments_info; label ids are painted
             if it is not given.
 
     Attributes:
+        base (`DiffusionPipeline`): the pipeline of `family`; `network`: what denoises in it.
         views (`RecordViews`): the records as training sees them.
         encoders (`Encoders`): of their pixels and captions.
     """
@@ -97,35 +76,35 @@ class GeneratorTask:
 
     def __init__(
         self,
-        base: StableDiffusionXLPipeline,
+        family: Family,
         config: GeneratorConfig,
         records: Dataset,
         labels,
         panoptic_codec: PanopticCodec | None = None,
     ):
-        self.base, self.config, self.panoptic_codec = base, config, panoptic_codec
+        self.family, self.base, self.network = family, family.base, family.network
+        self.config, self.panoptic_codec = config, panoptic_codec
         self.codec = panoptic_codec.colors if panoptic_codec else ColormapCodec(labels)
         self.id2label = dict(labels.id2label)
-        self.objective = DenoisingObjective(base.scheduler.config, config.snr_gamma)
+        self.objective = family.build_objective(config)
         self.size = (config.height, config.width)
-        factor = base.vae_scale_factor
-        if config.height % factor or config.width % factor:
-            raise ValueError(f"--height and --width are {self.size}; the base's latents need multiples of {factor}.")
-        self.latent_shape = (base.unet.config.in_channels, config.height // factor, config.width // factor)
-        self.encoders = Encoders(base)
-        base.unet.requires_grad_(False).eval()
+        family.check_size(*self.size)
+        factor = family.size_factor
+        self.latent_shape = (family.latent_channels, config.height // factor, config.width // factor)
+        self.encoders = family.build_encoders()
+        self.network.requires_grad_(False).eval()
         self.device, self.weight_dtype = torch.device("cpu"), torch.float32
         self.views = RecordViews(records, config, self.codec, panoptic_codec, self.needs_image, self.needs_map)
         self.captions, self.num_records = self.views.captions, len(self.views)
-        check_captions(self.captions, (base.tokenizer, base.tokenizer_2))
+        check_captions(self.captions, self.encoders)
         self.cache: LatentCache | None = None
-        self._unet_digest = weights_digest({"unet": base.unet})
+        self._network_digest = weights_digest({family.part: self.network})
         self.trainable = self._build_trainable()
 
     @classmethod
     def from_config(cls, config: GeneratorConfig, records: Dataset, labels, panoptic_codec=None) -> "GeneratorTask":
         """Load the base that `config` names and build the task on it."""
-        return cls(load_base(config), config, records, labels, panoptic_codec)
+        return cls(load_family(config), config, records, labels, panoptic_codec)
 
     def _build_trainable(self) -> torch.nn.Module:
         raise NotImplementedError
@@ -153,7 +132,11 @@ class GeneratorTask:
     def facts(self) -> dict:
         """Digests of records, labels with their colors, and the base."""
         colormap = digest_of({"colormap": self._colormap})
-        return self._inputs | {"task": type(self).__name__, "colormap": colormap, "unet": self._unet_digest}
+        return self._inputs | {
+            "task": type(self).__name__,
+            "colormap": colormap,
+            self.family.part: self._network_digest,
+        }
 
     # The cache
 
@@ -187,13 +170,13 @@ class GeneratorTask:
     def estimate_cache(self) -> int:
         """Bytes of the whole cache: arrays exactly, compressed maps by those of up to 32 records."""
         item = np.dtype(self._cache_dtype).itemsize
-        embeds, pooled = (tensor[0].numel() for tensor in self.encoders.encode_null())
+        embeddings = sum(tensor[0].numel() for tensor in self.encoders.encode_null())
         per_variant = int(np.prod(self.latent_shape)) * item + 24
         if self._caches_maps:
             survey = self.views.survey()
             packed = sum(len(compress_map(self.views.variant(index, 0)["segmentation_map"])) for index in survey)
             per_variant += -(-packed // len(survey)) + 16
-        return self.num_records * (self.views.num_variants * per_variant + (embeds + pooled) * item)
+        return self.num_records * (self.views.num_variants * per_variant + embeddings * item)
 
     # The task, as the loop sees it
 
@@ -212,7 +195,7 @@ class GeneratorTask:
         self._move_frozen()  # last: what encodes has the device for itself
         if self.config.torch_compile:
             compile_blocks(self.trainable)
-            compile_blocks(self.base.unet)
+            compile_blocks(self.network)
 
     def _check_maps(self) -> None:
         """Refuse maps that the codec cannot paint before anything is encoded; a survey, not all of them."""
@@ -243,11 +226,8 @@ class GeneratorTask:
         variant = int(rng.integers(self.views.num_variants))
         sample["latents"] = self.cache.read("latents", index, variant)
         sample["time_ids"] = self.cache.read("time_ids", index, variant)
-        if dropped:
-            sample["prompt_embeds"], sample["pooled"] = self._null
-        else:
-            sample["prompt_embeds"] = self.cache.read("prompt_embeds", index)
-            sample["pooled"] = self.cache.read("pooled", index)
+        for name, null in zip(self.encoders.arrays, self._null, strict=True):
+            sample[name] = null if dropped else self.encoders.unpack(self.cache.read(name, index))
         if self._caches_maps:
             data = self.cache.read_bytes("map", index, variant)
             sample["segmentation_map"] = unpack_map(data, self.views.map_dtype, self.size)
@@ -268,9 +248,9 @@ class GeneratorTask:
     def loss(self, module: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the batch of each sample's (weighted) squared error, and the plain squared error."""
         latents = batch["latents"] if "latents" in batch else self.encoders.encode_pixels(batch["pixels"])
-        if "prompt_embeds" not in batch:
+        if "captions" in batch:
             encoded = self.encoders.encode_kept(batch["captions"], self._null)
-            batch["prompt_embeds"], batch["pooled"] = encoded
+            batch |= dict(zip(self.encoders.arrays, encoded, strict=True))
         noisy = self.objective.add_noise(latents, batch["noise"], batch["timestep"])
         prediction = self.predict(module, noisy, batch)
         loss, plain = self.objective.loss(prediction, latents, batch["noise"], batch["timestep"])
@@ -309,6 +289,11 @@ class GeneratorTask:
         save_grid(rows, folder / f"step-{step:08d}.png")
         (folder / "captions.txt").write_text("".join(f"{self.captions[i]}\n" for i in indices))
 
+    def _root_norms(self) -> set[torch.nn.Parameter]:
+        """Weights of norms that want their input's own precision."""
+        norms = (module for module in self.network.modules() if isinstance(module, torch.nn.RMSNorm))
+        return {parameter for norm in norms for parameter in norm.parameters()}
+
     @contextlib.contextmanager
     def sampling(self, captions: list[str]):
         """Within the block the pipeline can run: all but the text encoders on the device, computing in the training's
@@ -317,7 +302,7 @@ class GeneratorTask:
         Yields: the pipeline's arguments that stand for `captions` under guidance, one row a caption.
         """
         # Norms: where autocast leaves them to their input (on a CPU), that is float32 at times. The rest is 99.9%.
-        networks = {*self.base.unet.parameters(), *self.trainable.parameters()}
+        networks = {*self.network.parameters(), *self.trainable.parameters()} - self._root_norms()
         rounded = [p for p in networks if p.dtype != torch.float32 and p.ndim == 1]
         precision = torch.autocast(
             self.device.type, dtype=self.weight_dtype, enabled=self.weight_dtype != torch.float32

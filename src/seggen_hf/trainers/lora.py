@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from ..config import GeneratorConfig
 from ..config.values import nearest_name
 
-Network = TypeVar("Network", bound=torch.nn.Module)  # UNet2DConditionModel or ControlNetModel
+Network = TypeVar("Network", bound=torch.nn.Module)  # of a base, or a ControlNet
 
 
 def check_lora_targets(network: torch.nn.Module, targets: list[str]) -> None:
@@ -20,15 +20,22 @@ def check_lora_targets(network: torch.nn.Module, targets: list[str]) -> None:
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             endings = {re.sub(r"^.*\.(?=[a-z_])", "", name) for name in layers}
-            kind = "ControlNet" if hasattr(network, "controlnet_cond_embedding") else "U-Net"
+            kind = {"ControlNetModel": "ControlNet", "UNet2DConditionModel": "U-Net"}.get(
+                type(network).__name__, "transformer"
+            )
             raise ValueError(
                 f"--lora_targets has {target!r}, which names no layer of the {kind}. {nearest_name(target, endings)}"
             )
 
 
-def add_lora(network: torch.nn.Module, config: GeneratorConfig) -> None:
-    """Put a LoRA of `config` on `network`, in place; its weights follow from `config.seed`."""
-    check_lora_targets(network, config.lora_targets)
+def add_lora(network: torch.nn.Module, config: GeneratorConfig, targets: list[str] | None = None) -> None:
+    """Put a LoRA of `config` on `network`, in place; its weights follow from `config.seed`.
+
+    Args:
+        targets: the layers that get one; those of `config` if not given.
+    """
+    targets = config.lora_targets if targets is None else targets
+    check_lora_targets(network, targets)
     adapted: Any = network  # diffusers' adapter methods
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -37,7 +44,7 @@ def add_lora(network: torch.nn.Module, config: GeneratorConfig) -> None:
             LoraConfig(
                 r=config.lora_rank,
                 lora_alpha=alpha,
-                target_modules=list(config.lora_targets),
+                target_modules=list(targets),
                 init_lora_weights="gaussian",
             )
         )

@@ -5,21 +5,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import ControlNetModel, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 
-from seggen_hf.pipelines import Mask2ImgPipeline, PanopticCodec, condition_channels, encode_condition
+from seggen_hf.pipelines import Mask2ImgPipeline, condition_channels
 
 from ..config import Mask2ImgConfig
-from ..labels import LabelSet
-from ..metrics import MeanIoU
-from ..networks.modules import move
-from ..segmenter.build import load_segmenter
-from ..segmenter.inference import predict_semantic, without_windows
 from ..storage.files import replace_folder
-from .generator import GeneratorTask, cast_weights, load_unet, save_pipeline
+from .families.choice import read_family
+from .families.sdxl import SDXL
+from .generator import cast_weights, load_network, save_pipeline
 from .lora import add_lora, cast_frozen, fuse_lora
+from .painted_map import PaintedMapTask
+from .reference import ReferenceTask
 
 _EMBEDDING_CHANNELS = (16, 32, 96, 256)  # ControlNet's own, for the 8-fold reduction of SDXL's autoencoder
 
@@ -126,25 +124,18 @@ def denoise(controlnet, unet, noisy, timestep, embeds, added, condition) -> torc
         ).sample
 
 
-class Mask2ImgTask(GeneratorTask):
+class Mask2ImgTask(PaintedMapTask):
     """Trains a ControlNet, and with `train_base` the U-Net too, to draw images that fit their maps."""
 
-    config: Mask2ImgConfig
-    needs_image = True
+    @classmethod
+    def from_config(cls, config: Mask2ImgConfig, records, labels, panoptic_codec=None) -> Any:
+        """The task of the family of the base that `config` names: of SDXL this one, of FLUX.2 a `ReferenceTask`.
 
-    def __init__(
-        self,
-        base: StableDiffusionXLPipeline,
-        config: Mask2ImgConfig,
-        records,
-        labels: LabelSet,
-        panoptic_codec: PanopticCodec | None = None,
-    ):
-        super().__init__(base, config, records, labels, panoptic_codec)
-        self.labels = labels
-        self.segmenter = None
-        if config.validation_segmenter:
-            self.segmenter = load_segmenter(config.validation_segmenter, labels)
+        Raises: `ValueError` for a base that cannot be loaded, and settings that its family has no use for.
+        """
+        if read_family(config) is SDXL:
+            return super().from_config(config, records, labels, panoptic_codec)
+        return ReferenceTask.from_config(config, records, labels, panoptic_codec)
 
     def _begin_controlnet(self, unet: UNet2DConditionModel) -> ControlNetModel:
         """The ControlNet that the training begins with: the one that the settings name, or a copy of `unet`'s encoder.
@@ -183,18 +174,6 @@ class Mask2ImgTask(GeneratorTask):
             cast_weights(self.base.unet, self.weight_dtype)  # norms too: it runs without autocast
             self.base.unet.to(self.device)
 
-    def collate(self, samples: list[dict]) -> dict:
-        batch = super().collate(samples)
-        maps = np.stack([sample["segmentation_map"] for sample in samples])
-        codec = self.panoptic_codec or self.codec
-        batch["condition"] = encode_condition(codec, maps, *self.size, self.config.conditioning)
-        return batch
-
-    @property
-    def colormap(self) -> dict:
-        conditioning = self.config.conditioning
-        return super().colormap | ({"conditioning": conditioning} if conditioning != "rgb" else {})
-
     def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
         added = {"text_embeds": batch["pooled"], "time_ids": batch["time_ids"].to(noisy.dtype)}
         inputs = (noisy, batch["timestep"], batch["prompt_embeds"], added, batch["condition"])
@@ -204,55 +183,9 @@ class Mask2ImgTask(GeneratorTask):
         self, unet: UNet2DConditionModel | None = None, controlnet: ControlNetModel | None = None
     ) -> Mask2ImgPipeline:
         """The pipeline of the current weights (with these networks in their places); its modules are the task's."""
-        components: dict[str, Any] = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
         return Mask2ImgPipeline(
-            **components,
-            controlnet=controlnet or self.controlnet,
-            force_zeros_for_empty_prompt=self.base.config["force_zeros_for_empty_prompt"],
-            colormap=self.colormap,
+            **self.family.parts(unet), controlnet=controlnet or self.controlnet, colormap=self.colormap
         )
-
-    def validate(self, step: int, folder: Path) -> dict[str, float]:
-        """Draw images of fixed maps and captions with fixed seeds into `folder/step-XXXXXXXX.png`.
-
-        Rows of the picture: the map, the image drawn from it, the record's own image.
-
-        Returns: with a validation segmenter `alignment_pixel_accuracy` and `alignment_mIoU` of its prediction on the
-        drawn images against their maps, and the same of the real images (`real_...`) to compare with;
-        nothing without validation images.
-        """
-        indices = self.validation_indices()
-        if not indices:
-            return {}
-        maps = [self.views.resized_map(i) for i in indices]
-        painted = [self.codec.encode(m) for m in maps]
-        outputs = self.draw_validation(self.to_pipeline(), indices, segmentation_map=painted)
-        drawn = [image for output in outputs for image in np.rint(output.images * 255).astype(np.uint8)]
-        real = [self.views.resized_image(i) for i in indices]
-        self.write_validation([painted, drawn, real], indices, step, folder)
-        return self._alignment(drawn, maps, "alignment") | self._alignment(real, maps, "real")
-
-    def _alignment(self, images: list[np.ndarray], maps: list[np.ndarray], name: str) -> dict[str, float]:
-        if self.segmenter is None:
-            return {}
-        model, processor = self.segmenter
-        move(model, self.device)
-        score = MeanIoU(self.labels.num_labels, self.labels.ignore_index)
-        for predicted, drawn_map in zip(
-            predict_semantic(model, without_windows(processor), images), maps, strict=True
-        ):
-            score.update(predicted, self._label_map(drawn_map))
-        move(model, "cpu")
-        found = score.compute()
-        return {f"{name}_pixel_accuracy": found["pixel_accuracy"], f"{name}_mIoU": found["mIoU"]}
-
-    def _label_map(self, ids: np.ndarray) -> np.ndarray:
-        """Label ids of what `codec` paints."""
-        if self.panoptic_codec is None:
-            return ids
-        is_void = ids == self.codec.ignore_index
-        labels = self.panoptic_codec.label_of_color[np.where(is_void, 0, ids)]
-        return np.where(is_void, self.labels.ignore_index, labels)
 
     def save(self, folder: Path) -> None:
         """Write the `Mask2ImgPipeline` into `folder`, safetensors; a frozen U-Net as the base has it, in float32.
@@ -262,7 +195,7 @@ class Mask2ImgTask(GeneratorTask):
         pipeline's own ControlNet has it added to its weights.
         """
         rounded = not self.config.train_base and self.weight_dtype != torch.float32
-        unet = load_unet(self.config) if rounded else None
+        unet = load_network(self.config) if rounded else None
         controlnet = None
         if self.config.lora_rank:
             if self.config.controlnet_model is not None:

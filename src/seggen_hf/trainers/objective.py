@@ -1,10 +1,10 @@
-"""The denoising objective: the base's own noise schedule and prediction type, plain or min-SNR weighted."""
+"""Denoising objectives: the base's own noise schedule and prediction type, plain or min-SNR; flow matching."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from ..config import PREDICTION_TYPES
 from ..networks.modules import from_config
@@ -74,3 +74,42 @@ class DenoisingObjective:
         snr = self._snr[timesteps]
         weights = min_snr_weights(snr, self.snr_gamma, self.prediction_type, self._zero_terminal)
         return (weights * errors).mean(), plain
+
+
+class FlowObjective:
+    """Flow matching (arXiv:2210.02747) on the line from latents to noise, with the sigmas of the base's scheduler.
+
+    Timestep k of 0 .. num_timesteps - 1 has the k-th sigma, rising to 1; one shift for all sizes is the scheduler's
+    own, one that depends on the size is of sampling alone.
+    """
+
+    prediction_type = "velocity"
+
+    def __init__(self, scheduler_config: Mapping):
+        if "shift" not in scheduler_config:
+            raise ValueError(
+                f"The base's scheduler ({scheduler_config.get('_class_name', 'unnamed')}) is none of flow matching."
+            )
+        scheduler: Any = from_config(FlowMatchEulerDiscreteScheduler, scheduler_config)
+        self._sigmas = scheduler.sigmas.flip(0).float()
+        self.num_timesteps: int = len(self._sigmas)
+
+    def sigma(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Shares of noise, float32, in the shape and on the device of `timesteps`."""
+        self._sigmas = self._sigmas.to(timesteps.device)  # stays there: a copy waits for the device
+        return self._sigmas[timesteps]
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """(1 - sigma) latents + sigma noise; `(batch, channels, h, w)` float32, `(batch,)` int64."""
+        sigma = self.sigma(timesteps).view(-1, 1, 1, 1)
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the network should say: where the line leads."""
+        return noise - latents
+
+    def loss(self, prediction, latents, noise, timesteps) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared error, the mean over the batch, twice: nothing is weighted. Scalars, float32."""
+        target = self.target(latents, noise, timesteps)
+        plain = (prediction.float() - target.float()).square().flatten(1).mean(1).mean()
+        return plain, plain

@@ -1,18 +1,15 @@
-"""Text2Mask's training: caption -> color map, the base's whole U-Net or a LoRA of it (SegGen, arXiv:2311.03355)."""
+"""Text2Mask's training: caption -> color map, the base's whole network or a LoRA of it (SegGen, arXiv:2311.03355)."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import UNet2DConditionModel
-
-from seggen_hf.pipelines import Text2MaskPipeline
 
 from ..config import SynthesisConfig, Text2MaskConfig
 from ..data.captions import simple_name
 from .generator import save_pipeline
-from .unet import UNetTask
+from .network import NetworkTask
 
 # A pixel counts as decoded with confidence within the distance that synthesis accepts (0-255 RGB units).
 _CONFIDENT_DISTANCE = SynthesisConfig().max_color_distance
@@ -34,19 +31,15 @@ def map_validity(segmentation_map: np.ndarray, caption: str, id2label: dict[int,
     }
 
 
-class Text2MaskTask(UNetTask):
-    """Trains `base.unet` to draw the color map of a caption."""
+class Text2MaskTask(NetworkTask):
+    """Trains the base's network to draw the color map of a caption."""
 
     config: Text2MaskConfig
 
-    def to_pipeline(self, unet: UNet2DConditionModel | None = None) -> Text2MaskPipeline:
-        """The pipeline of the current weights (or of `unet`); its modules are the task's own."""
-        components: dict[str, Any] = dict(self.base.components) | ({"unet": unet} if unet is not None else {})
-        return Text2MaskPipeline(
-            **components,
-            force_zeros_for_empty_prompt=self.base.config["force_zeros_for_empty_prompt"],
-            colormap=self.colormap,
-        )
+    def to_pipeline(self, network: Any = None) -> Any:
+        """The Text2Mask pipeline of the base's family, of the current weights (or of `network`); its modules are the
+        task's own."""
+        return self.family.text2mask_class(**self.family.parts(network), colormap=self.colormap)
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Draw the maps of fixed captions with fixed seeds into `folder/step-XXXXXXXX.png`, captions beside it.
@@ -88,8 +81,8 @@ class Text2MaskTask(UNetTask):
         return numbers
 
     def save(self, folder: Path) -> None:
-        """Write the `Text2MaskPipeline` into `folder`, safetensors; of a LoRA also the adapter, in `folder/lora`.
+        """Write the Text2Mask pipeline into `folder`, safetensors; of a LoRA also the adapter, in `folder/lora`.
 
-        The pipeline of a LoRA holds the base's float32 U-Net with the LoRA added to its weights: it needs no peft.
+        The pipeline of a LoRA holds the base's float32 network with the LoRA added to its weights: it needs no peft.
         """
-        save_pipeline(self.to_pipeline(self.finished_unet(folder)), folder)
+        save_pipeline(self.to_pipeline(self.finished_network(folder)), folder)
