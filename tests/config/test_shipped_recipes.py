@@ -7,10 +7,32 @@ from typer.testing import CliRunner
 
 from seggen_hf.cli import app
 from seggen_hf.config import load_recipe
-from seggen_hf.config.values import builtin_recipes
+from seggen_hf.config.values import builtin_recipes, list_differing
+from seggen_hf.plan import run_plan
 
 # Recipes whose data says how many labels it has are planned with data that is here.
-OF_FOLDERS = {"camvid_mini": ["data.test_splits=[test]"], "nuclei_mini": ["data.test_splits=[test]"]}
+OF_FOLDERS = {name: ["data.test_splits=[test]"] for name in ("camvid_mini", "nuclei_mini", "flux2_klein")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def equal_trainings_are_planned_once():
+    """Recipes share generators, and to compute a plan of SDXL takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("plan_text2mask", "plan_mask2img"):
+            patch.setattr(run_plan, name, _remembering(getattr(run_plan, name)))
+        yield
+
+
+def _remembering(plan):
+    found = {}
+
+    def remembered(config, *rest):
+        key = repr((list_differing(config), rest))
+        if key not in found:
+            found[key] = plan(config, *rest)
+        return found[key]
+
+    return remembered
 
 
 @pytest.mark.slow

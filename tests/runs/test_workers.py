@@ -37,7 +37,9 @@ def test_trainings_together_make_what_they_make_one_after_the_other(untrained_ru
     assert "[transformers]" not in capfd.readouterr().err  # nothing that nobody can act on
     names = [f"segmenter-{arm}/seed-0" for arm in ("real", "synthetic")]
     steps = [
-        re.sub(r"^stage \d of \d, ", "", line.split(" in ")[0]) for line in said if re.search("begins|done in", line)
+        re.sub(r"^stage \d of \d, |; about .* left.*$", "", line.split(" in ")[0])
+        for line in said
+        if re.search("begins|done in", line)
     ]
     assert steps[:2] == ["synthetic: begins", f"{names[0]}: begins"] and len(steps) == 6
     assert steps.index(f"{names[1]}: begins") == steps.index("synthetic: done") + 1  # it reads them
