@@ -4,6 +4,7 @@ import numpy as np
 from datasets import Dataset
 
 from .mixture import DecodedRecords
+from .sources.streamed import StreamedRecords
 from .transforms import cover_crop, place_of
 
 
@@ -14,10 +15,14 @@ class RealPartners:
         real: decoded real records, whose `image_id` the synthetic ones have as `source_id`.
         synthetic: with `kind`, `source_id` and `seed`; those of other kinds than `imgsyn` have no partner.
         share: of the samples with a partner that are mixed, in [0, 1].
-    Raises: `ValueError` if no synthetic record has a partner.
+    Raises: `ValueError` for samples that are streamed, and if no synthetic record has a partner.
     """
 
-    def __init__(self, real: DecodedRecords, synthetic: Dataset, share: float):
+    def __init__(self, real: DecodedRecords, synthetic: Dataset | StreamedRecords, share: float):
+        if isinstance(synthetic, StreamedRecords):
+            raise ValueError(
+                "segmenter.pixel_mixing asks whose map a sample has; drop --streaming, which leaves it out."
+            )
         missing = [name for name in ("kind", "source_id", "seed") if name not in synthetic.column_names]
         places = {} if missing or not len(real) else {name: i for i, name in enumerate(real.records["image_id"][:])}
         self.real, self.share = real, share

@@ -10,7 +10,8 @@ import pytest
 
 from seggen_hf.config import CaptionConfig, DataConfig, SegmenterConfig
 from seggen_hf.data.captions import add_captions
-from seggen_hf.data.mixture import STEPS_PER_WINDOW, RecordMixture
+from seggen_hf.data.mixture import STEPS_PER_WINDOW, DecodedRecords, RecordMixture
+from seggen_hf.data.pixel_mixing import RealPartners
 from seggen_hf.data.schema import encode_map, labels_of, read_image, read_map, record_features
 from seggen_hf.data.sources import streamed
 from seggen_hf.data.sources.streamed import join_streams, stream_records, stream_split
@@ -45,6 +46,11 @@ def test_streamed_records_are_those_on_disk(shards, scene_records):
     assert len(first) == 3 and first.windows() == [range(3)] and first[2]["image_id"] == scene_records[2]["image_id"]
     with pytest.raises(IndexError, match="3 records"):
         first[3]
+
+
+def test_a_stream_of_samples_tells_no_source_to_mix_with(shards, scene_records):
+    with pytest.raises(ValueError, match="drop --streaming"):
+        RealPartners(DecodedRecords(scene_records), stream_records(str(shards)), 0.5)
 
 
 def test_streamed_labels_take_their_own_palette_as_loaded_ones_do(shards, scene_records):
