@@ -66,6 +66,9 @@ def test_the_kind_that_helped_less_is_left_out_only_if_it_is_clearly_worse():
     ("reason", "setting"),
     [
         ("undecodable", "text2mask.max_train_steps=5600"),
+        ("implausible", "text2mask.max_train_steps=5600"),
+        ("not_as_named", "text2mask.max_train_steps=5600"),
+        ("copied_map", "text2mask.max_train_steps=1400"),
         ("misaligned", "mask2img.max_train_steps=3000"),
         ("not_finite", "text2mask.learning_rate=0.0003"),
     ],

@@ -89,6 +89,14 @@ def _about_dropped(recipe: Recipe, made: Sequence[Made]) -> list[Advice]:
             steps = 2 * recipe.text2mask.max_train_steps
             text = told + "generated maps could not be read: train Text2Mask longer."
             found.append(Advice(text, (f"text2mask.max_train_steps={steps}",)))
+        elif reason in ("not_as_named", "implausible"):
+            steps = 2 * recipe.text2mask.max_train_steps
+            text = told + "generated maps are not what was asked for: train Text2Mask longer."
+            found.append(Advice(text, (f"text2mask.max_train_steps={steps}",)))
+        elif reason == "copied_map":
+            steps = max(1, recipe.text2mask.max_train_steps // 2)
+            text = told + "generated maps are those of real records: train Text2Mask for fewer steps."
+            found.append(Advice(text, (f"text2mask.max_train_steps={steps}",)))
         elif reason == "misaligned":
             steps = 2 * recipe.mask2img.max_train_steps
             text = told + "images do not fit their maps: train Mask2Img longer, or hold it closer to the map."
