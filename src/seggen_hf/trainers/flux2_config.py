@@ -1,8 +1,9 @@
 """The public configuration of FLUX.2-klein-base-4B: a dry run needs no network.
 
-The transformer's figures are those of `Klein4BParams` in black-forest-labs/flux2 (src/flux2/model.py), in diffusers'
-names; the autoencoder's are the defaults of diffusers' `AutoencoderKLFlux2`, which were made for FLUX.2; the text
-encoder is Qwen/Qwen3-4B, by its config.json. The counts of parameters that follow are tested against those published.
+The published files themselves were not at hand. The transformer's depths and width are those of `Klein4BParams` of
+black-forest-labs/flux2 as others copied them, in diffusers' names; the autoencoder's figures are the defaults of
+diffusers' `AutoencoderKLFlux2`, which were made for FLUX.2; the text encoder's are those known of Qwen3-4B. The counts
+of parameters that follow agree with the sizes that the models are named by.
 """
 
 FLUX2_BASE_ID = "black-forest-labs/FLUX.2-klein-base-4B"
