@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter
 
 from seggen_hf.arms import parse_segmenter_name
 from seggen_hf.data.schema import attach_labels, encode_image, labels_of, read_image
+from seggen_hf.data.transforms import clouds
 from seggen_hf.pictures.markdown import table
 from seggen_hf.pictures.spacing import spread
 from seggen_hf.runs.folder import RunFolder
@@ -38,11 +39,8 @@ REFERENCE = 224  # pixels of the shorter side of the images that the strengths o
 
 def fog(image: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
     """A pale haze with clouds, thicker towards the top."""
-    height, width = image.shape[:2]
-    coarse = Image.fromarray(rng.uniform(-1, 1, (4, 4)).astype(np.float32))
-    clouds = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
     thick = (0.2, 0.35, 0.5, 0.62, 0.74)[strength - 1]
-    density = thick * np.linspace(1.2, 0.8, height)[:, None] + 0.1 * clouds
+    density = thick * np.linspace(1.2, 0.8, image.shape[0])[:, None] + 0.1 * clouds(image.shape[:2], rng)
     return image + (217 - image) * np.clip(density, 0, 1)[..., None]
 
 

@@ -193,7 +193,7 @@ def _fog(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     haze = rng.uniform(0.65, 0.92) + rng.uniform(-0.03, 0.05, 3).astype(np.float32)
     top, bottom = rng.uniform(0.55, 0.95), rng.uniform(0.15, 0.6)
     density = np.linspace(top, min(bottom, top), image.shape[0], dtype=np.float32)[:, None]
-    density = np.clip(density + rng.uniform(0, 0.15) * _clouds(image.shape[:2], rng), 0, 1)[..., None]
+    density = np.clip(density + rng.uniform(0, 0.15) * clouds(image.shape[:2], rng), 0, 1)[..., None]
     return image * (1 - density) + haze * density
 
 
@@ -209,7 +209,7 @@ def _snow(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     grey = image.mean(axis=2, keepdims=True)
     faded = grey + (image - grey) * rng.uniform(0.25, 0.7)
     cover = rng.uniform(0.1, 0.5) * (0.5 + 0.5 * np.linspace(0, 1, height, dtype=np.float32)[:, None, None])
-    cover = np.clip(cover * (1 + 0.6 * _clouds((height, width), rng)[..., None]), 0, 1)
+    cover = np.clip(cover * (1 + 0.6 * clouds((height, width), rng)[..., None]), 0, 1)
     cold = np.array([0.92, 0.96, 1.0], np.float32)
     painted = faded * (1 - cover) + cold * cover
     # Flakes are drawn on two grids, near (large) and far (small), each flake one cell of its grid.
@@ -224,7 +224,7 @@ def _snow(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 _PAINTERS = {"night": _night, "fog": _fog, "tint": _tint, "snow": _snow}
 
 
-def _clouds(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def clouds(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Smooth noise in about [-1, 1], float32 of `size`: a 4 x 4 grid, enlarged bicubically."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (4, 4)).astype(np.float32))
     return np.asarray(coarse.resize((size[1], size[0]), Image.Resampling.BICUBIC))

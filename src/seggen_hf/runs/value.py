@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -52,8 +52,7 @@ class Curve:
     @property
     def spread(self) -> float | None:
         """Points between the seeds, the widest of all points of the curve; None for one seed."""
-        ranges = [max(found.values()) - min(found.values()) for found in self.scores.values()]
-        return 100 * max(ranges) if len(next(iter(self.scores.values()))) > 1 else None
+        return widest_range(self.scores.values())
 
     @property
     def gains(self) -> tuple[float, float]:
@@ -98,7 +97,7 @@ class Curve:
         """JSON values; scores and gains in %."""
         points = [
             {
-                "records": _count(self.num_records, share),
+                "records": count_share(self.num_records, share),
                 "steps": times * self.steps,
                 "scores": {str(seed): 100 * score for seed, score in found.items()},
                 "mean": self.mean(share, times),
@@ -114,7 +113,7 @@ class Curve:
         for (share, times), found in self.scores.items():
             seeds = ", ".join(f"{100 * score:.1f}" for score in found.values())
             more = f"  ({seeds})" if len(found) > 1 else ""
-            count = _count(self.num_records, share)
+            count = count_share(self.num_records, share)
             lines.append(f"{count:>8} {times * self.steps:>8} {self.mean(share, times):>8.1f}{more}")
         lines += ["", self.advice]
         if self.spread is None:
@@ -137,7 +136,7 @@ class Division:
 
     def part(self, share: float) -> Dataset:
         """A smaller part lies in the larger ones, so that a doubling only adds."""
-        return self.records.select(np.sort(self.order[: _count(len(self.order), share)]))
+        return self.records.select(np.sort(self.order[: count_share(len(self.order), share)]))
 
     @staticmethod
     def folder(out: str | os.PathLike, share: float, times: int, seed: int) -> Path:
@@ -184,8 +183,16 @@ def measure_value(recipe: Recipe, out: str | os.PathLike, say: Callable[[str], N
     return curve
 
 
-def _count(num_records: int, share: float) -> int:
-    return max(1, round(share * num_records))
+def count_share(number: int, share: float) -> int:
+    """A share of a number of records, at least one."""
+    return max(1, round(share * number))
+
+
+def widest_range(scores: Iterable[Mapping[int, float]]) -> float | None:
+    """Points between the seeds, the widest of all scores by seed (shares in [0, 1]); None for one seed."""
+    found = list(scores)
+    ranges = [max(by_seed.values()) - min(by_seed.values()) for by_seed in found]
+    return 100 * max(ranges) if len(found[0]) > 1 else None
 
 
 def score_point(

@@ -15,7 +15,7 @@ from ..tasks import TASKS
 from .folder import RunFolder
 from .lock import lock_run
 from .stage_marker import read_marker
-from .value import WORTH_IT, divide_labels, score_point
+from .value import WORTH_IT, count_share, divide_labels, score_point, widest_range
 
 ARM = "synthetic"
 MIXES = ((0.3, 1.0), (0.6, 1.0), (0.9, 1.0), (0.6, 0.25))  # p_aug, and the share of the samples
@@ -49,8 +49,7 @@ class Mixing:
     @property
     def spread(self) -> float | None:
         """Points between the seeds, the widest of all; None for one seed."""
-        ranges = [max(found.values()) - min(found.values()) for found in (self.real, *self.scores.values())]
-        return 100 * max(ranges) if len(self.real) > 1 else None
+        return widest_range([self.real, *self.scores.values()])
 
     @property
     def of_volume(self) -> float:
@@ -78,7 +77,7 @@ class Mixing:
         mixes = [
             {
                 "p_aug": p_aug,
-                "samples": _count(self.num_samples, share),
+                "samples": count_share(self.num_samples, share),
                 "scores": {str(seed): 100 * score for seed, score in found.items()},
                 "gain": self.gain((p_aug, share)),
             }
@@ -94,7 +93,7 @@ class Mixing:
         lines.append(f"{0:>8} {0:>8} {real:>8.1f}")
         for (p_aug, share), found in self.scores.items():
             mean, gain = 100 * fmean(found.values()), self.gain((p_aug, share))
-            lines.append(f"{p_aug:>8g} {_count(self.num_samples, share):>8} {mean:>8.1f} {gain:>+6.1f}")
+            lines.append(f"{p_aug:>8g} {count_share(self.num_samples, share):>8} {mean:>8.1f} {gain:>+6.1f}")
         lines += ["", self.advice, CAVEAT]
         if self.spread is None:
             lines.append("One seed cannot tell a gain from chance: evaluation.seeds names more.")
@@ -132,7 +131,7 @@ def measure_samples(recipe: Recipe, out: str | os.PathLike, say: Callable[[str],
             real[seed] = score_point(recipe, config, part, labels)
             say(f"real labels alone, seed {seed}: {real[seed]:.1%}")
             for p_aug, share in MIXES:
-                shown = made.select([own[place] for place in spread(len(own), _count(len(own), share))])
+                shown = made.select([own[place] for place in spread(len(own), count_share(len(own), share))])
                 folder = run.value / f"p_aug-{p_aug:g}-samples-{round(100 * share)}" / f"seed-{seed}"
                 config = arm_config(arm, recipe.segmenter, seed, folder, run.synthetic)
                 config = dataclasses.replace(config, synthetic_mode="replace", p_aug=p_aug)
@@ -143,10 +142,6 @@ def measure_samples(recipe: Recipe, out: str | os.PathLike, say: Callable[[str],
     found = Mixing(recipe.name, metric, len(own), len(labels.held_out), real, scores)
     write_json(run.value / "samples.json", found.to_dict())
     return found
-
-
-def _count(number: int, share: float) -> int:
-    return max(1, round(share * number))
 
 
 def _noise(noise: float) -> str:
