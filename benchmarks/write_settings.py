@@ -9,7 +9,7 @@ import types
 import typing
 from pathlib import Path
 
-from seggen_hf.config import SECTIONS, GeneratorConfig, TrainingConfig
+from seggen_hf.config import SECTIONS, GeneratorConfig, ImageGeneratorConfig, TrainingConfig
 from seggen_hf.config.presets import MEMORY, preset_lines
 from seggen_hf.config.values import yaml_text
 from seggen_hf.storage.files import write_text
@@ -57,6 +57,7 @@ def describe_settings() -> str:
                 _section("Every training", TrainingConfig, "Sections `adapt`, `text2mask`, `mask2img`, `segmenter`. ")
             )
             parts.append(_section("Generators", GeneratorConfig, "Sections `adapt`, `text2mask`, `mask2img`. "))
+            parts.append(_section("Generators of images", ImageGeneratorConfig, "Sections `adapt`, `mask2img`. "))
         parts.append(_section(f"`{name}`", cls, _inherited(cls)))
     lines = [
         f"**{name}**, for cards of {size} GiB:\n\n" + "\n".join(f"- {line}" for line in preset_lines(name))
@@ -67,8 +68,10 @@ def describe_settings() -> str:
 
 
 def _inherited(cls: type) -> str:
+    if issubclass(cls, ImageGeneratorConfig):
+        return "Those of every training, of all generators and of those of images, and: "
     if issubclass(cls, GeneratorConfig):
-        return "Those of every training and of both generators, and: "
+        return "Those of every training and of all generators, and: "
     return "Those of every training, and: " if issubclass(cls, TrainingConfig) else ""
 
 

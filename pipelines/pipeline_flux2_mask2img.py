@@ -35,7 +35,8 @@ class Flux2Mask2ImgPipeline(Mask2ImgMixin, Flux2Mixin, Flux2KleinPipeline):
 
     Args: those of `Flux2KleinPipeline`, and
         colormap (`dict`): `to_dict()` of the `ColormapCodec` or `PanopticCodec` that painted the training maps, and
-            the height and width of the training, if known.
+            the height and width of the training, if known; `image_gamma`, if the training's images had another than
+            their own.
     """
 
     def __init__(
@@ -111,10 +112,11 @@ class Flux2Mask2ImgPipeline(Mask2ImgMixin, Flux2Mixin, Flux2KleinPipeline):
             prompt=prompt,
             height=height,
             width=width,
-            output_type=output_type,
+            output_type=self.drawn_type(output_type),
             return_dict=False,
             **self.complete_prompt(kwargs),
         )[0]
+        images = self.undo_gamma(images, output_type)
         return Mask2ImgOutput(images=images) if return_dict else (images,)
 
     def check_size(self, height: int, width: int) -> None:

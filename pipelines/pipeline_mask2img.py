@@ -20,7 +20,8 @@ class Mask2ImgPipeline(Mask2ImgMixin, StableDiffusionXLControlNetPipeline):
 
     Args: those of `StableDiffusionXLControlNetPipeline`, with one ControlNet and without watermarker, and
         colormap (`dict`): `to_dict()` of the `ColormapCodec` or `PanopticCodec` that painted the training maps, and
-            the height and width of the training, if known; `conditioning`, if the ControlNet is shown more than RGB.
+            the height and width of the training, if known; `conditioning`, if the ControlNet is shown more than RGB;
+            `image_gamma`, if the training's images had another gamma than their own.
     """
 
     def __init__(
@@ -110,8 +111,9 @@ class Mask2ImgPipeline(Mask2ImgMixin, StableDiffusionXLControlNetPipeline):
             image=condition,
             height=height,
             width=width,
-            output_type=output_type,
+            output_type=self.drawn_type(output_type),
             return_dict=False,
             **kwargs,
         )[0]
+        images = self.undo_gamma(images, output_type)
         return Mask2ImgOutput(images=images) if return_dict else (images,)

@@ -1,6 +1,7 @@
 """What every Mask2Img pipeline does with the maps that it is given: they are read, whichever form they have."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -22,7 +23,26 @@ class Mask2ImgOutput(BaseOutput):
 
 
 class Mask2ImgMixin(ColormapPipelineMixin):
-    """Reads segmentation maps with the codec in a diffusers pipeline's config."""
+    """Reads segmentation maps with the codec in a diffusers pipeline's config, and undoes its images' gamma."""
+
+    # Of the diffusers pipeline that this is mixed into.
+    image_processor: Any
+
+    @property
+    def image_gamma(self) -> float:
+        """The power that the training raised images, in [0, 1], to; below 1 brightens."""
+        return (self.config.colormap or {}).get("image_gamma", 1.0)
+
+    def drawn_type(self, output_type: str) -> str:
+        """What to ask the stock loop for: floats, where `undo_gamma` changes them before they are rounded."""
+        return output_type if output_type == "latent" or self.image_gamma == 1 else "pt"
+
+    def undo_gamma(self, images, output_type: str):
+        """Images of this output type from those of `drawn_type`, as dark or bright as the training's own."""
+        if output_type == "latent" or self.image_gamma == 1:
+            return images
+        images = images.float() ** (1 / self.image_gamma)
+        return self.image_processor.postprocess(images, output_type, do_denormalize=[False] * len(images))
 
     def choose_size(self, maps: list[np.ndarray], height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width of the images: as given, else those of the first map, rounded down.

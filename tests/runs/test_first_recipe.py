@@ -6,6 +6,7 @@ import json
 import pytest
 import real_files as make
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
@@ -123,3 +124,20 @@ def test_how_the_data_is_read_is_written_into_the_recipe(tmp_path):
     assert done.exit_code == 0, done.output
     data = load_recipe(tmp_path / "r.yaml").data
     assert (data.mask_suffix, data.void_ids, data.mask_column) == ("_labelIds", [7, 9], None)
+
+
+@pytest.mark.parametrize("preset", [None, "24gb"])
+def test_the_base_sees_dark_images_brightened(tmp_path, preset):
+    for name in ("dark", "bright"):
+        for split in ("train", "val"):
+            make.folder(tmp_path / name, split=split)
+    for path in (tmp_path / "dark/train/images").iterdir():
+        with Image.open(path) as image:
+            image.point(lambda value: value // 16).save(path)
+    recipes = {}
+    for name in ("dark", "bright"):
+        text, _ = write_first_recipe(survey(tmp_path / name), name, preset)
+        (tmp_path / f"{name}.yaml").write_text(text)
+        recipes[name] = load_recipe(tmp_path / f"{name}.yaml")
+    assert recipes["dark"].mask2img.image_gamma == recipes["dark"].adapt.image_gamma == 0.5
+    assert recipes["bright"].mask2img.image_gamma == 1

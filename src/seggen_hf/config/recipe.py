@@ -189,7 +189,7 @@ def share_size(sections: dict[str, dict]) -> None:
     say itself from `text2mask`, which trains the same network; in place."""
     known = {f.name for f in dataclasses.fields(AdaptConfig)}
     for name, value in (sections["mask2img"] | sections["text2mask"]).items():
-        if name in known and (name in sections["text2mask"] or name in ("base_model", "revision")):
+        if name in known and (name in sections["text2mask"] or name in ("base_model", "revision", "image_gamma")):
             sections["adapt"].setdefault(name, value)
     for name in GENERATORS:
         for side in ("height", "width"):

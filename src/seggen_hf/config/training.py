@@ -103,7 +103,7 @@ class TrainingConfig:
 
 @dataclass(kw_only=True)
 class GeneratorConfig(TrainingConfig):
-    """What Text2Mask and Mask2Img trainings share."""
+    """What the trainings of the base, of Text2Mask and of Mask2Img share."""
 
     base_model: str = field(
         default="miniature",
@@ -160,7 +160,22 @@ class GeneratorConfig(TrainingConfig):
 
 
 @dataclass(kw_only=True)
-class AdaptConfig(GeneratorConfig):
+class ImageGeneratorConfig(GeneratorConfig):
+    """Of what learns to draw images: the base itself, and Mask2Img."""
+
+    image_gamma: float = field(
+        default=1.0,
+        metadata=about(
+            "Images in [0, 1] are raised to this power before the autoencoder reads them, and what is drawn to its "
+            "inverse. Below 1 for dark images (fluorescence, night), whose dim parts an autoencoder of photographs "
+            "loses.",
+            within=POSITIVE,
+        ),
+    )
+
+
+@dataclass(kw_only=True)
+class AdaptConfig(ImageGeneratorConfig):
     """Caption -> image: the base learns the domain of `data.unlabelled` before the generators start from it.
 
     In a recipe, settings that it does not give are those of `text2mask`.
@@ -177,7 +192,7 @@ class Text2MaskConfig(GeneratorConfig):
 
 
 @dataclass(kw_only=True)
-class Mask2ImgConfig(GeneratorConfig):
+class Mask2ImgConfig(ImageGeneratorConfig):
     """Color map + caption -> image: a ControlNet on the frozen base, or FLUX.2 itself, which is shown the map."""
 
     controlnet_model: str | None = field(

@@ -188,6 +188,13 @@ def _check_trainings(recipe: Recipe) -> None:
                 f"draws, are {wanted[0]} x {wanted[1]}. Drop {name}.height and {name}.width."
             )
 
+    adapt, mask2img = recipe.adapt.image_gamma, recipe.mask2img.image_gamma
+    if adapts_base(recipe) and "mask2img" in trained and adapt != mask2img:
+        raise ValueError(
+            f"adapt.image_gamma is {adapt} and mask2img.image_gamma {mask2img}: Mask2Img starts from a base that has "
+            f"learnt images of another brightness. Drop adapt.image_gamma."
+        )
+
 
 def _check_models(recipe: Recipe) -> None:
     """The models that will be loaded: a folder with the right file, or a Hub id that has it."""

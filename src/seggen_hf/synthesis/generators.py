@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 MAX_VAE_DIFFERENCE = 2 / 255  # of colors in [0, 1] between an autoencoder's precisions
 CACHED_CAPTIONS = 256  # SDXL: 0.3 MB each in fp16
 CACHED_BYTES = 256e6  # FLUX.2: 7.9 MB each
+TRAINED = ("conditioning", "image_gamma")  # what `colormap` tells of a Mask2Img that was trained in another way
 
 
 # Of each kind of pipeline that of each family of bases; the first is SDXL's.
@@ -149,9 +150,8 @@ def quiet(pipelines: Iterable):
 def generator_digest(pipeline) -> str:
     """Tells generators apart: by their weights, and by the settings of scheduler and codec."""
     scheduler = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
-    colors = (pipeline.panoptic_codec or pipeline.codec).to_dict() | (
-        {"conditioning": pipeline.conditioning} if pipeline.conditioning != "rgb" else {}
-    )
+    trained = {name: value for name, value in pipeline.config.colormap.items() if name in TRAINED}
+    colors = (pipeline.panoptic_codec or pipeline.codec).to_dict() | trained
     settings = [type(pipeline).__name__, colors, type(pipeline.scheduler).__name__, scheduler]
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     text = json.dumps([*settings, weights_digest(modules)], sort_keys=True, default=str)

@@ -20,8 +20,15 @@ class AdaptTask(NetworkTask):
     config: AdaptConfig
     needs_image, needs_map = True, False
 
+    @property
+    def image_gamma(self) -> float:
+        return self.config.image_gamma
+
     def to_pipeline(self, network: Any = None) -> DiffusionPipeline:
-        """The base with the current weights, or with `network`; its modules are the task's own."""
+        """The base with the current weights, or with `network`; its modules are the task's own.
+
+        It draws images of the training's `image_gamma`: a base's configuration has no place for it.
+        """
         return self.family.to_base(network)
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
@@ -30,7 +37,11 @@ class AdaptTask(NetworkTask):
         if not indices:
             return {}
         outputs = self.draw_validation(self.to_pipeline(), indices)
-        drawn = [image for output in outputs for image in np.rint(output.images * 255).astype(np.uint8)]
+        drawn = [
+            image
+            for output in outputs
+            for image in np.rint(output.images ** (1 / self.image_gamma) * 255).astype(np.uint8)
+        ]
         real = [self.views.resized_image(i) for i in indices]
         self.write_validation([real, drawn], indices, step, folder)
         return {}

@@ -53,6 +53,7 @@ class Encoders:
         arrays: what the parts of a caption's embeddings are called in a batch and in the cache.
         modules: everything that encodes.
         device: where it encodes.
+        image_gamma: the power that pixels are raised to before they are encoded.
     """
 
     text_parts: tuple[str, ...]
@@ -60,7 +61,7 @@ class Encoders:
     captions_at_once = ENCODE_CAPTIONS  # that are encoded together
 
     def __init__(self, base: Any):
-        self.base, self.device = base, torch.device("cpu")
+        self.base, self.device, self.image_gamma = base, torch.device("cpu"), 1.0
         self.modules = {name: getattr(base, name) for name in ("vae", *self.text_parts)}
         for module in self.modules.values():
             module.requires_grad_(False).eval()
@@ -90,7 +91,10 @@ class Encoders:
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 `(batch, height, width, 3)` -> scaled latents `(batch, channels, h, w)`, float32."""
-        return self.encode_images(pixels.to(self.device).movedim(-1, 1).float() / 127.5 - 1)
+        images = pixels.to(self.device).movedim(-1, 1).float() / 127.5 - 1
+        if self.image_gamma != 1:
+            images = (images / 2 + 0.5) ** self.image_gamma * 2 - 1
+        return self.encode_images(images)
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """The same of floats `(batch, 3, height, width)` in [-1, 1], where the autoencoder is."""

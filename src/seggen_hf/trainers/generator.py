@@ -73,6 +73,7 @@ class GeneratorTask:
 
     needs_image = False  # whether the encoded pixels are the record's image; otherwise its color map
     needs_map = True  # whether the records have maps at all
+    image_gamma = 1.0  # of the pixels that are encoded
 
     def __init__(
         self,
@@ -92,6 +93,7 @@ class GeneratorTask:
         factor = family.size_factor
         self.latent_shape = (family.latent_channels, config.height // factor, config.width // factor)
         self.encoders = family.build_encoders()
+        self.encoders.image_gamma = self.image_gamma
         self.network.requires_grad_(False).eval()
         self.device, self.weight_dtype = torch.device("cpu"), torch.float32
         self.views = RecordViews(records, config, self.codec, panoptic_codec, self.needs_image, self.needs_map)
@@ -151,14 +153,19 @@ class GeneratorTask:
 
     def _cache_facts(self) -> dict:
         names = ("height", "width", "random_flip", "max_crop_zoom", "seed", "size_conditioning")
-        return {name: getattr(self.config, name) for name in names} | {
-            "task": type(self).__name__,
-            **self._inputs,
-            "scaling": self.encoders.scaling(),
-            "colormap": self._colormap,
-            "variants": self.views.num_variants,
-            "dtype": np.dtype(self._cache_dtype).name,
-        }
+        gamma = {"image_gamma": self.image_gamma} if self.image_gamma != 1 else {}
+        return (
+            {name: getattr(self.config, name) for name in names}
+            | gamma
+            | {
+                "task": type(self).__name__,
+                **self._inputs,
+                "scaling": self.encoders.scaling(),
+                "colormap": self._colormap,
+                "variants": self.views.num_variants,
+                "dtype": np.dtype(self._cache_dtype).name,
+            }
+        )
 
     def _encode_records(self, indices: range) -> dict[str, np.ndarray]:
         """The arrays of a chunk of the cache."""

@@ -49,9 +49,14 @@ class PaintedMapTask(GeneratorTask):
         return batch
 
     @property
+    def image_gamma(self) -> float:
+        return self.config.image_gamma
+
+    @property
     def colormap(self) -> dict:
-        conditioning = self.config.conditioning
-        return super().colormap | ({"conditioning": conditioning} if conditioning != "rgb" else {})
+        conditioning, gamma = self.config.conditioning, self.image_gamma
+        facts = {"conditioning": conditioning} if conditioning != "rgb" else {}
+        return super().colormap | facts | ({"image_gamma": gamma} if gamma != 1 else {})
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Draw images of fixed maps and captions with fixed seeds into `folder/step-XXXXXXXX.png`.
