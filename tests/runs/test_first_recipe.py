@@ -102,6 +102,21 @@ def test_a_folder_is_run_without_a_recipe(tmp_path, monkeypatch, miniature_dir):
     assert again.exit_code == 0 and "the recipe is" not in again.stderr
 
 
+def test_a_folder_that_is_run_is_read_as_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        names = [f"{i}{kind}.png" for i in range(2) for kind in ("_ids", "_color")]
+        make.folder(tmp_path / "mine", split=split, images=[f"{i}.jpg" for i in range(2)], masks=names)
+    command = ["run", "mine", "--dry-run", "--set", "segmenter.max_train_steps=1"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1 and not (tmp_path / "runs").exists(), refused.output
+    wrong = CliRunner().invoke(app, [*command, "--set", "data.mask_sufix=_ids"])
+    assert wrong.exit_code == 1 and "mask_suffix" in wrong.stderr
+    done = CliRunner().invoke(app, [*command, "--set", "data.mask_suffix=_ids", "--set", "data.task=semantic"])
+    assert done.exit_code == 0, done.output
+    assert load_recipe(tmp_path / "runs/mine.yaml").data.mask_suffix == "_ids"
+
+
 @pytest.mark.parametrize(("folder", "name"), [("my data!", "my-data"), ("...", "data"), ("a_b-1", "a_b-1")])
 def test_names_are_those_of_folders(tmp_path, folder, name):
     assert name_for(tmp_path / folder) == name

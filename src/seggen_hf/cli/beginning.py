@@ -60,13 +60,23 @@ def begin(
     return file, told
 
 
-def recipe_of_folder(folder: str, preset: str | None) -> Path:
-    """The recipe of a folder of data that is run without one: `runs/NAME.yaml`, written if it is not there."""
+def recipe_of_folder(folder: str, preset: str | None, settings: list[str] | None = None) -> Path:
+    """The recipe of a folder of data that is run without one: `runs/NAME.yaml`, written if it is not there.
+
+    `settings` of section `data` say what the data is read for, and how.
+    """
+    from ..config import DataConfig, load_recipe
+    from ..data.sources.load import reading_of
     from ..runs.first_recipe import name_for
 
     file = Path("runs") / f"{name_for(folder)}.yaml"
     if not file.is_file():
-        _, told = begin(folder, file, preset)
+        given = [setting for setting in settings or () if setting.startswith("data.")]
+        data = load_recipe("quickstart", given).data  # for its rules: its own data is not read
+        usual = reading_of(DataConfig())
+        reading = {name: value for name, value in reading_of(data).items() if value != usual[name]}
+        is_told = any(setting.partition("=")[0] == "data.task" for setting in given)
+        _, told = begin(folder, file, preset, data.task if is_told else None, reading)
         for line in told:
             say(line)
         say(

@@ -42,7 +42,7 @@ def run(
     A folder of data stands for a recipe that fits it: runs/NAME.yaml, which `seggen init` writes if it is not there.
     """
     if is_folder_of_data(recipe):
-        recipe = str(recipe_of_folder(recipe, preset))
+        recipe = str(recipe_of_folder(recipe, preset, settings))
     settings = with_preset(settings, preset)
     if dry_run:
         show_plan(recipe, settings, as_json=json)
