@@ -4,11 +4,15 @@ import json
 import os
 import time
 
+import pytest
 from typer.testing import CliRunner
 
 from seggen_hf.cli import app
+from seggen_hf.runs import preflight
+from seggen_hf.runs.folder import RunFolder
 from seggen_hf.runs.lock import lock_run
 from seggen_hf.runs.stage_marker import DONE, STARTED
+from seggen_hf.runs.stages import list_stages
 from seggen_hf.runs.status import RunStatus, StageStatus
 
 
@@ -69,6 +73,44 @@ def test_what_is_left_of_the_run_follows_from_what_was_done():
     assert first.left == (30 + 3 * 120, 0)  # the one that goes on will have taken 120
     assert RunStatus("r", None, [goes_on, *waits[:1]], None, jobs=2).left == (120, 0)  # no less than the longest
     assert RunStatus("r", None, waits, None).tell_left() == RunStatus("r", None, [done], None).tell_left() == ""
+
+
+def test_stages_that_wait_take_what_the_plan_says_at_the_rate_of_those_that_are_done():
+    done = made("text2mask", "done", seconds=200.0, work=100.0)
+    waits = [
+        made("mask2img", steps=9, work=50.0),
+        made("synthetic", work=10.0),
+        made("segmenter-real/seed-0", work=5.0),
+    ]
+    assert RunStatus("r", None, [done, *waits], None).left == (130, 0)
+    goes_on = made("mask2img", "begun", seconds=30.0, step=10, steps=40, left=120.0, work=40.0)  # 160 in all
+    assert RunStatus("r", None, [done, goes_on, *waits[1:]], None).left[0] == pytest.approx(120 + 15 * 360 / 140)
+    began = made("synthetic", "begun", seconds=15.0, work=10.0)
+    assert RunStatus("r", None, [done, began], None).left == (5, 0)
+    trained = made("segmenter-real/seed-0", "done", seconds=7.0, work=5.0)
+    assert RunStatus("r", None, [trained, made("segmenter-real/seed-1", work=5.0)], None).left == (7, 0)
+    assert RunStatus("r", None, waits, None).left == (0, 3)  # nothing is done that could tell
+
+
+def test_a_run_of_many_steps_is_planned_once_for_what_is_left_of_it(run_copy, monkeypatch):
+    run = RunFolder(run_copy)
+    recipe, stages = run.recipe(), list_stages(run.recipe(), run)
+    preflight.plan_work(recipe, run, stages)
+    assert not run.work.exists()  # it is over in seconds
+    monkeypatch.setattr(preflight, "LONG", 1)
+    preflight.plan_work(recipe, run, stages)
+    written = run.work.stat().st_mtime_ns
+    for stage in ("mask2img", "synthetic", "segmenter-synthetic/seed-0"):
+        (run_copy / stage / DONE).unlink()
+    found = status(run_copy, "--json")
+    assert found["left"] > 0 and found["left_unknown"] == 0
+    works = {stage["name"]: stage["work"] for stage in found["stages"] if stage["name"] != "captions"}
+    assert len(works) == 5 and all(works.values())
+    preflight.plan_work(recipe, run, stages)
+    assert run.work.stat().st_mtime_ns == written
+    recipe.synthesis.imgsyn_variants += 1
+    preflight.plan_work(recipe, run, stages)
+    assert status(run_copy, "--json")["left"] != found["left"]
 
 
 def test_the_process_that_works_on_it_is_named_and_not_disturbed(run_copy):

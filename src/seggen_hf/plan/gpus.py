@@ -55,6 +55,16 @@ EFFICIENCY = {
     "evaluate": 0.043,
 }
 LORA_EFFICIENCY = 0.033  # of Text2Mask's
+# FLOP/s of one CPU core, in the run that docs/walkthrough.md shows: of the miniature, whose operations are small, and
+# whose segmenter's are the smallest. Not told as the speed of any other CPU: their ratios are what is used.
+CPU_SPEED = {
+    "adapt": 4.8e10,
+    "text2mask": 4.8e10,
+    "mask2img": 5.6e10,
+    "segmenter": 2.1e10,
+    "synthesize": 1.03e11,
+    "evaluate": 2.1e10,
+}
 
 
 def efficiency(stage) -> float:

@@ -181,7 +181,12 @@ def plan_recipe(
         ("synthesis", "synthesize", "synthetic" in folders,
             lambda: plan_synthesis(recipe, labels.num_labels, num_records, measure)),
         ("synthesis", "synthesize", "repainted" in folders,
-            lambda: plan_synthesis(_of_imgsyn(recipe), labels.num_labels, recipe.data.max_unlabelled or 0, measure)),
+            lambda: [
+                dataclasses.replace(stage, name="repaint")
+                for stage in plan_synthesis(
+                    _of_imgsyn(recipe), labels.num_labels, recipe.data.max_unlabelled or 0, measure
+                )
+            ]),
         ("segmenter", "segmenter", True, lambda: [plan_segmenter(recipe.segmenter, labels, processes, task, measure)]),
         ("filter", "evaluate", "filtered" in folders,
             lambda: [plan_filter(recipe, labels, pictures, measure)]),

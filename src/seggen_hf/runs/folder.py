@@ -44,6 +44,7 @@ class RunFolder:
         self.lock = self.path / "log" / ".lock"
         self.redo = self.path / "log" / "redo.json"  # of a redo that has begun
         self.checked = self.path / "log" / "checked.json"  # the data that was looked through
+        self.work = self.path / "log" / "work.json"  # what its stages compute
 
     def __fspath__(self) -> str:
         return str(self.path)

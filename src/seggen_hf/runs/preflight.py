@@ -1,13 +1,16 @@
 """What can be known to fail is found before the first costly stage."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset, Image
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -23,7 +26,7 @@ from ..data.sources.map_decoder import read_label_file
 from ..data.sources.unlabelled import check_images, load_unlabelled
 from ..labels import LabelSet, differing_labels
 from ..miniature.architecture import resolve_base
-from ..plan.gpus import Gpu
+from ..plan.gpus import CPU_SPEED, Gpu, efficiency
 from ..plan.run_plan import RunPlan, plan_recipe
 from ..segmenter.build import find_config
 from ..segmenter.eomt import check_seen_size, side_of_crops
@@ -36,6 +39,11 @@ from ..trainers.optimizer import check_optimizer
 from ..trainers.trackers import list_trackers
 from .folder import RunFolder
 from .records import data_digest, load_test_records, load_train_records
+from .scores import recipe_hash
+from .stages import Stage
+from .work import read_planned
+
+LONG = 2_000  # steps of all trainings: a shorter run is over before its plan, which takes seconds, is of use
 
 
 def check_run(recipe: Recipe, out: str | os.PathLike) -> dict:
@@ -92,6 +100,23 @@ def plan_run(recipe: Recipe, processes: int = 1, num_records: int | None = None)
         labels, num_records = labels_of(records), num_records or len(records)
         num_tests = sum(len(load_test_records(recipe, split)) for split in data.test_splits)
     return plan_recipe(recipe, labels, num_records, processes, num_tests=num_tests), labels
+
+
+def plan_work(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> None:
+    """Keep how long each kind of stage takes beside the others, by the plan, in log/work.json: once, and only if the
+    trainings among `stages`, which are to be made, have `LONG` steps or more."""
+    sections = {"adapt": recipe.adapt, "text2mask": recipe.text2mask, "mask2img": recipe.mask2img}
+    sections["segmenter"] = recipe.segmenter
+    steps = sum(sections[stage.kind].max_train_steps for stage in stages if stage.kind in sections)
+    digest = recipe_hash(recipe)
+    if steps < LONG or len(stages) < 2 or read_planned(run).get("recipe_hash") == digest:
+        return
+    planned: dict[str, float] = defaultdict(float)
+    with contextlib.suppress(ValueError, OSError):  # nothing but this estimate depends on it
+        for stage in plan_run(recipe)[0].stages:
+            speed = efficiency(stage) if torch.cuda.is_available() else CPU_SPEED[stage.kind]
+            planned[stage.name.split(" ")[0]] += stage.samples * stage.flops / speed
+    write_json(run.work, {"recipe_hash": digest, "work": planned})
 
 
 def preset_that_fits(

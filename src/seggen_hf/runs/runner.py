@@ -12,7 +12,7 @@ from .folder import RunFolder
 from .lock import lock_run
 from .log import RunLog
 from .makers import begins, make_stage
-from .preflight import check_run
+from .preflight import check_run, plan_work
 from .records import data_digest, load_test_records, source_digests
 from .redo import begin_redo, finish_moves, has_other_data, list_redone
 from .report import write_report
@@ -133,6 +133,7 @@ def _make(
     for stage in [stage for stage in chosen if stage.is_done]:
         tell(f"{stage.name}: kept, it is finished")
     pending = [stage for stage in chosen if not stage.is_done]
+    plan_work(recipe, run, pending)
     if recipe.evaluation.jobs > 1:
         together("make", stages=pending)
     else:

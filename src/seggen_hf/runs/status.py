@@ -12,6 +12,7 @@ from ..config import Recipe
 from .folder import RunFolder, read_history
 from .stage_marker import DONE, STARTED, read_marker
 from .stages import Stage, list_stages
+from .work import read_work, work_of
 
 QUIET = 600.0  # seconds without a new line of history after which a training is told to be silent
 
@@ -23,6 +24,7 @@ class StageStatus:
     Attributes:
         seconds: what it took, or has taken so far as it last said; step, steps: of a training.
         left: seconds that a training's remaining steps take at the rate of its last ones; None where it is not known.
+        work: how long it takes beside the others; None where it is not planned.
         silent: seconds since it last wrote a line, of a training that is begun.
     """
 
@@ -32,6 +34,7 @@ class StageStatus:
     step: int | None = None
     steps: int | None = None
     left: float | None = None
+    work: float | None = None
     silent: float | None = None
 
 
@@ -54,16 +57,28 @@ class RunStatus:
         """Seconds that the stages take whose time can be told, with `jobs` at a time, and how many cannot be told.
 
         A training that goes on tells its own; a segmenter that waits takes as long as those that are done, or as one
-        that goes on will have taken.
+        that goes on will have taken; of any other stage what it computes tells, at the rate of all stages so far.
         """
         segmenters = [stage for stage in self.stages if parse_segmenter_name(stage.name)]
         took = [stage.seconds for stage in segmenters if stage.state == "done" and stage.seconds]
         took = took or [seconds for stage in segmenters if (seconds := _whole(stage))]
         usual = fmean(took) if took else None
         pending = [stage for stage in self.stages if stage.state != "done"]
-        told = [usual if stage.left is None and stage in segmenters else stage.left for stage in pending]
+        told = [
+            stage.left if stage.left is not None else (usual if stage in segmenters else None) or self._at_rate(stage)
+            for stage in pending
+        ]
         known = [seconds for seconds in told if seconds is not None]
         return max([0.0, *known, sum(known) / self.jobs]), len(told) - len(known)
+
+    def _at_rate(self, stage: StageStatus) -> float | None:
+        """Seconds that are left of a stage at the rate at which the others have computed what they had to."""
+        timed = [(other.work, other.seconds if other.state == "done" else _whole(other)) for other in self.stages]
+        known = [(work, seconds) for work, seconds in timed if work and seconds]
+        if not known or not stage.work:
+            return None
+        whole = stage.work * sum(seconds for _, seconds in known) / sum(work for work, _ in known)
+        return max(whole - (stage.seconds or 0), 0.0)
 
     def tell_left(self) -> str:
         """What is left of the whole run, in words; empty where nothing is known of it, or nothing is left."""
@@ -99,25 +114,26 @@ def read_status(out: str | os.PathLike) -> RunStatus:
     run = RunFolder(out)
     recipe = run.recipe()
     log = run.log.read_text(encoding="utf-8").rstrip().splitlines() if run.log.is_file() else []
-    stages = [_status_of(stage, recipe) for stage in list_stages(recipe, run)]
+    work = read_work(run)
+    stages = [_status_of(stage, recipe, work_of(stage, work)) for stage in list_stages(recipe, run)]
     return RunStatus(str(run), _holder(run), stages, log[-1] if log else None, recipe.evaluation.jobs)
 
 
-def _status_of(stage: Stage, recipe: Recipe) -> StageStatus:
+def _status_of(stage: Stage, recipe: Recipe, work: float | None) -> StageStatus:
     if done := read_marker(stage.folder, DONE):
-        return StageStatus(stage.name, "done", done["seconds"])
+        return StageStatus(stage.name, "done", done["seconds"], work=work)
     begun, steps = read_marker(stage.folder, STARTED), _steps(stage, recipe)
     if begun is None:
-        return StageStatus(stage.name, "waiting", steps=steps)
+        return StageStatus(stage.name, "waiting", steps=steps, work=work)
     lines = read_history(stage.folder)
     if not lines:
-        return StageStatus(stage.name, "begun", begun["seconds"], 0 if steps else None, steps)
+        return StageStatus(stage.name, "begun", begun["seconds"], 0 if steps else None, steps, work=work)
     step = lines[-1]["step"]
     rates = [line["samples_per_second"] for line in lines[-5:] if line.get("samples_per_second")]
     batch = _samples_per_step(stage, recipe)
     left = (steps - step) * batch / (sum(rates) / len(rates)) if rates and steps and batch else None
     silent = time.time() - (stage.folder / "history.jsonl").stat().st_mtime
-    return StageStatus(stage.name, "begun", begun["seconds"], step, steps, left, silent)
+    return StageStatus(stage.name, "begun", begun["seconds"], step, steps, left, work, silent)
 
 
 def _whole(stage: StageStatus) -> float | None:
