@@ -68,6 +68,36 @@ def test_recipes_of_every_task_and_card_load(tmp_path, task, preset):
     assert yaml.safe_load(text)["evaluation"]["seeds"] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("preset", ["24gb", "80gb"])
+def test_a_recipe_can_begin_with_flux2(tmp_path, preset):
+    root = flat(tmp_path / "mine", [f"{i:02d}" for i in range(10)])
+    (root / "unlabelled").mkdir()
+    make.picture(root / "unlabelled/0.jpg")
+    command = ["init", str(root), "--out", str(tmp_path / "r.yaml"), "--base", "flux2"]
+    done = CliRunner().invoke(app, [*command, "--preset", preset])
+    assert done.exit_code == 0 and "FLUX.2-klein draws at" in done.stdout, done.output
+    recipe = load_recipe(tmp_path / "r.yaml")
+    for section in (recipe.adapt, recipe.text2mask, recipe.mask2img):
+        assert section.base_model.startswith("black-forest-labs/FLUX.2-klein") and section.lora_rank == 32
+        assert section.height % 16 == section.width % 16 == 0 and section.height * section.width <= 1024 * 1024
+    assert not recipe.mask2img.train_base and recipe.synthesis.conditioning_scale == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["--base", "flux2"], 1, "--base flux2 needs a card"),
+        (["--base", "flux2", "--preset", "16gb"], 1, "Presets 24gb, 48gb, 80gb hold it"),
+        (["--base", "sd15", "--preset", "24gb"], 2, "There is no base 'sd15'; there are sdxl, flux2."),
+    ],
+)
+def test_bases_that_do_not_fit_are_refused(tmp_path, words, status, told):
+    make.folder(tmp_path / "mine", split="train")
+    refused = CliRunner().invoke(app, ["init", str(tmp_path / "mine"), "--out", str(tmp_path / "r.yaml"), *words])
+    assert refused.exit_code == status and told in refused.stderr
+    assert not (tmp_path / "r.yaml").exists()
+
+
 def test_images_of_many_segments_are_cut_into_tiles(tmp_path):
     make.panoptic(tmp_path / "data")
     found = dataclasses.replace(survey(tmp_path / "data"), segments=375)

@@ -17,6 +17,9 @@ def init(
     source: Annotated[str, typer.Argument(help="Folder of images and masks (any layout that is read), or a Hub id.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write; NAME.yaml here if absent.")] = None,
     preset: Preset = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="sdxl or flux2 (FLUX.2-klein), on a card; sdxl if absent.")
+    ] = None,
     task: Annotated[
         str | None, typer.Option("--task", help="semantic, panoptic or instance; by the data if absent.")
     ] = None,
@@ -27,11 +30,14 @@ def init(
 ):
     """Write a recipe that fits a data set: splits, sizes, steps and arms, each with its reason. Asks nothing."""
     from ..config.presets import PRESETS
+    from ..runs.first_recipe import BASES
 
     check_task(task)
     if preset is not None and preset not in PRESETS:
         raise WrongArguments(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
-    file, told = begin(source, out, preset, task, reading)
+    if base is not None and base not in BASES:
+        raise WrongArguments(f"There is no base {base!r}; there are {', '.join(BASES)}.")
+    file, told = begin(source, out, preset, task, reading, base)
     if json:
         print(dumps({"recipe": str(file), "told": told}))
         return
@@ -42,7 +48,12 @@ def init(
 
 
 def begin(
-    source: str, out: Path | None, preset: str | None, task: str | None = None, reading: dict | None = None
+    source: str,
+    out: Path | None,
+    preset: str | None,
+    task: str | None = None,
+    reading: dict | None = None,
+    base: str | None = None,
 ) -> tuple[Path, list[str]]:
     """Write a recipe for `source`, and load it; its file, and what was chosen."""
     quiet_libraries()
@@ -54,7 +65,7 @@ def begin(
     file = out or Path(f"{name}.yaml")
     if file.exists():
         raise ValueError(f"{file} exists, and may hold what somebody wrote; name another with --out.")
-    text, told = write_first_recipe(survey(source, task, reading), name, preset)
+    text, told = write_first_recipe(survey(source, task, reading), name, preset, base)
     write_text(file, text)
     load_recipe(file)
     return file, told

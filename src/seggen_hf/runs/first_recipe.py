@@ -1,5 +1,6 @@
 """A recipe that fits a data set: what lies in it decides splits, sizes, steps and arms; every choice says why."""
 
+import functools
 import json
 import math
 import os
@@ -26,7 +27,9 @@ SURVEYED = 64  # images that are looked at
 DARK = 32  # brightness, 0 to 255, below which the base sees images brightened
 HELD_OUT_SHARE = 0.2
 MANY, PER_TILE = 100, 25  # segments of one image that are cut into tiles, and those that a tile is to have
-SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+SDXL, FLUX2 = "stabilityai/stable-diffusion-xl-base-1.0", "black-forest-labs/FLUX.2-klein-base-4B"
+BASES = {"sdxl": SDXL, "flux2": FLUX2}
+FLUX2_PRESETS = ("24gb", "48gb", "80gb")  # where its text encoder and transformer, 8 GB each, lie beside each other
 SEGMENTERS = {
     "semantic": "facebook/mask2former-swin-small-ade-semantic",
     "panoptic": "facebook/mask2former-swin-small-coco-panoptic",
@@ -104,12 +107,22 @@ def survey(source: str | os.PathLike, task: str | None = None, reading: Mapping[
     )
 
 
-def write_first_recipe(found: Survey, name: str, preset: str | None) -> tuple[str, list[str]]:
+def write_first_recipe(found: Survey, name: str, preset: str | None, base: str | None = None) -> tuple[str, list[str]]:
     """The text of a recipe for `found`, and three lines on what was chosen and why.
 
     Args:
         preset: of the card; None is for a CPU and the miniature base.
+        base: one of `BASES`, which need a card; SDXL if it is not given.
+    Raises: `ValueError` for a base that no card of the preset holds.
     """
+    if base is not None and preset is None:
+        raise ValueError(f"--base {base} needs a card: give its --preset, such as 24gb. A CPU has the miniature base.")
+    if base == "flux2" and preset not in FLUX2_PRESETS:
+        raise ValueError(
+            f"--base flux2 does not fit --preset {preset}: its text encoder and transformer take 17 GiB together. "
+            f"Presets {', '.join(FLUX2_PRESETS)} hold it; sdxl fits {preset}."
+        )
+    base = base or ("sdxl" if preset else "miniature")
     num_train = found.num_records
     if not found.test_splits:
         num_train = round((1 - HELD_OUT_SHARE) * num_train)
@@ -118,10 +131,11 @@ def write_first_recipe(found: Survey, name: str, preset: str | None) -> tuple[st
     more = [f"  {name}: {json.dumps(value)}" for name, value in found.reading.items()]
     more += [f"  unlabelled: {json.dumps(found.unlabelled)}"] if found.unlabelled else []
     tiles = min(8, math.ceil(math.sqrt(found.segments / PER_TILE))) if found.segments > MANY else 1
-    size = _size(found.size if tiles == 1 else (1, 1), preset)
+    size = _size(found.size if tiles == 1 else (1, 1), base)
     if tiles > 1:
         more.append(f"  tiles: {tiles}  # up to {found.segments} segments an image: learnt from about square parts")
-    trainings, steps_reason = (_on_a_card if preset else _on_a_cpu)(found, num_train, size)
+    on_a_card = functools.partial(_on_a_card, base)
+    trainings, steps_reason = (on_a_card if preset else _on_a_cpu)(found, num_train, size)
     lines = [
         f"# For {found.source}: {found.num_records} labelled images of about {found.size[0]} x {found.size[1]},",
         f"# {found.num_labels} labels, splits {', '.join(found.splits)}. By `seggen init`; change what you like.",
@@ -140,12 +154,16 @@ def write_first_recipe(found: Survey, name: str, preset: str | None) -> tuple[st
         "  seeds: [0, 1, 2]  # fewer cannot tell a gain from chance",
     ]
     drawn = f"{size[0]} x {size[1]}" + (f", tiles of {tiles} x {tiles}" if tiles > 1 else "")
-    base = f"SDXL draws at {drawn}" if preset else f"The miniature base draws at {drawn} (SDXL: --preset, on a card)"
+    draws = {
+        "sdxl": f"SDXL draws at {drawn}",
+        "flux2": f"FLUX.2-klein draws at {drawn}, by LoRA",
+        "miniature": f"The miniature base draws at {drawn} (SDXL: --preset, on a card)",
+    }
     told = [
         f"{found.num_records} labelled images of about {found.size[0]} x {found.size[1]}, {found.num_labels} labels, "
         f"task {found.task}" + (f"; {found.num_unlabelled} images without masks" if found.unlabelled else ""),
         split_reason,
-        f"{base}; {steps_reason}; arms {', '.join(arms)}, 3 seeds",
+        f"{draws[base]}; {steps_reason}; arms {', '.join(arms)}, 3 seeds",
     ]
     return "\n".join(lines) + "\n", told
 
@@ -168,9 +186,10 @@ def _splits(found: Survey) -> tuple[list[str], str]:
     return lines, f"One split alone ({found.train_split}): a fifth of it is held out to score on{together}"
 
 
-def _size(size: tuple[int, int], preset: str | None) -> tuple[int, int]:
-    """Height and width of the generators: the images' shape, with as many pixels as the base is good at."""
-    pixels, step = (768 * 768, 64) if preset else (96 * 128, 32)
+def _size(size: tuple[int, int], base: str) -> tuple[int, int]:
+    """Height and width of the generators: the images' shape, with as many pixels as the base is good at (FLUX.2: as
+    its recipe has, which draws each image beside a reference of its size)."""
+    pixels, step = {"sdxl": (768 * 768, 64), "flux2": (512 * 512, 64), "miniature": (96 * 128, 32)}[base]
     scale = math.sqrt(pixels / (size[0] * size[1]))
     return _multiple(scale * size[0], step), _multiple(scale * size[1], step)
 
@@ -199,29 +218,36 @@ def _gamma(found: Survey) -> list[str]:
     ]
 
 
-def _on_a_card(found: Survey, num_train: int, size: tuple[int, int]) -> tuple[list[str], str]:
+def _on_a_card(base: str, found: Survey, num_train: int, size: tuple[int, int]) -> tuple[list[str], str]:
     steps, longer = _between(20 * num_train, 3_000, 30_000), _between(10 * num_train, 4_000, 80_000)
     crop = min(512, _multiple(min(found.size) - 15, 32))
+    start = [f"  base_model: {BASES[base]}"]
+    training = ["  lr_warmup_steps: 100", "  ema_decay: 0.999", "  checkpointing_steps: 500"]
+    drawn = ["  text2mask_steps: 50", "  mask2img_steps: 30"]
+    if base == "flux2":
+        start += ["  lora_rank: 32", "  learning_rate: 1.0e-4"]
+        training += ["  validation_inference_steps: 28", "  validation_guidance_scale: 4.0"]
+        drawn = ["  text2mask_steps: 50", "  text2mask_guidance: 4.0"]
+        drawn += ["  mask2img_steps: 28", "  mask2img_guidance: 4.0"]
     adapted = [
         "adapt:  # the base learns the look of the unlabelled images before the generators start from it",
-        f"  base_model: {SDXL}",
+        *start,
         f"  max_train_steps: {_between(4 * found.num_unlabelled, 2_000, 10_000)}",
     ]
-    training = ["  lr_warmup_steps: 100", "  ema_decay: 0.999", "  checkpointing_steps: 500"]
     lines = [
         "caption:",
         "  captioner: Salesforce/blip2-opt-2.7b",
         *(adapted if found.unlabelled else []),
         "text2mask:",
-        f"  base_model: {SDXL}",
+        *start,
         f"  max_train_steps: {steps}  # some 20 times the labels",
         *training,
         "mask2img:",
-        f"  base_model: {SDXL}",
+        *start,
         f"  max_train_steps: {steps}",
-        *training[::2],
+        *(training if base == "flux2" else training[::2]),
         *_gamma(found),
-        *_synthesis(num_train, ["  text2mask_steps: 50", "  mask2img_steps: 30"]),
+        *_synthesis(num_train, drawn),
         "segmenter:",
         f"  model: {SEGMENTERS[found.task]}",
         f"  max_train_steps: {longer}  # `seggen plan RECIPE --value` says whether that is enough",
