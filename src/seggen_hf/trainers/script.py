@@ -11,6 +11,7 @@ from ..config import CaptionConfig, DataConfig, GeneratorConfig, parse_or_exit
 from ..data.captions import TEMPLATE, add_captions
 from ..data.schema import labels_of
 from ..data.sources.streamed import StreamedRecords, read_split
+from ..process.quiet import quiet_libraries
 from ..process.stopping import GOES_ON, exit_status, termination_raises
 from ..storage.folders import TRAINING, check_folder, claim_folder
 from .generator import build_panoptic_codec
@@ -39,6 +40,7 @@ def run_script(config_class, task_class, plan, argv: list[str] | None = None) ->
 def told_in_a_line(run: Callable[[], None]) -> int:
     """Call `run`; its exit status, with a line on stderr where that is not 0: 1 for what goes wrong in use, 130 after
     Ctrl-C and 143 after SIGTERM, which the first process tells."""
+    quiet_libraries()
     try:
         with termination_raises():
             run()

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import real_files as make
 from makers import CATEGORIES, assert_blocks, block_map, make_folder, maps_of, photo
 from PIL import Image
 
@@ -136,3 +137,36 @@ def test_zero_as_void_is_for_folders_too(tmp_path):
     for index in range(2):
         Image.fromarray(block_map(index, labels=(1, 2, 3), void=0)).save(root / "train/masks" / f"{index:04d}.png")
     assert_blocks(load_records(root, zero_is_void=True), 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "draft"),
+    [
+        ([0, 255], {"categories": [{"id": 0, "name": "?"}, {"id": 255, "name": "?"}]}),
+        ([0, 3, 255], {"ignore_index": 255, "categories": [{"id": 0, "name": "?"}, {"id": 3, "name": "?"}]}),
+        (
+            [[0, 0, 9], [0, 0, 3]],
+            {
+                "categories": [
+                    {"id": 0, "name": "?", "color": [0, 0, 3]},
+                    {"id": 1, "name": "?", "color": [0, 0, 9]},
+                ]
+            },
+        ),
+        (list(range(41)), None),
+    ],
+    ids=["two ids", "void", "painted", "no labels"],
+)
+def test_a_folder_without_labels_is_told_which_its_masks_hold(tmp_path, values, draft):
+    make.picture(tmp_path / "images/a.png", size=(4, 41))
+    make.mask(tmp_path / "masks/a.png", values=(values,), size=(4, 41))
+    with pytest.raises(ValueError, match=r"write .*classes\.json") as refused:
+        load_records(tmp_path)
+    written = str(refused.value).partition("classes.json")[2].partition(": ")[2]
+    if draft is None:
+        assert '"name": "sky"' in written
+        return
+    assert json.loads(written.partition("masks: ")[2] or written) == draft
+    named = {"categories": [fact | {"name": f"n{fact['id']}"} for fact in draft["categories"]]}
+    (tmp_path / "classes.json").write_text(json.dumps(draft | named))
+    assert labels_of(load_records(tmp_path)).num_labels == 2

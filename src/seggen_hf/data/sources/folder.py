@@ -6,13 +6,14 @@ import shlex
 import unicodedata
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
 
 from ..schema import SEGMENT
 from .checks import Source
+from .label_draft import draft_label_file
 from .map_decoder import LabelFile, read_label_file
 from .roots import Roots
 
@@ -53,7 +54,7 @@ def read_folder(
     ]
     stems = sorted(set(images) & set(masks))
     if labels is None:
-        labels = read_label_file(find_label_file(root, roots))
+        labels = read_label_file(find_label_file(root, roots, list(masks.values())))
     captions = {}
     if (folder / CAPTIONS_FILE).is_file():
         roots.check_file(folder / CAPTIONS_FILE)
@@ -103,16 +104,21 @@ def match_masks(
     return matched, [f"{folder}: masks are named like their images and {ending}, and so matched"], []
 
 
-def find_label_file(root: Path, roots: Roots) -> Path:
-    """classes.json, labels.json or id2label.json of a folder."""
+def find_label_file(root: Path, roots: Roots, masks: Sequence[Path]) -> Path:
+    """classes.json, labels.json or id2label.json of a folder. Raises: `ValueError` if it has none, with one that fits
+    its `masks`."""
     for name in LABEL_FILES:
         if (root / name).is_file():
             roots.check_file(root / name)
             return root / name
+    draft = draft_label_file(masks)
+    example = (
+        '{"ignore_index": 255, "categories": [{"id": 0, "name": "sky", "isthing": 0, "color": [0, 0, 255]}, ...]}'
+    )
+    told = f" with a name for each value of its masks: {draft}" if draft else f": {example}"
     raise ValueError(
-        f"{root} has none of {', '.join(LABEL_FILES)}. Write classes.json: "
-        '{"ignore_index": 255, "categories": [{"id": 0, "name": "sky", "isthing": 0, "color": [0, 0, 255]}, ...]}, '
-        "or name a label file with --labels."
+        f"{root} has none of {', '.join(LABEL_FILES)}. Name a label file with --labels, or write {root}/classes.json"
+        f"{told}"
     )
 
 
