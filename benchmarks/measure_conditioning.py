@@ -31,7 +31,7 @@ from seggen_hf.data.schema import (
     read_panoptic,
     record_features,
 )
-from seggen_hf.data.sources.load import load_split
+from seggen_hf.data.sources.split import load_split
 from seggen_hf.data.transforms import cover_crop
 from seggen_hf.pictures.markdown import table
 from seggen_hf.pictures.spacing import spread

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from seggen_hf.config import list_overridden, load_recipe
 from seggen_hf.data.schema import labels_of
-from seggen_hf.data.sources.load import load_split
+from seggen_hf.data.sources.split import load_split
 from seggen_hf.data.tiles import tile_records
 from seggen_hf.pictures.markdown import table
 from seggen_hf.provenance import library_versions, public_command

@@ -108,7 +108,8 @@ def break_names(rng: random.Random, file: Path) -> None:
 def run_case(seed: int) -> str:
     """`read` or `refused`, as one broken data set should be, or what went wrong."""
     from seggen_hf.data.doctor import examine
-    from seggen_hf.data.sources.load import load_records, splits_of
+    from seggen_hf.data.sources.layout import splits_of
+    from seggen_hf.data.sources.load import load_records
 
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:

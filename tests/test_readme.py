@@ -15,7 +15,7 @@ from seggen_hf.cli import app
 from seggen_hf.config import load_recipe
 from seggen_hf.config.values import builtin_recipes
 from seggen_hf.data.schema import read_map
-from seggen_hf.data.sources.load import load_split
+from seggen_hf.data.sources.split import load_split
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

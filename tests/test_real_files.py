@@ -6,7 +6,7 @@ import real_files as make
 from real_files import NAN, SIZE, SQUARE, annotation, category, entry, read
 
 from seggen_hf.data.schema import read_map
-from seggen_hf.data.sources.load import splits_of
+from seggen_hf.data.sources.layout import splits_of
 
 HEIGHT, WIDTH = SIZE
 

@@ -11,7 +11,7 @@ from PIL import Image
 from real_files import SIZE, read
 
 from seggen_hf.data.schema import read_map
-from seggen_hf.data.sources.load import splits_of
+from seggen_hf.data.sources.layout import splits_of
 
 HEIGHT, WIDTH = SIZE
 

@@ -22,7 +22,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from seggen_hf.config import CaptionConfig, DataConfig, SynthesisConfig, parse_or_exit
 from seggen_hf.data.captions import add_captions
 from seggen_hf.data.schema import labels_of
-from seggen_hf.data.sources.load import load_split
+from seggen_hf.data.sources.split import load_split
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from seggen_hf.storage.folders import SYNTHESIS, check_folder
 from seggen_hf.synthesis import synthesize

@@ -22,7 +22,7 @@ from typing import Any
 from seggen_hf.config import SCENES, DataConfig, SegmenterConfig, parse_or_exit
 from seggen_hf.data.scenes.records import scene_labels
 from seggen_hf.data.schema import labels_of
-from seggen_hf.data.sources.load import open_source
+from seggen_hf.data.sources.layout import open_source
 from seggen_hf.data.sources.map_decoder import read_label_file
 from seggen_hf.data.sources.streamed import read_split
 from seggen_hf.labels import LabelSet

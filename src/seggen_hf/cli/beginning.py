@@ -77,7 +77,7 @@ def recipe_of_folder(folder: str, preset: str | None, settings: list[str] | None
     `settings` of section `data` say what the data is read for, and how.
     """
     from ..config import DataConfig, load_recipe
-    from ..data.sources.load import reading_of
+    from ..data.sources.split import reading_of
     from ..runs.first_recipe import name_for
 
     file = Path("runs") / f"{name_for(folder)}.yaml"

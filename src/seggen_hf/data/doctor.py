@@ -16,7 +16,7 @@ from .clean_copy import write_clean_split
 from .doctor_unlabelled import UnlabelledReport, examine_unlabelled
 from .likeness import compare, digest_image, find_pairs, thumbnails
 from .sources.checks import LISTED, Source, explain_missing_label, explain_no_label, inspect_rows
-from .sources.load import open_source, splits_of
+from .sources.layout import open_source, splits_of
 
 MUCH_VOID = 0.5  # share of a split's pixels
 

@@ -16,7 +16,8 @@ from datasets import Image
 from ..data.held_out import HELD_OUT, tell_groups
 from ..data.schema import labels_of, open_image, read_image
 from ..data.sources.folder import list_images
-from ..data.sources.load import load_records, splits_of
+from ..data.sources.layout import splits_of
+from ..data.sources.load import load_records
 from ..pictures.spacing import spread
 
 TRAIN = ("train", "training")

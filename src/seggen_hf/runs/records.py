@@ -9,7 +9,7 @@ import datasets.config
 from ..arms import reads_unlabelled
 from ..config import SCENES, Recipe
 from ..data.schema import labels_of
-from ..data.sources.load import load_split
+from ..data.sources.split import load_split
 from ..data.sources.unlabelled import load_unlabelled
 from ..labels import LabelSet
 from ..storage.content_digests import records_digest

@@ -6,7 +6,8 @@ from makers import CATEGORIES, HEIGHT, WIDTH, block_map, make_ade20k, maps_of, w
 from PIL import Image
 
 from seggen_hf.data.schema import labels_of
-from seggen_hf.data.sources.load import load_records, splits_of
+from seggen_hf.data.sources.layout import splits_of
+from seggen_hf.data.sources.load import load_records
 
 
 @pytest.mark.parametrize("archive", [False, True])

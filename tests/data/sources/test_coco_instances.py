@@ -13,7 +13,8 @@ from pycocotools import mask as mask_utils
 
 from seggen_hf.data.schema import encode_image, encode_panoptic, labels_of, read_image, read_map, read_panoptic
 from seggen_hf.data.sources.instance_painter import rle_counts
-from seggen_hf.data.sources.load import load_records, splits_of
+from seggen_hf.data.sources.layout import splits_of
+from seggen_hf.data.sources.load import load_records
 from seggen_hf.segments import label_map, measure_segments
 
 CATEGORIES = [{"id": 3, "name": "cell"}, {"id": 7, "name": "debris"}]

@@ -8,7 +8,8 @@ from makers import assert_blocks, block_map, make_coco, maps_of
 
 from seggen_hf.config import load_recipe
 from seggen_hf.data.schema import labels_of, read_image, read_map
-from seggen_hf.data.sources.load import load_records, splits_of
+from seggen_hf.data.sources.layout import splits_of
+from seggen_hf.data.sources.load import load_records
 
 
 def test_nuclei_become_background_and_nucleus(shared_data_dir):

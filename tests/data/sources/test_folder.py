@@ -15,7 +15,9 @@ from PIL import Image
 from seggen_hf.config import DataConfig
 from seggen_hf.data.held_out import HELD_OUT
 from seggen_hf.data.schema import labels_of
-from seggen_hf.data.sources.load import load_records, load_split, splits_of
+from seggen_hf.data.sources.layout import splits_of
+from seggen_hf.data.sources.load import load_records
+from seggen_hf.data.sources.split import load_split
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from makers import CATEGORIES, assert_blocks, block_map, make_folder, photo
 
 from seggen_hf.config import DataConfig
 from seggen_hf.data.schema import attach_labels, encode_image, encode_map, labels_of
-from seggen_hf.data.sources.load import load_records, load_split
+from seggen_hf.data.sources.load import load_records
+from seggen_hf.data.sources.split import load_split
 from seggen_hf.labels import LabelSet
 
 LABELS = LabelSet.from_dict(CATEGORIES)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from seggen_hf.config import DataConfig
 from seggen_hf.data.schema import labels_of, read_map
-from seggen_hf.data.sources.load import load_records, load_split
+from seggen_hf.data.sources.load import load_records
+from seggen_hf.data.sources.split import load_split
 from seggen_hf.data.sources.unlabelled import load_unlabelled
 from seggen_hf.pipelines import ColormapCodec
 

@@ -19,8 +19,9 @@ from seggen_hf.cli import app
 from seggen_hf.config import DataConfig, load_recipe
 from seggen_hf.data.doctor import examine
 from seggen_hf.data.schema import encode_image, encode_map, read_image, read_map
-from seggen_hf.data.sources.load import load_records, load_split
+from seggen_hf.data.sources.load import load_records
 from seggen_hf.data.sources.roots import Roots
+from seggen_hf.data.sources.split import load_split
 from seggen_hf.data.sources.streamed import stream_records
 from seggen_hf.synthesis.shards import shard_features
 

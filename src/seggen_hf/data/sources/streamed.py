@@ -26,9 +26,9 @@ from ...labels import LabelSet, differing_labels
 from ...process.retry import repeat, status_of
 from ..schema import allow_megapixels, labels_of, open_image, with_labels
 from .hub import CONNECTION_ERRORS, ask_hub, columns_of, labels_for
-from .load import load_split, reading_of
 from .map_decoder import LabelFile, MapDecoder, read_label_file
 from .roots import Roots
+from .split import load_split, reading_of
 
 logger = logging.getLogger(__name__)
 
