@@ -9,16 +9,13 @@ the ceiling that each arm closes.
 import argparse
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
-
-from scipy.stats import t as student
-from scipy.stats import ttest_1samp
+from statistics import fmean
 
 from seggen_hf.config import Recipe, load_recipe
 from seggen_hf.pictures.markdown import table
+from seggen_hf.runs.pairs import paired_difference
 from seggen_hf.runs.report import list_costs
 from seggen_hf.runs.results import percent, read_results, scores_by_arm
 from seggen_hf.runs.runner import run_stages
@@ -72,7 +69,6 @@ STUDIES = {
         Study("camvid", 2, "mIoU", "mIoU", ALL_LABELS, "camvid", "train/images"),
     )
 }
-BySeed = Mapping[int, float]
 
 
 def run_study(study: Study, data: Path, out: Path, seeds: int, settings: list[str]) -> None:
@@ -107,18 +103,6 @@ def gather(study: Study, out: Path) -> dict[str, dict[str, dict[int, float]]]:
     return found
 
 
-def difference(real: BySeed, other: BySeed) -> tuple[float, float | None, float | None]:
-    """Mean of the paired differences, half of its 95% confidence interval, and p of a paired t-test against none; the
-    last two are None for fewer than two pairs."""
-    pairs = [other[seed] - real[seed] for seed in sorted(real.keys() & other.keys())]
-    if not pairs:
-        return math.nan, None, None
-    if len(pairs) < 2 or stdev(pairs) == 0:
-        return fmean(pairs), None, None
-    half = student.ppf(0.975, len(pairs) - 1) * stdev(pairs) / math.sqrt(len(pairs))
-    return fmean(pairs), float(half), float(ttest_1samp(pairs, 0).pvalue)
-
-
 def describe(study: Study, out: Path) -> str | None:
     """What is known of a study so far, as Markdown; None while nothing is."""
     scores = gather(study, out)
@@ -135,13 +119,13 @@ def describe(study: Study, out: Path) -> str | None:
     ]
     for split, real in scores[BASELINE].items():
         top = scores.get(study.ceiling, {}).get(split)
-        gap = difference(real, top)[0] if top else math.nan
+        gap = paired_difference(real, top)[0] if top else math.nan
         rows = []
         for arm in [BASELINE, *(name for name in scores if name != BASELINE)]:
             if split not in scores[arm]:
                 continue
             by_seed = scores[arm][split]
-            mean, half, p = difference(real, by_seed)
+            mean, half, p = paired_difference(real, by_seed)
             told = "" if arm == BASELINE else percent(mean, signed=True) + (f" ± {percent(half)}" if half else "")
             closed = f"{mean / gap:.0%}" if gap > 0 and arm not in (BASELINE, study.ceiling) else ""
             each = ", ".join(f"{percent(value)} ({seed})" for seed, value in sorted(by_seed.items()))
