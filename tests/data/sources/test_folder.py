@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-import subprocess
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -107,17 +107,82 @@ def test_captions_may_name_files_and_those_of_no_image_are_told(tmp_path):
             load_records(root)
 
 
-def test_splits_within_images_and_masks_come_with_the_commands_that_turn_them_round(tmp_path):
-    root = make_folder(tmp_path / "my data", count=5)
-    for name in ("images", "masks"):
-        for part in ("train", "val"):
-            shutil.copytree(root / "train" / name, root / name / part)
-    shutil.rmtree(root / "train")
-    with pytest.raises(ValueError, match="splits within images/ and masks/") as caught:
-        load_records(root)
-    subprocess.run(["sh", "-c", "cd " + str(caught.value).split(": cd ")[1]], check=True)
-    assert splits_of(root) == ["train", "val"]
-    assert [len(load_records(root, split)) for split in splits_of(root)] == [5, 5]
+LAYOUTS = {
+    "splits within": (
+        ["images/train/a.jpg", "masks/train/a.png", "images/val/b.jpg", "masks/val/b.png"],
+        ["train", "val"],
+    ),
+    "years": (["img_dir/train2017/a.jpg", "ann_dir/train2017/a.png"], ["train2017"]),
+    "labels": (
+        ["train/images/a.jpg", "train/labels/a.png", "valid/images/b.jpg", "valid/labels/b.png"],
+        ["train", "valid"],
+    ),
+    "one split": (["image/a.jpg", "mask/a.png"], ["train"]),
+    "upper case": (["Images/a.JPG", "Masks/a.PNG"], ["train"]),
+    "videos": (["images/left/a.jpg", "masks/left/a.png", "images/right/a.jpg", "masks/right/a.png"], ["train"]),
+    "trimaps": (["images/a.jpg", "annotations/trimaps/a.png"], ["train"]),
+    "beside": (["a.jpg", "a_mask.png", "b.jpg", "b_mask.png"], ["train"]),
+    "beside, splits": (["train/a.png", "train/a-seg.png", "test/b.png", "test/b-seg.png"], ["test", "train"]),
+    "unlabelled beside": (["images/a.jpg", "labels/a.png", "unlabelled/c.jpg"], ["train"]),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_images_and_masks_are_found_however_their_folders_are_called(tmp_path, name):
+    files, splits = LAYOUTS[name]
+    masks = [file for file in files if any(sign in file.lower() for sign in ("mask", "label", "ann", "-seg"))]
+    masks = [file for file in masks if not file.startswith("unlabelled")]
+    for index, file in enumerate(files):
+        if file in masks:
+            make.mask(tmp_path / file, values=((0, 1),))
+        else:
+            make.picture(tmp_path / file, index)
+    (tmp_path / "classes.json").write_text('["sky", "road"]')
+    assert splits_of(tmp_path) == splits
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = [load_records(tmp_path, split) for split in splits]
+    assert sum(map(len, loaded)) == len(masks)
+    for records in loaded:
+        for row in records:
+            assert np.array_equal(np.unique(np.array(row["segmentation_map"])), [0, 1])
+            assert np.array(row["image"]).shape[:2] == make.SIZE and np.array(row["image"]).std() > 20
+    if name.startswith("beside"):
+        with pytest.warns(UserWarning, match="masks lie beside their images, named like them and"):
+            load_records(tmp_path, splits[0])
+
+
+@pytest.mark.parametrize(
+    "files",
+    [["a.jpg", "b.jpg"], ["a.jpg", "a_mask.png", "b.jpg"], ["a.jpg", "a_mask.png", "a_color.png"]],
+    ids=["images alone", "one without a mask", "two masks"],
+)
+def test_what_lies_beside_images_is_no_guess(tmp_path, files):
+    for index, file in enumerate(files):
+        make.picture(tmp_path / file, index)
+    with pytest.raises(ValueError, match="holds . images and no masks"):
+        load_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("_classes.csv", "Pixel Value, Class\n0, sky\n1, road\n"),
+        ("train/_classes.csv", "Pixel Value, Class\n0, sky\n1, road\n"),
+        ("classes.txt", "sky\nroad\n\n"),
+        ("labels.txt", "sky\r\nroad\r\n"),
+    ],
+)
+def test_names_of_labels_may_be_a_table_or_lines(tmp_path, file, content):
+    make.picture(tmp_path / "train/a.jpg")
+    make.mask(tmp_path / "train/a_mask.png")
+    (tmp_path / file).write_bytes(content.encode())
+    with pytest.warns(UserWarning, match="beside their images"):
+        records = load_records(tmp_path)
+    assert labels_of(records).id2label == {0: "sky", 1: "road"}
+    (tmp_path / file).write_text("Pixel Value, Class\n" if file.endswith("csv") else "")
+    with pytest.raises(ValueError, match=file):
+        load_records(tmp_path)
 
 
 def test_a_folder_without_splits_is_one_and_a_part_of_it_is_held_out(tmp_path):

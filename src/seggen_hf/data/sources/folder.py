@@ -1,8 +1,8 @@
-"""Reads SPLIT/images and SPLIT/masks beside a classes.json."""
+"""Reads images and masks that lie in folders, beside a classes.json."""
 
+import itertools
 import json
 import os
-import shlex
 import unicodedata
 import warnings
 from collections import defaultdict
@@ -13,54 +13,52 @@ from datasets import Dataset, Features, Image, Value
 
 from ..schema import SEGMENT
 from .checks import Source
+from .folder_pairs import IMAGE_SUFFIXES, ending_beside, find_pairs
 from .label_draft import draft_label_file
 from .map_decoder import LabelFile, read_label_file
 from .roots import Roots
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-LABEL_FILES = ("classes.json", "labels.json", "id2label.json")
-FLAT = "train"  # the name of the one split of a folder that has images/ and masks/ itself
+LABEL_FILES = ("classes.json", "labels.json", "id2label.json", "_classes.csv", "classes.txt", "labels.txt")
 CAPTIONS_FILE = "captions.json"  # optional, in the split's folder: {image_id: caption}
-
-
-def folder_splits(root: Path) -> list[str]:
-    """Names of the folders in `root` that hold both images and masks; `train` where they lie in `root` itself."""
-    found = sorted(path.parent.name for path in root.glob("*/images") if (path.parent / "masks").is_dir())
-    return found or ([FLAT] if _has_both(root) and not _parts(root) else [])
-
-
-def _has_both(root: Path) -> bool:
-    return (root / "images").is_dir() and (root / "masks").is_dir()
-
-
-def _parts(root: Path) -> list[str]:
-    """Folders that both images/ and masks/ of `root` hold: splits the other way round."""
-    return sorted(path.name for path in (root / "masks").iterdir() if (root / "images" / path.name).is_dir())
 
 
 def read_folder(
     root: Path, split: str, labels: LabelFile | None, roots: Roots, mask_suffix: str | None = None
 ) -> Source:
-    """List the pairs of `root/split`; a pair shares its name below images/ and masks/, but for the file's suffix and,
-    behind the mask's name, `mask_suffix`, or what all masks have there."""
-    folder = root / split if (root / split).is_dir() else root
-    images, image_problems = list_images(folder / "images")
-    named, mask_problems = list_images(folder / "masks")
-    masks, notes, rule_problems = match_masks(images, named, folder / "masks", mask_suffix)
+    """List the pairs of a split; a pair shares its name below the folders of images and masks, but for the file's
+    suffix and, behind the mask's name, `mask_suffix`, or what all masks have there."""
+    pair = find_pairs(root)[split]
+    if pair.is_shared:
+        images, named, image_problems, mask_suffix = list_beside(pair.images)
+        mask_problems, beside = (
+            [],
+            [f"{pair.images}: masks lie beside their images, named like them and {mask_suffix}"],
+        )
+    else:
+        (images, image_problems), (named, mask_problems) = list_images(pair.images), list_images(pair.masks)
+        beside = []
+    masks, notes, rule_problems = match_masks(images, named, pair.masks, mask_suffix)
     problems = image_problems + mask_problems + rule_problems
-    problems += [f"{images[stem]}: no mask {folder / 'masks' / stem}.png" for stem in sorted(set(images) - set(masks))]
-    problems += [
-        f"{masks[stem]}: no image of this name in {folder / 'images'}" for stem in sorted(set(masks) - set(images))
-    ]
+    problems += [f"{images[stem]}: no mask {pair.masks / stem}.png" for stem in sorted(set(images) - set(masks))]
+    problems += [f"{masks[stem]}: no image of this name in {pair.images}" for stem in sorted(set(masks) - set(images))]
     stems = sorted(set(images) & set(masks))
     if labels is None:
-        labels = read_label_file(find_label_file(root, roots, list(masks.values())))
+        labels = read_label_file(find_label_file((root, pair.home), roots, list(masks.values())))
     captions = {}
-    if (folder / CAPTIONS_FILE).is_file():
-        roots.check_file(folder / CAPTIONS_FILE)
-        captions = read_captions(folder / CAPTIONS_FILE, images)
+    if (pair.home / CAPTIONS_FILE).is_file():
+        roots.check_file(pair.home / CAPTIONS_FILE)
+        captions = read_captions(pair.home / CAPTIONS_FILE, images)
     rows = pair_rows(stems, images, masks, captions)
+    notes = beside + notes
     return Source("folder", rows, labels.labels, labels.decoder, problems, labels.collisions, notes=notes)
+
+
+def list_beside(folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[str], str]:
+    """Images and masks by stem, problems, and what the names of masks end in, of a folder that holds both."""
+    ending = ending_beside(folder) or ""
+    pictures, problems = list_images(folder, deep=False)
+    masks = {stem: path for stem, path in pictures.items() if stem.endswith(ending)}
+    return {stem: path for stem, path in pictures.items() if stem not in masks}, masks, problems, ending
 
 
 def match_masks(
@@ -104,31 +102,33 @@ def match_masks(
     return matched, [f"{folder}: masks are named like their images and {ending}, and so matched"], []
 
 
-def find_label_file(root: Path, roots: Roots, masks: Sequence[Path]) -> Path:
-    """classes.json, labels.json or id2label.json of a folder. Raises: `ValueError` if it has none, with one that fits
-    its `masks`."""
-    for name in LABEL_FILES:
-        if (root / name).is_file():
-            roots.check_file(root / name)
-            return root / name
+def find_label_file(folders: Sequence[Path], roots: Roots, masks: Sequence[Path]) -> Path:
+    """The first of `LABEL_FILES` in the first of `folders`. Raises: `ValueError` if there is none, with one that fits
+    the `masks`."""
+    for folder, name in itertools.product(folders, LABEL_FILES):
+        if (folder / name).is_file():
+            roots.check_file(folder / name)
+            return folder / name
     draft = draft_label_file(masks)
     example = (
         '{"ignore_index": 255, "categories": [{"id": 0, "name": "sky", "isthing": 0, "color": [0, 0, 255]}, ...]}'
     )
     told = f" with a name for each value of its masks: {draft}" if draft else f": {example}"
     raise ValueError(
-        f"{root} has none of {', '.join(LABEL_FILES)}. Name a label file with --labels, or write {root}/classes.json"
-        f"{told}"
+        f"{folders[0]} has none of {', '.join(LABEL_FILES)}. Name a label file with --labels, or write "
+        f"{folders[0]}/classes.json{told}"
     )
 
 
-def list_images(folder: Path) -> tuple[dict[str, Path], list[str]]:
+def list_images(folder: Path, deep: bool = True) -> tuple[dict[str, Path], list[str]]:
     """Image files below `folder` by their path without suffix, and a line for each name that occurs twice.
 
-    Links to folders are followed; what is hidden (.ipynb_checkpoints) is passed over.
+    Links to folders are followed; what is hidden (.ipynb_checkpoints) is passed over. Not `deep`: in itself alone.
     """
     found = defaultdict(list)
     for path in sorted(_files_below(folder), key=str):
+        if not deep and path.parent != folder:
+            continue
         if path.suffix.lower() in IMAGE_SUFFIXES:
             # Some file systems and archives write letters and their marks apart (NFD): one name all the same.
             found[unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())].append(path)
@@ -163,18 +163,6 @@ def read_captions(file: Path, images: dict[str, Path]) -> dict[str, str]:
     if unused:
         warnings.warn(f"{file}: {len(unused)} captions are of no image, first {unused[0]!r}.", stacklevel=3)
     return {stems[key]: caption for key, caption in content.items() if key in stems}
-
-
-def explain_missing_splits(root: Path) -> str | None:
-    """What to type where images/ and masks/ in `root` hold the splits; None where they do not."""
-    if not _has_both(root):
-        return None
-    names = " ".join(map(shlex.quote, _parts(root)))
-    commands = f'for s in {names}; do mkdir "$s" && mv "images/$s" "$s/images" && mv "masks/$s" "$s/masks"; done'
-    return (
-        f"{root} has its splits within images/ and masks/, and each split needs SPLIT/images and SPLIT/masks: "
-        f"cd {shlex.quote(str(root))} && {commands}"
-    )
 
 
 def pair_rows(stems: list[str], images: dict[str, Path], masks: dict[str, Path], captions: dict[str, str]) -> Dataset:

@@ -16,7 +16,8 @@ from .cityscapes import cityscapes_splits, read_cityscapes
 from .coco_instances import ALIASES, instance_splits, read_coco_instances
 from .coco_panoptic import YEAR as COCO_YEAR
 from .coco_panoptic import coco_splits, read_coco
-from .folder import explain_missing_splits, folder_splits, list_images, read_folder
+from .folder import list_images, read_folder
+from .folder_pairs import MASKS, find_named, find_pairs
 from .hub import HUB_ID, dataset_splits, is_imagefolder, is_saved, parquet_files, read_dataset, rows_of
 from .map_decoder import LabelFile, label_file_of, read_label_file
 from .roots import Roots
@@ -78,7 +79,7 @@ def splits_of(source: str | Path, config_name: str | None = None, revision: str 
     if kind == SCENES:
         return list(SCENE_SPLITS)
     listing = {
-        "folder": folder_splits,
+        "folder": lambda root: sorted(find_pairs(root)),
         "coco": coco_splits,
         "coco-instances": instance_splits,
         "ade20k": ade20k_splits,
@@ -96,7 +97,7 @@ def _kind(source: str | Path) -> str:
     if root.is_dir():
         if is_saved(root):
             return "datasets"
-        if folder_splits(root):
+        if find_named(root):
             return "folder"
         if cityscapes_splits(root):
             return "cityscapes"
@@ -110,16 +111,18 @@ def _kind(source: str | Path) -> str:
             return "coco-instances"
         if is_imagefolder(root) or parquet_files(root):
             return "datasets"
+        if find_pairs(root):
+            return "folder"
         raise ValueError(
-            explain_missing_splits(root)
-            or _explain_tool(root)
+            _explain_tool(root)
             or _explain_images(root)
-            or f"{source} is no layout that can be read. It needs SPLIT/images, SPLIT/masks and classes.json; or COCO "
-            f"panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or COCO instances "
-            f"(instances_SPLIT.json, images/SPLIT/; SPLIT/_annotations.coco.json beside the images); or ADE20K "
-            f"(images/training, annotations/training); or Pascal VOC and CVAT's masks (JPEGImages, SegmentationClass, "
-            f"ImageSets); or Cityscapes (leftImg8bit, gtFine); or a `datasets` folder (save_to_disk, Parquet, "
-            f"imagefolder with metadata). "
+            or f"{source} is no layout that can be read. It needs images and masks (SPLIT/images and SPLIT/masks, "
+            f"images/SPLIT and masks/SPLIT, or a.jpg beside a_mask.png) and classes.json; or COCO panoptic "
+            f"(panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/); or COCO instances (instances_SPLIT.json, "
+            f"images/SPLIT/; SPLIT/_annotations.coco.json beside the images); or ADE20K (images/training, "
+            f"annotations/training); or Pascal VOC and CVAT's masks (JPEGImages, SegmentationClass, ImageSets); or "
+            f"Cityscapes (leftImg8bit, gtFine); or a `datasets` folder (save_to_disk, Parquet, imagefolder with "
+            f"metadata). "
             f"It holds: {_listing(root)}."
         )
     if root.exists() or str(source).startswith((".", "/", "~")) or not HUB_ID.fullmatch(str(source)):
@@ -145,7 +148,7 @@ def _explain_tool(root: Path) -> str | None:
 def _explain_images(root: Path) -> str | None:
     """What images without masks are good for; None where there are none, or folders that may hold masks."""
     images, _ = list_images(root)
-    if not images or any((root / name).is_dir() for name in ("masks", "annotations")):
+    if not images or any(path.name.lower() in MASKS for path in root.glob("**/*/")):
         return None
     return (
         f"{root} holds {len(images)} images and no masks. Beside a labelled data set they are its unlabelled images: "

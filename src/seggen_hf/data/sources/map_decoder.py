@@ -1,5 +1,6 @@
 """How a source's masks become label ids: ids with gaps, class colors, palettes, COCO panoptic PNGs."""
 
+import csv
 import json
 import re
 from collections.abc import Iterable
@@ -206,6 +207,8 @@ class LabelFile:
 def read_label_file(content, name: str = "classes.json") -> LabelFile:
     """Understand a label file's JSON, or a path to one, or the name of a built-in set (`BUILTIN_LABEL_SETS`).
 
+    A path may also be of names alone, one a line (.txt), or of Roboflow's table of pixel values and classes (.csv).
+
     Takes `{"categories": [{"id", "name", "isthing", "color"}], "ignore_index"}`, such a list alone, a list of names,
     or `{id: name}`. Ids with gaps are renumbered in their order; a category whose id is `ignore_index` is void; masks
     hold the file's ids. `void_color` names the color of void pixels in painted masks. A negative `ignore_index` is no
@@ -218,9 +221,9 @@ def read_label_file(content, name: str = "classes.json") -> LabelFile:
         if not Path(name).is_file():
             raise ValueError(f"{name} does not exist; give a label file, or one of {', '.join(BUILTIN_LABEL_SETS)}.")
         try:
-            content = json.loads(Path(name).read_text(encoding="utf-8-sig"))  # some editors write a BOM
+            content = _read_content(Path(name))
         except ValueError as error:
-            raise ValueError(f"{name} is not JSON: {error}") from error
+            raise ValueError(f"{name} is not {Path(name).suffix[1:].upper() or 'JSON'}: {error}") from error
     settings = content if isinstance(content, dict) and "categories" in content else {"categories": content}
     try:
         entries = _read_entries(settings["categories"])
@@ -238,6 +241,21 @@ def read_label_file(content, name: str = "classes.json") -> LabelFile:
         raise ValueError(f"{name}: {error}") from error
     void_ids = [void_id] if void_id is not None and void_id >= 0 else []
     return label_file_of(labels, True, void_ids, [color for color in void_colors if color is not None])
+
+
+def _read_content(path: Path):
+    """What a label file holds, as JSON would say it."""
+    text = path.read_text(encoding="utf-8-sig")  # some editors write a BOM
+    if path.suffix.lower() == ".txt":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    if path.suffix.lower() != ".csv":
+        return json.loads(text)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if len(row) > 1]
+    if rows and not rows[0][0].isdigit():  # Pixel Value, Class
+        del rows[0]
+    if not rows:
+        raise ValueError("it has no lines of a pixel value and a class")
+    return [{"id": row[0], "name": row[1]} for row in rows]
 
 
 def _read_entries(entries) -> list[dict]:
