@@ -148,7 +148,7 @@ def test_images_and_masks_are_found_however_their_folders_are_called(tmp_path, n
             assert np.array_equal(np.unique(np.array(row["segmentation_map"])), [0, 1])
             assert np.array(row["image"]).shape[:2] == make.SIZE and np.array(row["image"]).std() > 20
     if name.startswith("beside"):
-        with pytest.warns(UserWarning, match="masks lie beside their images, named like them and"):
+        with pytest.warns(UserWarning, match="masks lie beside their images, with [-_]"):
             load_records(tmp_path, splits[0])
 
 

@@ -13,9 +13,10 @@ from datasets import Dataset, Features, Image, Value
 
 from ..schema import SEGMENT
 from .checks import Source
-from .folder_pairs import IMAGE_SUFFIXES, ending_beside, find_pairs
+from .folder_pairs import IMAGE_SUFFIXES, PairFolders, ending_beside, find_pairs
+from .instance_masks import paint_instances
 from .label_draft import draft_label_file
-from .map_decoder import LabelFile, read_label_file
+from .map_decoder import LabelFile, MapDecoder, read_label_file
 from .roots import Roots
 
 LABEL_FILES = ("classes.json", "labels.json", "id2label.json", "_classes.csv", "classes.txt", "labels.txt")
@@ -26,19 +27,12 @@ def read_folder(
     root: Path, split: str, labels: LabelFile | None, roots: Roots, mask_suffix: str | None = None
 ) -> Source:
     """List the pairs of a split; a pair shares its name below the folders of images and masks, but for the file's
-    suffix and, behind the mask's name, `mask_suffix`, or what all masks have there."""
+    suffix and, behind the mask's name, `mask_suffix`, or what all masks have there.
+
+    Raises: `ValueError` for a file that lies outside of `roots`.
+    """
     pair = find_pairs(root)[split]
-    if pair.is_shared:
-        images, named, image_problems, mask_suffix = list_beside(pair.images)
-        mask_problems, beside = (
-            [],
-            [f"{pair.images}: masks lie beside their images, named like them and {mask_suffix}"],
-        )
-    else:
-        (images, image_problems), (named, mask_problems) = list_images(pair.images), list_images(pair.masks)
-        beside = []
-    masks, notes, rule_problems = match_masks(images, named, pair.masks, mask_suffix)
-    problems = image_problems + mask_problems + rule_problems
+    images, masks, problems, notes = _list_pairs(pair, mask_suffix)
     problems += [f"{images[stem]}: no mask {pair.masks / stem}.png" for stem in sorted(set(images) - set(masks))]
     problems += [f"{masks[stem]}: no image of this name in {pair.images}" for stem in sorted(set(masks) - set(images))]
     stems = sorted(set(images) & set(masks))
@@ -48,9 +42,26 @@ def read_folder(
     if (pair.home / CAPTIONS_FILE).is_file():
         roots.check_file(pair.home / CAPTIONS_FILE)
         captions = read_captions(pair.home / CAPTIONS_FILE, images)
-    rows = pair_rows(stems, images, masks, captions)
-    notes = beside + notes
-    return Source("folder", rows, labels.labels, labels.decoder, problems, labels.collisions, notes=notes)
+    rows, decoder = pair_rows(stems, images, masks, captions), labels.decoder
+    roots.check_rows(rows, f"{root} ({split})")
+    if labels.of_instances:
+        columns, unread = paint_instances(rows, labels.labels)
+        rows, decoder = file_rows(**columns), MapDecoder.of_panoptic(labels.labels)
+        problems += unread
+    return Source("folder", rows, labels.labels, decoder, problems, labels.collisions, notes=notes)
+
+
+def _list_pairs(
+    pair: PairFolders, mask_suffix: str | None
+) -> tuple[dict[str, Path], dict[str, Path], list[str], list[str]]:
+    """Images and masks by stem, problems and notes."""
+    if pair.is_shared:
+        images, named, problems, ending = list_beside(pair.images)
+        masks, _, more = match_masks(images, named, pair.masks, ending)
+        return images, masks, problems + more, [f"{pair.images}: masks lie beside their images, with {ending} behind"]
+    (images, problems), (named, more) = list_images(pair.images), list_images(pair.masks)
+    masks, notes, unmatched = match_masks(images, named, pair.masks, mask_suffix)
+    return images, masks, problems + more + unmatched, notes
 
 
 def list_beside(folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[str], str]:

@@ -58,6 +58,8 @@ def open_source(
         return read_coco_instances(root, split, label_file, roots)
     if kind == "folder":
         found = read_folder(root, split, label_file, roots, mask_suffix)
+        if found.decoder.panoptic:  # its files are checked, and its maps lie in the cache
+            return found
     elif kind == "coco":
         found = read_coco(root, split, label_file, roots)
     elif kind in MASKED:

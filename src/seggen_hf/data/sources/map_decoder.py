@@ -98,6 +98,8 @@ class MapDecoder:
             hint = f"; if they are void, say so with {named}" if len(bad) <= FEW and bad.min() >= 0 else ""
             if bad.tolist() == [self.num_labels] and self.ids.get(0) == 0:
                 hint = f"; if 0 is void and the ids are 1..{self.num_labels}, say so with --zero_is_void"
+            if not hint and len(bad) > FEW:
+                hint = '; if they number instances, say so in classes.json with "masks": "instances"'
             raise ValueError(f"label ids {_few(bad)} are outside the label set ({self._describe_ids()}){hint}")
         return labels
 
@@ -202,6 +204,7 @@ class LabelFile:
     labels: LabelSet
     decoder: MapDecoder
     collisions: list[str]  # colors that two labels share
+    of_instances: bool = False  # the masks hold the number of an instance, see `instance_masks`
 
 
 def read_label_file(content, name: str = "classes.json") -> LabelFile:
@@ -212,7 +215,9 @@ def read_label_file(content, name: str = "classes.json") -> LabelFile:
     Takes `{"categories": [{"id", "name", "isthing", "color"}], "ignore_index"}`, such a list alone, a list of names,
     or `{id: name}`. Ids with gaps are renumbered in their order; a category whose id is `ignore_index` is void; masks
     hold the file's ids. `void_color` names the color of void pixels in painted masks. A negative `ignore_index` is no
-    pixel's and is passed over. Raises: `ValueError` that names the file for anything else.
+    pixel's and is passed over. `"masks": "instances"` says that masks hold numbers of instances.
+
+    Raises: `ValueError` that names the file for anything else.
     """
     if isinstance(content, (str, Path)):
         name = str(content)
@@ -237,10 +242,13 @@ def read_label_file(content, name: str = "classes.json") -> LabelFile:
         if labels.source_ids[0] < 0:
             raise ValueError(f"the label {labels.id2label[0]!r} has the id {labels.source_ids[0]}; no pixel holds it")
         void_colors = [entry["color"] for entry in void] + [_color(settings.get("void_color"), "void_color")]
+        if settings.get("masks") not in (None, "labels", "instances"):
+            raise ValueError(f'masks is {settings["masks"]!r}; it must be "labels" or "instances".')
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
     void_ids = [void_id] if void_id is not None and void_id >= 0 else []
-    return label_file_of(labels, True, void_ids, [color for color in void_colors if color is not None])
+    found = label_file_of(labels, True, void_ids, [color for color in void_colors if color is not None])
+    return replace(found, of_instances=settings.get("masks") == "instances")
 
 
 def _read_content(path: Path):
