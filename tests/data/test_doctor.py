@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import warnings
 
@@ -275,3 +276,25 @@ def test_images_without_masks_are_looked_through(tmp_path):
     assert done.exit_code == 0 and "unlabelled" in done.stdout
     done = CliRunner().invoke(app, ["doctor", str(root), "--unlabelled", "no/where/at/all"])
     assert done.exit_code == 1 and "is no folder, no split" in done.stderr
+
+
+def test_images_of_16_bits_are_copied_with_8_of_a_range_that_is_told(tmp_path):
+    root = make_folder(tmp_path / "own", count=2)
+    deep = np.linspace(100, 4100, 24 * 32).round().reshape(24, 32).astype(np.uint16)
+    path = root / "train/images/0000.jpg"
+    path.unlink()
+    Image.fromarray(deep).save(path.with_suffix(".png"))
+    found = CliRunner().invoke(app, ["doctor", str(root)])
+    assert found.exit_code == 1 and re.search(
+        r"values 100 to 4100 \(99% of them 1\d\d(\.\d)? to 40\d\d\)", found.stdout
+    )
+    for wrong in (["--value-range", "100", "4100"], ["--fix", str(tmp_path / "x"), "--value-range", "5", "5"]):
+        refused = CliRunner().invoke(app, ["doctor", str(root), *wrong])
+        assert refused.exit_code == 2 and "--value-range LOW HIGH goes with --fix FOLDER" in refused.stderr
+    words = ["doctor", str(root), "--fix", str(tmp_path / "copy"), "--value-range", "100", "2100"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and "2 records of train; 0 left out" in done.stderr, done.output
+    records = load_records(tmp_path / "copy")
+    (image,) = (read_image(row["image"]) for row in records if row["image_id"] == "0000")
+    expected = np.minimum((deep.astype(float) - 100) / 2000, 1) * 255
+    assert np.abs(image - expected[..., None]).max() <= 0.5

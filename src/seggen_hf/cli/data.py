@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..process.quiet import quiet_libraries
-from .app import command, dumps, say
+from .app import WrongArguments, command, dumps, say
 from .options import Debug, Json, Splits, reads_source
 
 
@@ -20,6 +20,10 @@ def doctor(
         typer.Option("--unlabelled", help="Look through images without masks too: a folder, a split or a Hub id."),
     ] = None,
     fix: Annotated[Path | None, typer.Option("--fix", help="Write a clean copy into this new folder.")] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--value-range", help="Of images with more than 8 bits: what becomes black and white there."),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
     *,
@@ -30,12 +34,14 @@ def doctor(
     from ..data.doctor import check_output_dir, examine
     from ..data.doctor import fix as write_clean_copy
 
+    if value_range is not None and (fix is None or not value_range[0] < value_range[1]):
+        raise WrongArguments("--value-range LOW HIGH goes with --fix FOLDER, and LOW is below HIGH.")
     if fix is not None:
         check_output_dir(source, fix)
     found = examine(source, split or None, unlabelled, **reading)
     print(dumps(found.to_dict()) if json else found.to_text())
     if fix is not None:
-        copy = write_clean_copy(source, fix, split or None, **reading)
+        copy = write_clean_copy(source, fix, split or None, value_range, **reading)
         written = ", ".join(f"{number} records of {name}" for name, number in copy.written.items())
         say(f"The clean copy is in {copy.folder}: {written}; {len(copy.left_out)} left out")
     elif found.problems:

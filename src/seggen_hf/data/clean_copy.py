@@ -4,26 +4,38 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
 from ..labels import LabelSet
 from ..segments import measure_segments
 from ..storage.files import write_json
-from .schema import encode_map, encode_panoptic, open_image, read_panoptic
-from .sources.checks import Inspection, Source, drop_exif, explain_missing_label, inspect_rows, turn_upright
+from .schema import encode_image, encode_map, encode_panoptic, open_image, read_panoptic
+from .sources.checks import (
+    Inspection,
+    Source,
+    drop_exif,
+    explain_missing_label,
+    inspect_rows,
+    is_deep,
+    reduce_depth,
+    turn_upright,
+)
 from .sources.folder import CAPTIONS_FILE
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif"}
 
 
-def write_clean_split(found: Source, root: Path, split: str) -> tuple[int, list[str]]:
+def write_clean_split(
+    found: Source, root: Path, split: str, value_range: tuple[float, float] | None = None
+) -> tuple[int, list[str]]:
     """Write one split of a copy whose folder is `root`; returns how many records, and a line for each left out.
 
     Records with segments are written as COCO panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/), others as
     SPLIT/images, SPLIT/masks, SPLIT/captions.json and classes.json: the copy can learn what its source can.
     """
-    inspections = inspect_rows(found)
+    inspections = inspect_rows(found, takes_deep=value_range is not None)
     missing = explain_missing_label(found, inspections)
     if missing:
         raise ValueError(f"{split}: {missing}.")
@@ -37,7 +49,7 @@ def write_clean_split(found: Source, root: Path, split: str) -> tuple[int, list[
 
     def write(index: int) -> tuple[str, tuple[int, int], list[dict]]:
         row = found.rows[index]
-        name = _write_image(row, inspections[index], images)
+        name = _write_image(row, inspections[index], images, value_range)
         content, size, segments = _encode_panoptic_map(found, row) if has_segments else _encode_map(found, row)
         _write(maps, f"{row['image_id']}.png", content)
         return name, size, segments
@@ -57,12 +69,16 @@ def write_clean_split(found: Source, root: Path, split: str) -> tuple[int, list[
     return len(good), left_out
 
 
-def _write_image(row: dict, inspection: Inspection, folder: Path) -> str:
-    """The upright image below `folder`; returns its name there. One that needs nothing is copied byte for byte."""
+def _write_image(row: dict, inspection: Inspection, folder: Path, value_range: tuple[float, float] | None) -> str:
+    """The upright image below `folder`, in 8 bits; returns its name there. One that needs nothing is copied byte for
+    byte."""
     value, stem = row["image"], row["image_id"]
     with open_image(value) as image:
         suffix = SUFFIXES.get(image.format or "")
-        if inspection.drops_exif:
+        if is_deep(image) and value_range is not None:
+            upright = image if inspection.drops_exif else ImageOps.exif_transpose(image)
+            value, suffix = encode_image(np.asarray(reduce_depth(upright, value_range))), ".png"
+        elif inspection.drops_exif:
             value = drop_exif(value)
             suffix = Path(value["path"]).suffix
         elif inspection.orientation != 1 or suffix is None:

@@ -224,7 +224,13 @@ def _tell_alike(
     ]
 
 
-def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | None = None, **settings) -> FixReport:
+def fix(
+    source: str | Path,
+    output_dir: str | Path,
+    splits: str | list[str] | None = None,
+    value_range: tuple[float, float] | None = None,
+    **settings,
+) -> FixReport:
     """Write a clean copy: SPLIT/images, SPLIT/masks (PNG label ids) and classes.json; of a source with segments COCO
     panoptic (panoptic_SPLIT.json, panoptic_SPLIT/, images/SPLIT/), so that its task stays.
 
@@ -234,7 +240,10 @@ def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | No
 
     Args:
         output_dir (`str`): must not exist yet, nor lie in the source.
+        value_range: the values that become 0 and 255 where images have more than 8 bits, whose pixels those are; such
+            images are left out without it.
         splits, settings: as in `examine`.
+    Raises: `ValueError` for a folder that exists, and if nothing is left.
     """
     output_dir = Path(output_dir)
     check_output_dir(source, output_dir)
@@ -243,7 +252,7 @@ def fix(source: str | Path, output_dir: str | Path, splits: str | list[str] | No
     with new_folder(output_dir) as temporary:
         for name in names:
             found = open_source(source, check_name(name, "A split"), **settings)
-            report.written[name], left_out = write_clean_split(found, temporary, name)
+            report.written[name], left_out = write_clean_split(found, temporary, name, value_range)
             report.left_out += [f"{name}: {line}" for line in left_out]
         if not any(report.written.values()):
             raise ValueError(f"Nothing of {source} could be kept: {report.left_out[0]}.")

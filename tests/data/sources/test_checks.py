@@ -38,7 +38,7 @@ def test_every_broken_record_is_named_with_its_reason(tmp_path):
     )
     assert "22 x 32" in lines["0006.png"] and "24 x 32" in lines["0006.png"]
     assert "label ids 9 are outside the label set (0..2; void 255)" in lines["0007.png"]
-    assert "8-bit" in lines["0009.png"] and "0008.png" in lines and "lossy" in lines["0010.jpg"]
+    assert "more than 8 bits" in lines["0009.png"] and "0008.png" in lines and "lossy" in lines["0010.jpg"]
 
 
 def test_only_twenty_are_listed_and_all_are_counted(tmp_path):

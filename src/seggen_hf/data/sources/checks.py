@@ -65,16 +65,17 @@ class Inspection:
     counts: np.ndarray | None = None  # (num_labels + 1,) pixels of each label, void last
 
 
-def inspect_rows(source: Source, pixels: bool = True) -> list[Inspection]:
+def inspect_rows(source: Source, pixels: bool = True, takes_deep: bool = False) -> list[Inspection]:
     """Inspect each record in a pool of threads (PIL decodes outside the interpreter's lock).
 
     Args:
         pixels (`bool`): decode every image and map whole, which finds truncated files and ids outside the label set;
             otherwise only headers are read.
+        takes_deep (`bool`): images of more than 8 bits are no problem: they are reduced.
     """
     rows, workers = source.rows, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(max_workers=max(2, min(workers or 1, 16))) as pool:
-        inspections = pool.map(lambda i: inspect_row(rows[i], source.decoder, pixels), range(len(rows)))
+        inspections = pool.map(lambda i: inspect_row(rows[i], source.decoder, pixels, takes_deep), range(len(rows)))
         found = list(tqdm(inspections, "Checking records", total=len(rows), delay=3, mininterval=1, leave=False))
     _settle_exif(found)
     return found
@@ -119,15 +120,18 @@ def explain_no_label(inspections: list[Inspection]) -> str | None:
     return "every pixel of every map is void; look whether the masks are empty, or their ids those of the label file"
 
 
-def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True) -> Inspection:
+def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True, takes_deep: bool = False) -> Inspection:
     """Look at one undecoded record. A problem is a line `FILE: reason`, not an exception."""
     found = Inspection(row["image_id"])
     current = row["image"]
     try:
         with open_image(current) as image:
             size, mode, found.orientation = (image.height, image.width), image.mode, read_orientation(image, pixels)
-            if mode.startswith("I") or mode == "F":
-                raise ValueError(f"the image is not 8-bit (mode {mode}) and would be clipped; save it with 8 bits")
+            if is_deep(image) and not takes_deep:
+                raise ValueError(
+                    f"the image has more than 8 bits (mode {mode}), values {_tell_values(image)}; save it with "
+                    f"8, or have a copy written: seggen doctor SOURCE --fix FOLDER --value-range LOW HIGH"
+                )
             if pixels:
                 # JPEG: reads every byte, skips most of the IDCT
                 image.draft("L", (max(image.width // 8, 1), max(image.height // 8, 1)))
@@ -152,6 +156,24 @@ def inspect_row(row: dict, decoder: MapDecoder, pixels: bool = True) -> Inspecti
     except UNREADABLE as error:
         found.problem = f"{name_of(current, row)}: {explain(error, current)}"
     return found
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image has more than 8 bits a pixel and channel."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def reduce_depth(image: Image.Image, value_range: tuple[float, float]) -> Image.Image:
+    """8 bits: the values of `value_range` become 0 and 255, those beyond them are cut off."""
+    low, high = value_range
+    values = (np.asarray(image, dtype=np.float64) - low) / (high - low)
+    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def _tell_values(image: Image.Image) -> str:
+    values = np.asarray(image)
+    low, high = np.percentile(values, (0.5, 99.5))
+    return f"{values.min():g} to {values.max():g} (99% of them {low:.4g} to {high:.4g})"
 
 
 def check_lossless(mask: Image.Image) -> None:
