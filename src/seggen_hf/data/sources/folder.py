@@ -36,14 +36,15 @@ def read_folder(
     problems += [f"{images[stem]}: no mask {pair.masks / stem}.png" for stem in sorted(set(images) - set(masks))]
     problems += [f"{masks[stem]}: no image of this name in {pair.images}" for stem in sorted(set(masks) - set(images))]
     stems = sorted(set(images) & set(masks))
-    if labels is None:
-        labels = read_label_file(find_label_file((root, pair.home), roots, list(masks.values())))
     captions = {}
     if (pair.home / CAPTIONS_FILE).is_file():
         roots.check_file(pair.home / CAPTIONS_FILE)
         captions = read_captions(pair.home / CAPTIONS_FILE, images)
-    rows, decoder = pair_rows(stems, images, masks, captions), labels.decoder
-    roots.check_rows(rows, f"{root} ({split})")
+    rows = pair_rows(stems, images, masks, captions)
+    roots.check_rows(rows, f"{root} ({split})")  # before any of the files is opened
+    if labels is None:
+        labels = read_label_file(find_label_file((root, pair.home), roots, [masks[stem] for stem in stems]))
+    decoder = labels.decoder
     if labels.of_instances:
         columns, unread = paint_instances(rows, labels.labels)
         rows, decoder = file_rows(**columns), MapDecoder.of_panoptic(labels.labels)
@@ -137,9 +138,7 @@ def list_images(folder: Path, deep: bool = True) -> tuple[dict[str, Path], list[
     Links to folders are followed; what is hidden (.ipynb_checkpoints) is passed over. Not `deep`: in itself alone.
     """
     found = defaultdict(list)
-    for path in sorted(_files_below(folder), key=str):
-        if not deep and path.parent != folder:
-            continue
+    for path in sorted(_files_below(folder, deep=deep), key=str):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             # Some file systems and archives write letters and their marks apart (NFD): one name all the same.
             found[unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())].append(path)
@@ -147,7 +146,7 @@ def list_images(folder: Path, deep: bool = True) -> tuple[dict[str, Path], list[
     return {stem: paths[0] for stem, paths in found.items()}, problems
 
 
-def _files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+def _files_below(folder: str | Path, above: tuple[str, ...] = (), deep: bool = True) -> Iterator[Path]:
     """Files that are not hidden; a link back to a folder `above` is not followed."""
     real = os.path.realpath(folder)
     if real in above or not os.path.isdir(real):
@@ -156,7 +155,8 @@ def _files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Pa
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _files_below(entry.path, (*above, real))
+            if deep:
+                yield from _files_below(entry.path, (*above, real))
         elif entry.is_file():  # no pipe, no device: to open one may wait for ever
             yield Path(entry.path)
 

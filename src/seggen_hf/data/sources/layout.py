@@ -58,7 +58,7 @@ def open_source(
         return read_coco_instances(root, split, label_file, roots)
     if kind == "folder":
         found = read_folder(root, split, label_file, roots, mask_suffix)
-        if found.decoder.panoptic:  # its files are checked, and its maps lie in the cache
+        if found.decoder.panoptic:  # of instances, which have no ids of void
             return found
     elif kind == "coco":
         found = read_coco(root, split, label_file, roots)
@@ -67,7 +67,8 @@ def open_source(
     else:
         columns = (image_column, mask_column)
         found = read_dataset(str(source), split, label_file, *columns, config_name, revision, roots)
-    roots.check_rows(found.rows, f"{source} ({split})")
+    if kind != "folder":  # whose files are checked before one is opened
+        roots.check_rows(found.rows, f"{source} ({split})")
     if zero_is_void and kind != "coco":
         found.decoder = found.decoder.with_zero_void()
     if void_ids:
