@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from statistics import fmean, stdev
+from typing import Any
 
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
@@ -19,4 +20,5 @@ def paired_difference(base: BySeed, other: BySeed) -> tuple[float, float | None,
     if len(pairs) < 2 or stdev(pairs) == 0:
         return fmean(pairs), None, None
     half = student.ppf(0.975, len(pairs) - 1) * stdev(pairs) / math.sqrt(len(pairs))
-    return fmean(pairs), float(half), float(ttest_1samp(pairs, 0).pvalue)
+    result: Any = ttest_1samp(pairs, 0)  # its type hides what it has
+    return fmean(pairs), float(half), float(result.pvalue)

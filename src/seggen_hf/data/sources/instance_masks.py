@@ -54,10 +54,11 @@ def paint_instances(rows: Dataset, labels: LabelSet) -> tuple[dict[str, list], l
             write_json(listing, list(tqdm(painted, "Reading instances", total=len(masks), delay=3, leave=False)))
     listed, problems = json.loads(listing.read_text()), []
     columns = {name: [] for name in ("image", "segmentation_map", "caption", "image_id", "segments_info")}
-    for place, (row, found) in enumerate(zip(rows, listed, strict=True)):
+    for place, found in enumerate(listed):
         if isinstance(found, str):
             problems.append(found)
             continue
+        row = rows[place]
         columns["image"].append(row["image"]["path"])
         columns["segmentation_map"].append(str(folder / f"{place:08d}.png"))
         columns["caption"].append(row["caption"])
