@@ -14,41 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from ..segments import measure_segments
+from .placed_masks import ABSENT, PlacedMasks
 
 STRIP_BYTES = 256 * 2**20  # of enlarged masks and scores of one image held at once
 OBJECT_THRESHOLD, OVERLAP_THRESHOLD = 0.8, 0.8  # of Mask2Former's configurations (arXiv:2112.01527)
 MAX_INSTANCES = 100
-ABSENT = -20.0  # mask logit where a query has no part
-
-
-class PlacedMasks:
-    """Mask logits `(queries, h, w)` of which each query has a part, and `ABSENT` elsewhere.
-
-    Thousands of queries of a large image, most of them a few pixels wide, would not fit in memory whole.
-
-    Args:
-        parts: a tensor `(rows, columns)` for each query; places: top and left of each.
-        size (height, width): of the whole.
-    """
-
-    def __init__(self, parts: list[torch.Tensor], places: list[tuple[int, int]], size: tuple[int, int]):
-        self.parts, self.places, self.shape = parts, places, (len(parts), *size)
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, key):
-        """`[indices]` are those queries; `[:, first:last]` is a tensor of these rows of all of them."""
-        if not isinstance(key, tuple):
-            chosen = key.tolist()
-            return PlacedMasks([self.parts[i] for i in chosen], [self.places[i] for i in chosen], self.shape[1:])
-        first, last, _ = key[1].indices(self.shape[1])
-        rows = torch.full((len(self), last - first, self.shape[2]), ABSENT, device=self.parts[0].device)
-        for row, part, (top, left) in zip(rows, self.parts, self.places, strict=True):
-            begin, end = max(top, first), min(top + part.shape[0], last)
-            if begin < end:
-                row[begin - first : end - first, left : left + part.shape[1]] = part[begin - top : end - top]
-        return rows
 
 
 @dataclass
@@ -69,10 +39,10 @@ class QueryOutput:
     original_size: tuple[int, int]
     semantic: "QueryOutput | None" = None
 
-    def strips(
+    def pieces(
         self, queries: torch.Tensor | None = None, extra_planes: int = 0, max_bytes: int = STRIP_BYTES
-    ) -> Iterator[torch.Tensor]:
-        """Mask logits `(queries, rows, width)` at the original size: whole, or in strips of rows from the top.
+    ) -> Iterator[tuple[slice, slice, list[int], torch.Tensor]]:
+        """Mask logits at the original size: whole, or in strips from the top; of `PlacedMasks` in blocks.
 
         A 12-megapixel image with 100 queries and 150 labels would take 17 GB at once.
 
@@ -80,20 +50,29 @@ class QueryOutput:
             queries (int64): indices of those wanted; all if not given.
             extra_planes (`int`): maps of the image's width that the caller holds beside logits and probabilities.
             max_bytes (`int`): what all of them may take.
+        Yields: rows and columns of the image, the places in `queries` of those that have a part there, and their
+            logits `(queries, rows, columns)`; the others are `ABSENT` there.
         """
-        logits: Any = self.mask_logits if queries is None else self.mask_logits[queries]  # rows of either are tensors
+        logits: Any = self.mask_logits
         height, width = self.original_size
+        if isinstance(logits, PlacedMasks):
+            chosen = logits if queries is None else logits.select(queries.tolist())
+            yield from chosen.blocks(self.padded_size, self.input_size, self.original_size)
+            return
+        logits = logits if queries is None else logits[queries]
+        every = list(range(len(logits)))
         planes = max(1, 2 * len(logits) + extra_planes)
         rows = max(1, max_bytes // (4 * planes * max(width, self.padded_size[1])))
         if rows < max(height, self.padded_size[0]):
             for start in range(0, height, rows):
-                yield self._rows(logits, start, min(start + rows, height))
+                stop = min(start + rows, height)
+                yield slice(start, stop), slice(0, width), every, self._rows(logits, start, stop)
             return
-        masks = F.interpolate(logits[:, :][None], size=self.padded_size, mode="bilinear", align_corners=False)
+        masks = F.interpolate(logits[None], size=self.padded_size, mode="bilinear", align_corners=False)
         masks = masks[..., : self.input_size[0], : self.input_size[1]]
         if tuple(self.original_size) != tuple(self.input_size):
             masks = F.interpolate(masks, size=tuple(self.original_size), mode="bilinear", align_corners=False)
-        yield masks[0]
+        yield slice(0, height), slice(0, width), every, masks[0]
 
     def _rows(self, logits: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Rows `start` to `stop` of the masks at the original size, `(queries, stop - start, width)`."""
@@ -125,7 +104,7 @@ def semantic_scores(output: QueryOutput, max_bytes: int = STRIP_BYTES) -> Iterat
     Mask2Former's semantic inference."""
     output = output.semantic or output
     weights = output.class_logits.softmax(-1)[:, :-1]
-    for masks in output.strips(extra_planes=weights.shape[1], max_bytes=max_bytes):
+    for _, _, _, masks in output.pieces(extra_planes=weights.shape[1], max_bytes=max_bytes):
         yield torch.einsum("qc,qhw->chw", weights, masks.sigmoid())
 
 
@@ -154,16 +133,23 @@ def panoptic_segments(
     if len(kept) == 0:
         return winner + 1, []
     # Whole numbers: float32 stops counting at 2^24 pixels, and an image may have 2^27.
-    own, won, top = torch.zeros_like(kept), torch.zeros_like(kept), 0
-    for masks in output.strips(kept, extra_planes=len(kept), max_bytes=max_bytes):
-        probabilities = masks.sigmoid()
-        best = (scores[kept][:, None, None] * probabilities).argmax(0)
+    own, won = torch.zeros_like(kept), torch.zeros_like(kept)
+    for rows, columns, found, logits in output.pieces(kept, extra_planes=len(kept), max_bytes=max_bytes):
+        probabilities, here = logits.sigmoid(), torch.tensor(found, dtype=torch.int64, device=kept.device)
+        weighed = scores[kept][here][:, None, None] * probabilities
+        if len(found) < len(kept):  # of the others, which are not there, the surest takes part
+            others = scores[kept].clone()
+            others[here] = -1.0
+            surest = others.argmax()
+            here = torch.cat([here, surest[None]])
+            nothing = logits.new_full((1, *logits.shape[1:]), ABSENT).sigmoid()
+            probabilities = torch.cat([probabilities, nothing])
+            weighed = torch.cat([weighed, others[surest] * nothing])
+        best = weighed.argmax(0)
         inside = probabilities.gather(0, best[None])[0] >= 0.5
-        own += (probabilities >= 0.5).sum((1, 2))
-        won += torch.bincount(best.flatten(), minlength=len(kept))
-        rows = torch.where(inside, best, -1).cpu().numpy()
-        winner[top : top + len(rows)] = rows
-        top += len(rows)
+        own[here] += (probabilities >= 0.5).sum((1, 2))
+        won += torch.bincount(here[best.flatten()], minlength=len(kept))
+        winner[rows, columns] = torch.where(inside, here[best], -1).cpu().numpy()
     own, won = own.cpu().numpy(), won.cpu().numpy()
     stays = (own > 0) & (won / np.maximum(own, 1) >= overlap_threshold)
     stays &= np.bincount(winner[winner >= 0], minlength=len(kept)) > 0
@@ -202,15 +188,13 @@ def instance_masks(
     queries, pair_query = torch.div(places, num_labels, rounding_mode="floor").unique(return_inverse=True)
     if len(queries) == 0:
         return []
-    inside: Any = 0.0  # tensors after the first strip
-    area: Any = 0
-    parts = []
-    for logits in output.strips(queries, max_bytes=max_bytes):
-        masks = logits > 0
-        inside = inside + logits.sigmoid().mul_(masks).sum((1, 2))
-        area = area + masks.sum((1, 2), dtype=torch.float32)  # four times as fast as whole numbers
-        parts.append(masks.cpu().numpy())
-    masks = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    inside, area = torch.zeros(2, len(queries), device=scores.device)
+    masks = np.zeros((len(queries), *output.original_size), bool)
+    for rows, columns, found, logits in output.pieces(queries, max_bytes=max_bytes):
+        there = logits > 0
+        inside[found] += logits.sigmoid().mul_(there).sum((1, 2), dtype=torch.float32)
+        area[found] += there.sum((1, 2), dtype=torch.float32)  # four times as fast as whole numbers
+        masks[found, rows, columns] = there.cpu().numpy()
     scores = (scores * (inside / (area + 1e-6))[pair_query]).tolist()
     return [
         {"category_id": place % num_labels, "score": score, "mask": masks[query]}

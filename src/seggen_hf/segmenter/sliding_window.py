@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .postprocessing import ABSENT, PlacedMasks, QueryOutput
+from .placed_masks import ABSENT, PlacedMasks
+from .postprocessing import QueryOutput
 
 OVERLAP = 0.25  # of a window, with the next one
 GRID = 8  # pixels; windows begin at multiples of it, and so on whole pixels of the mask logits, which have a quarter
