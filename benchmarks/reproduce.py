@@ -133,6 +133,8 @@ def describe(study: Study, out: Path) -> str | None:
             rows.append([arm, percent(fmean(by_seed.values())), told, chance, closed, each])
         header = ["arm", "mean", "against real", "p", "of the gap", "of each (seed)"]
         lines += ["", f"On {split}:", "", *table(header, rows)]
+        if top and gap <= 0:
+            lines += ["", f"Here nothing was to be gained: {study.ceiling} is no better than {BASELINE}."]
     costs = [cost["seconds"] for run in sorted((out / study.name).glob("*")) for cost in list_costs(run)]
     lines += ["", f"{sum(costs) / 3600:.1f} hours of stages in all."]
     return "\n".join(lines)

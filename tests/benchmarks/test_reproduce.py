@@ -54,6 +54,17 @@ def test_the_page_tells_gain_chance_and_gap(script, two_seeds):
     assert script.describe(script.STUDIES["nuclei"], two_seeds) is None
 
 
+def test_the_page_tells_where_nothing_was_to_be_gained(script, two_seeds):
+    assert "nothing was to be gained" not in script.describe(script.STUDIES["scenes"], two_seeds)
+    for path in two_seeds.glob("scenes/*/results.json"):
+        results = json.loads(path.read_text())
+        for row in results["scores"]:
+            row["mIoU"] = 0.1 if row["arm"] == "renderer" else row["mIoU"]
+        path.write_text(json.dumps(results))
+    text = script.describe(script.STUDIES["scenes"], two_seeds)
+    assert text.count("Here nothing was to be gained: renderer is no better than real.") == 2 and "%  |" not in text
+
+
 def test_what_is_known_of_other_studies_stays_on_the_page(script, two_seeds):
     page = two_seeds / "studies.md"
     page.write_text("# old\n\n## camvid\n\nmeasured elsewhere\n\n## scenes\n\nold figures\n")
