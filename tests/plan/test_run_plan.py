@@ -9,9 +9,10 @@ from seggen_hf.cli import app
 from seggen_hf.config import DataConfig, SegmenterConfig, Text2MaskConfig, load_recipe, parse_config, save_recipe
 from seggen_hf.config.presets import MEMORY, PRESETS
 from seggen_hf.labels import LabelSet
-from seggen_hf.plan.gpus import EFFICIENCY, Gpu
+from seggen_hf.plan.gpus import EFFICIENCY, Gpu, choose_gpus
 from seggen_hf.plan.run_plan import RunPlan, plan_recipe
 from seggen_hf.plan.stage_plan import GIB, KINDS, StagePlan
+from seggen_hf.runs.preflight import plan_run
 
 
 def call(*arguments):
@@ -140,3 +141,13 @@ def test_a_preset_leaves_a_tenth_of_its_card_free(name, kinds):
     card = Gpu(MEMORY[name], 1.0, 1.0, "the smallest of its size")
     plan = plan_recipe(load_recipe("ade20k_sdxl", [f"preset={name}"]), LabelSet.builtin("ade20k"), kinds=kinds)
     assert plan.fits(card), plan.verdict(name, card)
+
+
+def test_hours_without_a_card_are_told_where_somebody_would_wait_for_them():
+    planned, _ = plan_run(load_recipe("quickstart"))
+    assert planned.cpu_hours == pytest.approx(0.5, rel=0.15)  # docs/walkthrough.md: 1,816 s of stages
+    cards = choose_gpus(["rtx4090"])
+    assert "without a card: about 3" in planned.to_text(cards, {"rtx4090": None})
+    assert planned.to_dict(cards, {})["cpu_hours"] == planned.cpu_hours
+    planned.times = [1_000 * times for times in planned.times]
+    assert "without a card" not in planned.to_text(cards, {"rtx4090": None})

@@ -44,6 +44,7 @@ def init(
     print("\n".join(told))
     print(f"Written to {file}. Next:")
     print(f"  seggen doctor {source}    # what is wrong with the data, before anything is trained")
+    print(f"  seggen plan {file}    # memory, disk and hours, here or on a card")
     print(f"  seggen run {file}")
 
 

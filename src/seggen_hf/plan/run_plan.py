@@ -8,13 +8,16 @@ from ..arms import list_folders, parse_segmenter_name
 from ..config import Recipe
 from ..labels import LabelSet
 from .generators import plan_adapt, plan_mask2img, plan_text2mask
-from .gpus import Gpu, efficiency
+from .gpus import CPU_SPEED, Gpu, efficiency
 from .segmenter import plan_evaluation, plan_filter, plan_segmenter
 from .stage_plan import GIB, KINDS, StagePlan
 from .synthesis import plan_synthesis
 
 # Real training records of public data sets, by the name of their labels: told where the data is not at hand.
 PUBLISHED_RECORDS = {"ade20k": 20_210, "coco": 118_287}
+
+
+CPU_MOST = 100  # hours: nobody waits longer for a CPU
 
 
 @dataclass
@@ -53,6 +56,12 @@ class RunPlan:
         pairs = zip(self.stages, self.times, strict=True)
         return sum(self.seconds(stage, gpu) * times for stage, times in pairs) / 3600
 
+    @property
+    def cpu_hours(self) -> float:
+        """Of all stages, one after the other, at `CPU_SPEED`."""
+        pairs = zip(self.stages, self.times, strict=True)
+        return sum(stage.samples * stage.flops / CPU_SPEED[stage.kind] * times for stage, times in pairs) / 3600
+
     def fits(self, gpu: Gpu) -> bool:
         """Whether every stage leaves a tenth of the card's memory free."""
         return self.peak <= gpu.room
@@ -79,6 +88,7 @@ class RunPlan:
             for name, gpu in gpus.items()
         }
         facts = {name: getattr(self, name) for name in ("recipe", "processes", "num_records", "notes")}
+        facts["cpu_hours"] = self.cpu_hours
         return facts | {"peak": self.peak, "disk": self.disk, "push": self.push, "gpus": whole, "stages": stages}
 
     def to_text(self, gpus: dict[str, Gpu], fitting: dict[str, str | None]) -> str:
@@ -89,6 +99,9 @@ class RunPlan:
             *self.notes,
             *(self.verdict(name, gpu, fitting[name]) for name, gpu in gpus.items()),
         ]
+        if 0 < self.cpu_hours < CPU_MOST:
+            told = _told_hours(self.cpu_hours)
+            lines.append(f"without a card: about {told} on one CPU core, half of it on two with evaluation.jobs=2")
         return "\n".join(lines)
 
     def verdict(self, name: str, gpu: Gpu, preset: str | None = None) -> str:

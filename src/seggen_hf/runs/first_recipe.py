@@ -158,7 +158,8 @@ def write_first_recipe(found: Survey, name: str, preset: str | None, base: str |
     draws = {
         "sdxl": f"SDXL draws at {drawn}",
         "flux2": f"FLUX.2-klein draws at {drawn}, by LoRA",
-        "miniature": f"The miniature base draws at {drawn} (SDXL: --preset, on a card)",
+        "miniature": f"The miniature base, which knows drawn scenes alone, draws at {drawn} (for photographs SDXL: "
+        "--preset, on a card)",
     }
     told = [
         f"{found.num_records} labelled images of about {found.size[0]} x {found.size[1]}, {found.num_labels} labels, "
@@ -293,7 +294,7 @@ def _on_a_cpu(found: Survey, num_train: int, size: tuple[int, int]) -> tuple[lis
         "  p_aug: 0.3",
         "  checkpointing_steps: 200",
     ]
-    return lines, "trainings of minutes each"
+    return lines, "`seggen plan` tells the hours"
 
 
 def _synthesis(num_train: int, steps: Sequence[str]) -> list[str]:
