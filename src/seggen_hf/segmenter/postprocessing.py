@@ -147,9 +147,10 @@ def panoptic_segments(
             weighed = torch.cat([weighed, others[surest] * nothing])
         best = weighed.argmax(0)
         inside = probabilities.gather(0, best[None])[0] >= 0.5
+        best = here[best]
         own[here] += (probabilities >= 0.5).sum((1, 2))
-        won += torch.bincount(here[best.flatten()], minlength=len(kept))
-        winner[rows, columns] = torch.where(inside, here[best], -1).cpu().numpy()
+        won += torch.bincount(best.flatten(), minlength=len(kept))
+        winner[rows, columns] = torch.where(inside, best, -1).cpu().numpy()
     own, won = own.cpu().numpy(), won.cpu().numpy()
     stays = (own > 0) & (won / np.maximum(own, 1) >= overlap_threshold)
     stays &= np.bincount(winner[winner >= 0], minlength=len(kept)) > 0

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Image, Value
 
 from ..schema import SEGMENT
 from .checks import Source
-from .folder_pairs import IMAGE_SUFFIXES, PairFolders, ending_beside, find_pairs
+from .folder_pairs import IMAGE_SUFFIXES, PairFolders, find_pairs
 from .instance_masks import paint_instances
 from .label_draft import draft_label_file
 from .map_decoder import LabelFile, MapDecoder, read_label_file
@@ -56,21 +56,16 @@ def _list_pairs(
     pair: PairFolders, mask_suffix: str | None
 ) -> tuple[dict[str, Path], dict[str, Path], list[str], list[str]]:
     """Images and masks by stem, problems and notes."""
-    if pair.is_shared:
-        images, named, problems, ending = list_beside(pair.images)
-        masks, _, more = match_masks(images, named, pair.masks, ending)
-        return images, masks, problems + more, [f"{pair.images}: masks lie beside their images, with {ending} behind"]
+    if pair.ending is not None:
+        pictures, problems = list_images(pair.images, deep=False)
+        named = {stem: path for stem, path in pictures.items() if stem.endswith(pair.ending)}
+        images = {stem: path for stem, path in pictures.items() if stem not in named}
+        masks, _, more = match_masks(images, named, pair.masks, pair.ending)
+        told = f"{pair.images}: masks lie beside their images, with {pair.ending} behind"
+        return images, masks, problems + more, [told]
     (images, problems), (named, more) = list_images(pair.images), list_images(pair.masks)
     masks, notes, unmatched = match_masks(images, named, pair.masks, mask_suffix)
     return images, masks, problems + more + unmatched, notes
-
-
-def list_beside(folder: Path) -> tuple[dict[str, Path], dict[str, Path], list[str], str]:
-    """Images and masks by stem, problems, and what the names of masks end in, of a folder that holds both."""
-    ending = ending_beside(folder) or ""
-    pictures, problems = list_images(folder, deep=False)
-    masks = {stem: path for stem, path in pictures.items() if stem.endswith(ending)}
-    return {stem: path for stem, path in pictures.items() if stem not in masks}, masks, problems, ending
 
 
 def match_masks(

@@ -19,15 +19,13 @@ class PairFolders:
     Attributes:
         images, masks: folders; the same one where a mask lies beside its image.
         home: what else of the split is looked for in, such as its captions.
+        ending: what masks beside their images have behind their names; None where the two have folders of their own.
     """
 
     images: Path
     masks: Path
     home: Path
-
-    @property
-    def is_shared(self) -> bool:
-        return self.images == self.masks
+    ending: str | None = None
 
 
 def find_named(root: Path) -> dict[str, PairFolders]:
@@ -55,14 +53,14 @@ def find_pairs(root: Path) -> dict[str, PairFolders]:
     if pair := _pair(root):
         return _parts(*pair, root)
     for folder in folders:
-        if ending_beside(folder):
-            found[folder.name] = PairFolders(folder, folder, folder)
-    if not found and ending_beside(root):
-        found[FLAT] = PairFolders(root, root, root)
+        if ending := _ending_beside(folder):
+            found[folder.name] = PairFolders(folder, folder, folder, ending)
+    if not found and (ending := _ending_beside(root)):
+        found[FLAT] = PairFolders(root, root, root, ending)
     return found
 
 
-def ending_beside(folder: Path) -> str | None:
+def _ending_beside(folder: Path) -> str | None:
     """What the name of each mask has behind that of its image, where all masks lie beside their images: `_mask` of
     `a.jpg` and `a_mask.png`; None where it is not so."""
     stems = {Path(entry.name).stem for entry in os.scandir(folder) if _is_image(entry)}
