@@ -14,7 +14,7 @@ quickstart: $(RUN)  ## the whole loop on the built-in scenes, on a CPU
 	@echo "== Running the whole loop on the built-in scenes: captions, masks, images, segmenters, report."
 	$(VENV)/bin/seggen quickstart $(ARGS)
 
-reproduce: $(RUN)  ## does synthetic data pay? hours; goes on where it was: make reproduce DATA=FOLDER ARGS="nuclei --seeds 1"
+reproduce: $(RUN)  ## does synthetic data pay? hours; goes on where it was: make reproduce DATA=FOLDER ARGS="nuclei --seeds 0"
 	@echo "== Running the studies of few labels, a seed after the other; stop it at any time, and call it again."
 	$(VENV)/bin/python benchmarks/reproduce.py --data $(DATA) $(ARGS)
 

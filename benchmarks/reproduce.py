@@ -1,9 +1,10 @@
 """Does synthetic data pay where labels are few? Studies whose every seed has labels, generators and segmenters of its
 own: python benchmarks/reproduce.py [STUDY ...] [--data FOLDER] [--seeds N]
 
-Each seed is a run folder, and goes on where it was stopped. What is finished, of one seed or all, is written to
-docs/studies.md: paired differences to real data, with what the seeds can say of chance, and the share of the gap to
-the ceiling that each arm closes.
+Each seed is a run folder, and goes on where it was stopped; `--seeds 1,3` runs these alone, so that machines share a
+study. What is finished, of one seed or all, is written to docs/studies.md: paired differences to real data, with what
+the seeds can say of chance, and the share of the gap to the ceiling that each arm closes. The scores are kept beside
+the page, in docs/studies.json: seeds of other machines, measured by the same recipe, count on.
 """
 
 import argparse
@@ -13,19 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from seggen_hf.config import Recipe, load_recipe
+from seggen_hf.config import HOW_ONLY, SECTIONS, Recipe, load_recipe
+from seggen_hf.config.values import list_differing
 from seggen_hf.pictures.markdown import table
+from seggen_hf.runs.folder import RunFolder
 from seggen_hf.runs.pairs import paired_difference
 from seggen_hf.runs.report import list_costs
 from seggen_hf.runs.results import percent, read_results, scores_by_arm
 from seggen_hf.runs.runner import run_stages
 from seggen_hf.runs.verdict import BASELINE
-from seggen_hf.storage.files import write_text
+from seggen_hf.storage.digests import json_digest
+from seggen_hf.storage.files import read_json, write_json, write_text
 from seggen_hf.trainers.script import told_in_a_line
 
 STUDIES_FOLDER = Path(__file__).with_name("studies")
 PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
 ALL_LABELS = "all-labels"
+FREE = {"seed", "seeds", "arms", "dataset_name", "unlabelled", "max_train_records", "train_records_seed"}
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,15 @@ STUDIES = {
 }
 
 
-def run_study(study: Study, data: Path, out: Path, seeds: int, settings: list[str]) -> None:
+def run_study(study: Study, data: Path, out: Path, seeds: list[int], settings: list[str]) -> None:
     """Every seed in turn, then the ceiling: what is cut off at the end matters least."""
-    for seed in range(seeds):
+    for seed in seeds:
         own = [f"data.train_records_seed={seed}", f"evaluation.seeds=[{seed}]"]
         own += [f"{section}.seed={seed}" for section in ("text2mask", "mask2img", "synthesis")]
-        print(f"== {study.name}, seed {seed} of {seeds}", flush=True)
+        print(f"== {study.name}, seed {seed} of {study.seeds}", flush=True)
         run_stages(study.recipe(data, *own, *settings), out / study.name / f"seed-{seed}", say=_say)
     if study.ceiling == ALL_LABELS:
-        every = ["data.max_train_records=null", "evaluation.arms=[real]", f"evaluation.seeds={[*range(seeds)]}"]
+        every = ["data.max_train_records=null", "evaluation.arms=[real]", f"evaluation.seeds={seeds}"]
         kinds = ("caption", "segmenter", "evaluate", "report")
         print(f"== {study.name}, all labels", flush=True)
         run_stages(study.recipe(data, *every, *settings), out / study.name / ALL_LABELS, kinds, say=_say)
@@ -89,23 +94,56 @@ def _say(line: str) -> None:
     print(f"   {line}", flush=True)
 
 
-def gather(study: Study, out: Path) -> dict[str, dict[str, dict[int, float]]]:
-    """`{arm: {test split: {seed: score}}}` of all runs of a study that were scored; the ceiling among the arms."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
+def protocol_digest(recipe: Recipe) -> str:
+    """Differs where two runs of a study cannot be compared: by what their recipes set, but for what seeds change, what
+    arms there are, where the data lies, how a stage runs. A setting at its default does not count, so that new
+    settings leave what was measured before they came as it is."""
+    free = HOW_ONLY | FREE
+    return json_digest({
+        name: {key: value for key, value in list_differing(getattr(recipe, name)).items() if key not in free}
+        for name in SECTIONS
+    })  # fmt: skip
+
+
+def gather(study: Study, out: Path, known: dict | None = None) -> dict:
+    """All scores of a study: those of runs in `out`, and those known from before and elsewhere.
+
+    Args:
+        known: what this function returned earlier. Its scores are left out where the runs here follow another recipe.
+
+    Returns:
+        `protocol`: the digest of the recipe that all of them follow, None where nothing was scored; `scores`:
+        `{arm: {test split: {seed: score}}}`, the ceiling among the arms; `hours`: `{run: of its stages}`.
+    Raises: `ValueError` if two runs in `out` follow different recipes.
+    """
+    known = known or {"protocol": None, "scores": {}, "hours": {}}
+    fresh: dict[str, tuple[str, list[dict]]] = {}
     for run in sorted((out / study.name).glob("*")):
-        results = read_results(run)
-        if results is None:
-            continue
-        for arm, by_split in scores_by_arm(results["scores"], study.metric).items():
-            name = ALL_LABELS if run.name == ALL_LABELS else arm
+        if (results := read_results(run)) is not None:
+            fresh[run.name] = (protocol_digest(RunFolder(run).recipe()), results["scores"])
+    protocols = {protocol for protocol, _ in fresh.values()}
+    if len(protocols) > 1:
+        raise ValueError(f"Runs in {out / study.name} follow different recipes; run them again, or move some away.")
+    protocol = protocols.pop() if protocols else known["protocol"]
+    is_same = known["protocol"] == protocol
+    scores: dict[str, dict[str, dict[int, float]]] = {}
+    for arm, by_split in known["scores"].items() if is_same else ():
+        for split, by_seed in by_split.items():
+            scores.setdefault(arm, {})[split] = {int(seed): score for seed, score in by_seed.items()}  # JSON: text
+    for name, (_, rows) in fresh.items():
+        for arm, by_split in scores_by_arm(rows, study.metric).items():
             for split, by_seed in by_split.items():
-                found.setdefault(name, {}).setdefault(split, {}).update(by_seed)
-    return found
+                of_arm = scores.setdefault(ALL_LABELS if name == ALL_LABELS else arm, {})
+                of_arm[split] = dict(sorted((of_arm.get(split, {}) | by_seed).items()))
+    hours = dict(known["hours"]) if is_same else {}
+    for name in fresh:
+        hours[name] = sum(cost["seconds"] for cost in list_costs(out / study.name / name)) / 3600
+    return {"protocol": protocol, "scores": scores, "hours": hours}
 
 
-def describe(study: Study, out: Path) -> str | None:
-    """What is known of a study so far, as Markdown; None while nothing is."""
-    scores = gather(study, out)
+def describe(study: Study, known: dict) -> str | None:
+    """What is known of a study so far (`gather`), as Markdown; None while nothing is."""
+    scores = known["scores"]
     if BASELINE not in scores:
         return None
     seeds = len(next(iter(scores[BASELINE].values())))
@@ -135,25 +173,32 @@ def describe(study: Study, out: Path) -> str | None:
         lines += ["", f"On {split}:", "", *table(header, rows)]
         if top and gap <= 0:
             lines += ["", f"Here nothing was to be gained: {study.ceiling} is no better than {BASELINE}."]
-    costs = [cost["seconds"] for run in sorted((out / study.name).glob("*")) for cost in list_costs(run)]
-    lines += ["", f"{sum(costs) / 3600:.1f} hours of stages in all."]
+    lines += ["", f"{sum(known['hours'].values()):.1f} hours of stages in all."]
+    if known["protocol"] != protocol_digest(recipe):
+        lines += ["", "Measured with other settings than those of today's recipe."]
     return "\n".join(lines)
 
 
 def write_page(out: Path, page: Path) -> None:
-    """Write what is known of all studies; what the page says of studies that are not in `out` stays."""
-    known = page.read_text(encoding="utf-8").split("\n## ")[1:] if page.is_file() else []
-    sections = {text.split("\n", 1)[0].strip(): "## " + text.rstrip() for text in known}
+    """Write what is known of all studies: the scores into `page` with the ending .json, and what they say."""
+    table_of_scores = page.with_suffix(".json")
+    known = read_json(table_of_scores) if table_of_scores.is_file() else {}
     for study in STUDIES.values():
-        if text := describe(study, out):
-            sections[study.name] = text
+        found = gather(study, out, known.get(study.name))
+        if found["scores"]:
+            known[study.name] = found
+    told = {name: describe(STUDIES[name], known[name]) for name in STUDIES if name in known}
     head = (
         "<!-- written by benchmarks/reproduce.py -->\n# Studies of few labels\n\nWhat `make reproduce` has measured "
         "so far: does synthetic data pay where labels are few, and which part of it? Recipes are in "
         "`benchmarks/studies/`. Nothing was tuned on what is scored here."
     )
-    ordered = [sections[name] for name in STUDIES if name in sections]
-    write_text(page, "\n\n".join([head, *ordered]) + "\n")
+    write_json(table_of_scores, known)
+    write_text(page, "\n\n".join([head, *filter(None, told.values())]) + "\n")
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(seed) for seed in text.split(",")]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -161,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)}; all if none is given")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the real data sets")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
-    parser.add_argument("--seeds", type=int, help="fewer than a study has")
+    parser.add_argument("--seeds", type=_seeds, metavar="SEED,...", help="these alone, counted from 0: 0,2")
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--write-only", action="store_true", help="write the page of what is finished; run nothing")
@@ -178,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
                 missing.append(study.name)
                 print(f"skipped: {error}", flush=True)
         for study in [study for study in chosen if study.name not in missing]:
-            seeds = min(args.seeds or study.seeds, study.seeds)
+            seeds = [seed for seed in range(study.seeds) if args.seeds is None or seed in args.seeds]
             status = told_in_a_line(functools.partial(run_study, study, args.data, args.out, seeds, args.settings))
             write_page(args.out, args.page)
             if status:

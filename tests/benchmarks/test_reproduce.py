@@ -44,43 +44,83 @@ def two_seeds(script, tiny_run, tmp_path):
     return tmp_path
 
 
+def describe(script, out) -> str:
+    study = script.STUDIES["scenes"]
+    return script.describe(study, script.gather(study, out))
+
+
 def test_the_page_tells_gain_chance_and_gap(script, two_seeds):
-    text = script.describe(script.STUDIES["scenes"], two_seeds)
+    text = describe(script, two_seeds)
     assert "25 labels, 2 of 4 seeds; mIoU in %" in text and "On test:" in text and "On unseen:" in text
     (line,) = {line for line in text.splitlines() if line.startswith("| synthetic")}
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells[1] == "49.0" and cells[2].startswith("+4.0 ± ") and cells[4] == "16%"  # of 0.25 on average
     assert cells[5] == "42.0 (0), 56.0 (1)" and 0 < float(cells[3]) < 1
-    assert script.describe(script.STUDIES["nuclei"], two_seeds) is None
+    nuclei = script.STUDIES["nuclei"]
+    assert script.describe(nuclei, script.gather(nuclei, two_seeds)) is None
 
 
 def test_the_page_tells_where_nothing_was_to_be_gained(script, two_seeds):
-    assert "nothing was to be gained" not in script.describe(script.STUDIES["scenes"], two_seeds)
+    assert "nothing was to be gained" not in describe(script, two_seeds)
     for path in two_seeds.glob("scenes/*/results.json"):
         results = json.loads(path.read_text())
         for row in results["scores"]:
             row["mIoU"] = 0.1 if row["arm"] == "renderer" else row["mIoU"]
         path.write_text(json.dumps(results))
-    text = script.describe(script.STUDIES["scenes"], two_seeds)
+    text = describe(script, two_seeds)
     assert text.count("Here nothing was to be gained: renderer is no better than real.") == 2 and "%  |" not in text
 
 
-def test_what_is_known_of_other_studies_stays_on_the_page(script, two_seeds):
-    page = two_seeds / "studies.md"
-    page.write_text("# old\n\n## camvid\n\nmeasured elsewhere\n\n## scenes\n\nold figures\n")
-    assert script.main(["--write-only", "--out", str(two_seeds), "--page", str(page)]) == 0
+def test_scores_measured_elsewhere_by_the_same_recipe_count_on(script, two_seeds):
+    page = two_seeds / "page.md"
+    words = ["--write-only", "--out", str(two_seeds), "--page", str(page)]
+    assert script.main(words) == 0
+    shutil.rmtree(two_seeds / "scenes" / "seed-0")
+    first = page.read_text()
+    assert script.main(words) == 0 and page.read_text() == first and "2 of 4 seeds" in first
+    table = json.loads(page.with_suffix(".json").read_text())
+    assert table["scenes"]["scores"]["real"]["test"] == {"0": 0.4, "1": 0.5}
+    assert set(table["scenes"]["hours"]) == {"seed-0", "seed-1"}
+    # Another study's scores stay; those of another recipe give way to what is measured now.
+    table["camvid"] = table["scenes"]
+    table["scenes"] = table["scenes"] | {"protocol": "of other steps"}
+    page.with_suffix(".json").write_text(json.dumps(table))
+    assert script.main(words) == 0
     text = page.read_text()
-    assert text.index("## scenes") < text.index("## camvid") and "measured elsewhere" in text
-    assert "old figures" not in text and "16%" in text
+    assert text.index("## scenes") < text.index("1 of 4 seeds") < text.index("## camvid")
+    assert "Measured with other settings than those of today's recipe." in text  # those of the miniature run
+
+
+def test_runs_of_different_recipes_are_not_put_into_one_table(script, two_seeds):
+    study = script.STUDIES["scenes"]
+    recipe = two_seeds / "scenes" / "seed-1" / "recipe.yaml"
+    text = recipe.read_text()
+    recipe.write_text(text + "\n")
+    script.gather(study, two_seeds)
+    changed = text.replace("max_train_steps: ", "max_train_steps: 1", 1)
+    assert changed != text
+    recipe.write_text(changed)
+    with pytest.raises(ValueError, match="follow different recipes"):
+        script.gather(study, two_seeds)
+
+
+def test_the_protocol_is_the_same_for_all_seeds_of_a_study_and_its_ceiling(script, tmp_path):
+    study = script.STUDIES["scenes"]
+    plain = script.protocol_digest(study.recipe(tmp_path))
+    other_seed = ["data.train_records_seed=2", "evaluation.seeds=[2]", "mask2img.seed=2", "evaluation.jobs=1"]
+    every = ["data.max_train_records=null", "evaluation.arms=[real]"]
+    assert plain == script.protocol_digest(study.recipe(tmp_path, *other_seed))
+    assert plain == script.protocol_digest(study.recipe(tmp_path, *every))
+    assert plain != script.protocol_digest(study.recipe(tmp_path, "segmenter.max_train_steps=7"))
 
 
 @pytest.mark.slow
 def test_a_study_runs_each_seed_in_a_folder_of_its_own(script, tmp_path, capsys):
-    words = ["scenes", "nuclei", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seeds", "2"]
+    words = ["scenes", "nuclei", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seeds", "0,1"]
     words += ["--page", str(tmp_path / "page.md")] + [word for item in SHRUNK for word in ("--set", item)]
     assert script.main(words) == 0
     told = capsys.readouterr().out
-    assert "skipped: nuclei needs the data set in" in told and "== scenes, seed 1 of 2" in told
+    assert "skipped: nuclei needs the data set in" in told and "== scenes, seed 1 of 4" in told
     ids = [json.loads((tmp_path / f"out/scenes/seed-{seed}/captions/stage.json").read_text()) for seed in (0, 1)]
     assert ids[0]["fingerprint"] != ids[1]["fingerprint"]
     assert "| real |" in (tmp_path / "page.md").read_text()
