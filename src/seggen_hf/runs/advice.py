@@ -6,6 +6,7 @@ from statistics import fmean
 
 from ..config import SCENES, Recipe
 from .dropped import TITLES, Made
+from .missed import name_some
 from .verdict import BASELINE, CANDIDATES, ENOUGH_SEEDS, Scores, compare
 
 STILL_LEARNING = 0.05  # share by which the loss of the last tenth lies below that of the tenth before
@@ -28,7 +29,11 @@ class Advice:
 
 
 def what_next(
-    recipe: Recipe, scores: Scores, made: Sequence[Made], real_history: Sequence[Mapping] = ()
+    recipe: Recipe,
+    scores: Scores,
+    made: Sequence[Made],
+    real_history: Sequence[Mapping] = (),
+    missed: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Advice]:
     """What the figures suggest, the most telling first.
 
@@ -36,8 +41,10 @@ def what_next(
         scores: `{arm: {test split: {seed: score}}}`.
         made: what the synthesis made and dropped.
         real_history: log lines of the training on real records, with `step` and `loss`.
+        missed: `{test split: labels}` that every arm misses.
     """
-    found = [*_about_training(recipe, real_history), *_about_dropped(recipe, made)]
+    found = [*_about_training(recipe, real_history), *_about_missed(recipe, missed or {})]
+    found += _about_dropped(recipe, made)
     best = next((arm for arm in CANDIDATES if scores.get(arm)), None)
     if best and scores.get(BASELINE):
         found += _about_gain(recipe, scores, best)
@@ -76,6 +83,18 @@ def _about_training(recipe: Recipe, history: Sequence[Mapping]) -> list[Advice]:
         "and the arms would be compared where they end."
     )
     return [Advice(text, (f"segmenter.max_train_steps={steps}",))]
+
+
+def _about_missed(recipe: Recipe, missed: Mapping[str, Sequence[str]]) -> list[Advice]:
+    """Labels that are few or small are learnt last."""
+    names = list(dict.fromkeys(name for labels in missed.values() for name in labels))
+    if not names:
+        return []
+    text = (
+        f"Every arm misses {name_some(names)}: label more images that show it, at a larger size where it is small, or "
+        "train the segmenter longer."
+    )
+    return [Advice(text, (f"segmenter.max_train_steps={2 * recipe.segmenter.max_train_steps}",))]
 
 
 def _about_dropped(recipe: Recipe, made: Sequence[Made]) -> list[Advice]:

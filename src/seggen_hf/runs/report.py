@@ -29,6 +29,7 @@ from ..tasks import TASKS, task_of
 from .advice import what_next
 from .dropped import count_made, describe_arms
 from .folder import PREDICTIONS, RunFolder, read_history
+from .missed import missed_by_all
 from .neighbors import find_neighbors, show_neighbors
 from .results import list_seeds, list_unfinished, percent, read_results, scores_by_arm
 from .scores import NUM_SHOWN
@@ -96,7 +97,9 @@ def collect_facts(run: RunFolder, recipe: Recipe) -> dict:
         "counts": made,
         "near": NEAR,
         "neighbors": _neighbors(synthetic, captions, codec, pictures) if codec and synthetic else [],
-        "advice": what_next(recipe, scores_by_arm(rows), made, _real_history(run, recipe)) if results else [],
+        "advice": what_next(recipe, scores_by_arm(rows), made, _real_history(run, recipe), missed_by_all(rows))
+        if results
+        else [],  # fmt: skip
     }
 
 

@@ -32,6 +32,7 @@ from ..storage.files import write_json
 from ..tasks import TASKS
 from ..trainers.trackers import report_scores
 from .folder import PREDICTIONS, SCORES, RunFolder
+from .missed import tell_missed
 from .results import list_seeds, list_unfinished, percent, scores_by_arm
 from .stage_marker import finished_marker, mark_stage, read_marker
 from .stages import Segmenter
@@ -253,7 +254,7 @@ def evaluate_arms(
         "arms": {name: ARMS[name].description for name in dict.fromkeys(segmenter.arm for segmenter in segmenters)},
         "seeds": list_seeds(rows),
         "not_trained": list_unfinished(recipe, run),
-        "verdict": write_verdict(scores_by_arm(rows), headline.metric_name),
+        "verdict": write_verdict(scores_by_arm(rows), headline.metric_name) + tell_missed(rows),
         "scores": rows,
         "versions": join_versions(made["versions"] for made in (*markers, *entries)),
         "machine": describe_machine(),
