@@ -48,6 +48,12 @@ SWITCHES = {
     "pixel-mixing": Switch(
         "half of the ImgSyn images mixed with the real one", "imgsyn", "imgsyn", ("segmenter.pixel_mixing=0.5",)
     ),
+    "soft-labels": Switch(
+        "half of each synthetic pixel's label is what the segmenter of real records sees",
+        "synthetic",
+        "synthetic",
+        ("segmenter.soft_labels=0.5",),
+    ),
     "end-on-real": Switch(
         "the last fifth of the steps on real data", "synthetic", "synthetic", ("segmenter.synthetic_until=0.8",)
     ),
@@ -73,7 +79,8 @@ def recipe_of(name: str, settings: list[str]) -> Recipe:
         arms = sorted({switch.base for switch in SWITCHES.values()} | {"real"})
         return load_recipe(RECIPE, [f"evaluation.arms=[{', '.join(arms)}]", *settings])
     switch = SWITCHES[name]
-    arms = ["real", switch.arm] if switch.arm == "filtered" else [switch.arm]  # whose judge is the real one
+    judged = switch.arm == "filtered" or name == "soft-labels"  # by the segmenter of real records
+    arms = ["real", switch.arm] if judged else [switch.arm]
     return load_recipe(RECIPE, [f"evaluation.arms=[{', '.join(arms)}]", *switch.settings, *settings])
 
 

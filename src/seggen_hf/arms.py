@@ -88,7 +88,7 @@ def check_arms(recipe: Recipe) -> None:
         if kinds and len(lacking) == len(kinds):
             settings = " and ".join(f"synthesis.{kind}_variants" for kind in lacking)
             raise ValueError(f"Arm {name!r} needs synthetic records, but {settings} is 0. Raise it or drop the arm.")
-        if ARMS[name].reads in JUDGED and "real" not in recipe.evaluation.arms:
+        if needs_judge(ARMS[name], recipe.segmenter) and "real" not in recipe.evaluation.arms:
             raise ValueError(f"Arm {name!r} needs the segmenter of arm 'real', which judges. Name both.")
         if ARMS[name].reads in UNLABELLED and not recipe.data.unlabelled:
             raise ValueError(f"Arm {name!r} learns from images without masks; name them with data.unlabelled.")
@@ -108,6 +108,10 @@ def check_arms(recipe: Recipe) -> None:
         raise ValueError(
             "segmenter.synthetic_dataset is set; a run makes its own. Use training/train_seg.py for another data set."
         )
+    if recipe.segmenter.teacher:
+        raise ValueError("segmenter.teacher is set; a run takes its own segmenter of real records. Leave it out.")
+    if recipe.segmenter.soft_labels and recipe.data.task != "semantic":
+        raise ValueError(f"segmenter.soft_labels is for task semantic, and data.task is {recipe.data.task}.")
     if recipe.data.streaming:
         raise ValueError(
             "data.streaming is set; a run reads its data several times. The scripts in training/ can stream it."
@@ -175,6 +179,16 @@ def adapts_base(recipe: Recipe) -> bool:
     return bool(recipe.data.unlabelled and recipe.adapt.enabled and trained_generators(recipe))
 
 
+def is_taught(arm: Arm, config: SegmenterConfig) -> bool:
+    """Whether the segmenter of real records softens the labels of the arm's synthetic ones; not of the renderer's."""
+    return bool(config.soft_labels and arm.kinds and arm.reads != "renderer")
+
+
+def needs_judge(arm: Arm, config: SegmenterConfig) -> bool:
+    """Whether the arm comes after the segmenter of real records."""
+    return arm.reads in JUDGED or is_taught(arm, config)
+
+
 def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synthetic: Path | None) -> SegmenterConfig:
     """The training of one arm and seed: `config`, equal steps in all arms, and what makes the arm.
 
@@ -185,6 +199,7 @@ def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synth
     unread += () if arm.kinds else ("synthetic_dice",)
     has_partners = is_mixed and "imgsyn" in arm.kinds and arm.reads in SYNTHESIZED  # real images of its maps
     unread += () if has_partners else ("pixel_mixing",)
+    unread += () if is_taught(arm, config) else ("soft_labels",)
     own = {name: getattr(SegmenterConfig, name) for name in unread} | {"style_augmentation": False, **arm.segmenter}
     return dataclasses.replace(
         config,

@@ -192,6 +192,12 @@ def test_stages_are_chosen_by_name_first_and_last():
         (["synthesis.imgsyn_variants=0", "evaluation.arms=[real, imgsyn]"], "imgsyn_variants is 0"),
         (["segmenter.synthetic_dataset=x"], "makes its own"),
         (["segmenter.style_augmentation=true"], "into every arm"),
+        (["segmenter.teacher=x"], "takes its own segmenter"),
+        (
+            ["segmenter.soft_labels=0.5", "evaluation.arms=[synthetic]"],
+            "'synthetic' needs the segmenter of arm 'real'",
+        ),
+        (["segmenter.soft_labels=0.5", "data.task=panoptic"], "for task semantic"),
     ],
 )
 def test_arms_that_cannot_be_are_refused(tiny_recipe, settings, told):
@@ -252,6 +258,25 @@ def test_settings_that_an_arm_does_not_read_do_not_change_it(tmp_path):
         arm = ARMS[name]
         assert arm_config(arm, one, 0, tmp_path, tmp_path) == arm_config(arm, SegmenterConfig(), 0, tmp_path, tmp_path)
     assert arm_config(ARMS["imgsyn"], one, 0, tmp_path, tmp_path).p_aug == 0.1
+
+
+def test_soft_labels_are_of_the_segmenter_of_real_records(run_copy, tiny_recipe):
+    """What is not taught is kept; what is taught comes after its teacher, and is made anew with another one."""
+    arms = "evaluation.arms=[imgsyn, real]"
+    recipe = load_recipe(tiny_recipe, ["segmenter.soft_labels=0.5", arms])
+    by_name = {stage.name: stage for stage in list_stages(recipe, run_copy)}
+    taught, judge = by_name["segmenter-imgsyn/seed-0"], by_name["segmenter-real/seed-0"]
+    assert (
+        judge in taught.inputs and judge.is_done and list(by_name).index(judge.name) < list(by_name).index(taught.name)
+    )
+    hard = {stage.name: stage for stage in list_stages(load_recipe(tiny_recipe, [arms]), run_copy)}
+    assert hard[judge.name].fingerprint == judge.fingerprint
+    assert hard[taught.name].fingerprint != taught.fingerprint and hard[taught.name].inputs[-1] is not judge
+    said = []
+    run_stages(recipe, run_copy, say=said.append)
+    assert "segmenter-real/seed-0: kept, it is finished" in said
+    facts = json.loads((taught.folder / "run_config.json").read_text())
+    assert facts["soft_labels"] == 0.5 and facts["teacher"] == str(judge.folder)
 
 
 def test_changes_are_listed_old_to_new():

@@ -325,6 +325,20 @@ class SegmenterConfig(TrainingConfig):
             within=SHARE,
         ),
     )
+    soft_labels: float = field(
+        default=0.0,
+        metadata=about(
+            "Share of the label of a synthetic pixel that is what teacher sees there; the rest is what the map says.",
+            within=SHARE,
+        ),
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata=about(
+            "Folder or Hub id of a segmenter trained on real records, for soft_labels; a run takes its own.",
+            how_only=True,
+        ),
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -7,17 +7,18 @@ the folders is in `makers.py`: to list stages loads no model and no data.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..arms import (
     ARMS,
-    JUDGED,
     SYNTHESIZED,
     UNLABELLED,
     Arm,
     adapts_base,
     arm_config,
+    is_taught,
+    needs_judge,
     parse_segmenter_name,
     reads_unlabelled,
     segmenter_name,
@@ -110,7 +111,7 @@ def list_stages(recipe: Recipe, out: str | os.PathLike) -> list[Stage]:
         stages.append(_synthesis_stage(recipe, run, [captions, *generators]))
     if "renderer" in read:
         stages.append(_renderer_stage(recipe, run, captions))
-    for arm in sorted(arms, key=lambda arm: arm.reads in JUDGED):  # after the segmenter that judges
+    for arm in sorted(arms, key=lambda arm: needs_judge(arm, recipe.segmenter)):  # after the segmenter that judges
         if arm.reads == "filter":
             stages.append(_filter_stage(recipe, run, stages))
         if arm.reads in UNLABELLED and "pseudo" not in {stage.name for stage in stages}:
@@ -162,15 +163,18 @@ def _renderer_stage(recipe: Recipe, run: RunFolder, captions: Stage) -> Stage:
     return Stage("renderer", "synthesize", run.renderer, settings | _size_settings(recipe), [captions])
 
 
+def judge_name(recipe: Recipe) -> str:
+    """The stage of the segmenter of real records that judges what is made."""
+    return segmenter_name("real", recipe.evaluation.seeds[0])
+
+
 def _filter_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage:
-    judge = segmenter_name("real", recipe.evaluation.seeds[0])
-    inputs = [stage for stage in stages if stage.name in ("synthetic", judge)]
+    inputs = [stage for stage in stages if stage.name in ("synthetic", judge_name(recipe))]
     return Stage("filtered", "filter", run.filtered, _settings("filter", vars(recipe.filter)), inputs)
 
 
 def _pseudo_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage:
-    judge = segmenter_name("real", recipe.evaluation.seeds[0])
-    inputs = [stage for stage in stages if stage.name in ("unlabelled", judge)]
+    inputs = [stage for stage in stages if stage.name in ("unlabelled", judge_name(recipe))]
     settings = {"filter.pseudo_confidence": recipe.filter.pseudo_confidence}
     return Stage("pseudo", "pseudo", run.pseudo, settings, inputs)
 
@@ -197,14 +201,17 @@ def _segmenter_stage(recipe: Recipe, run: RunFolder, arm: Arm, seed: int, stages
     captions = stages[0]
     if arm.reads is None:  # it reads images and maps from the captions' folder: no setting of a caption decides them
         return Stage(name, "segmenter", folder, _source_settings(recipe) | settings, after=[captions])
-    inputs = [captions, *(stage for stage in stages if stage.name == RECORDS_OF[arm.reads])]
+    read = {RECORDS_OF[arm.reads]} | ({judge_name(recipe)} if is_taught(arm, recipe.segmenter) else set())
+    inputs = [captions, *(stage for stage in stages if stage.name in read)]
     return Stage(name, "segmenter", folder, settings, inputs)
 
 
 def segmenter_config(recipe: Recipe, run: RunFolder, arm: Arm, seed: int) -> SegmenterConfig:
     """The training of one arm and seed in its folder of the run."""
     synthetic = run.stage(RECORDS_OF[arm.reads]) if arm.reads else None
-    return arm_config(arm, recipe.segmenter, seed, run.segmenter(arm.name, seed), synthetic)
+    config = arm_config(arm, recipe.segmenter, seed, run.segmenter(arm.name, seed), synthetic)
+    judge = run.segmenter("real", recipe.evaluation.seeds[0])
+    return replace(config, teacher=str(judge)) if is_taught(arm, recipe.segmenter) else config
 
 
 def segmenter_of(stage: Stage) -> Segmenter:

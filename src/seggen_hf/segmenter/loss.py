@@ -92,8 +92,8 @@ class PointTargets:
 
     centers (float32, `(batch, points, 2)`): (x, y) in [0, 1]. First those for matching, then those to choose uncertain
     ones from, then those at random, as many as `count_points` says.
-    labels (bool, `(batch, num_masks, points)`): of the masks there, and class_labels (int64, `(batch, num_masks)`),
-    both zero beyond an image's own number of masks.
+    labels (bool, or float32 in [0, 1], `(batch, num_masks, points)`): of the masks there, and class_labels (int64,
+    `(batch, num_masks)`), both zero beyond an image's own number of masks.
     is_labelled (bool, `(batch,)`): whether any pixel is; an image where none is says nothing.
     num_masks: of each image; known on the CPU, whatever the device of the tensors.
     """

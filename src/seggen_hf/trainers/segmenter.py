@@ -39,6 +39,7 @@ from ..storage.digests import digest_of
 from ..storage.files import save_image, write_folder
 from ..tasks import TASKS
 from .segmenter_weights import freeze_unused, parameter_groups, seed_drop_path
+from .teacher import Teacher
 
 
 class SegmenterTask:
@@ -84,6 +85,7 @@ class SegmenterTask:
         self.partners = None
         if config.pixel_mixing > 0 and len(self.synthetic):
             self.partners = RealPartners(self.real, self.synthetic.records, config.pixel_mixing)
+        self.teacher = Teacher.from_config(config, labels, processor, task) if len(self.synthetic) else None
         self.num_records, self.epoch_order = self.mixture.num_records, self.mixture.epoch_order
         self.loss_settings = LossSettings.of(model.config)
         adapt_layers(model)
@@ -128,6 +130,7 @@ class SegmenterTask:
             "records": _describe_records(self.real.records),
             "synthetic_records": _describe_records(self.synthetic.records),
         }
+        facts |= {} if self.teacher is None else {"teacher": self.teacher.digest()}
         return facts if self.task == "semantic" else facts | {"task": self.task}
 
     def parameter_groups(self) -> list[dict]:
@@ -217,7 +220,10 @@ class SegmenterTask:
         outputs = module(pixel_values=batch["pixel_values"], output_auxiliary_logits=True, **masking)
         is_synthetic, weight = batch["is_synthetic"], self.config.synthetic_dice
         weights = None if weight == 1 else torch.where(is_synthetic > 0, weight, 1.0)
-        loss, parts = segmentation_loss(outputs, PointTargets(**batch["targets"]), self.loss_settings, weights)
+        targets = PointTargets(**batch["targets"])
+        if self.teacher is not None:
+            targets.labels = self.teacher.soften(batch)
+        loss, parts = segmentation_loss(outputs, targets, self.loss_settings, weights)
         return loss, parts | {"synthetic_share": is_synthetic.mean()}
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
@@ -254,7 +260,9 @@ class SegmenterTask:
         write_folder(folder, save, last="config.json")
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Nothing is frozen beside the trainable module, which the loop moves itself."""
+        """The teacher, which is frozen; the loop moves the trainable module itself."""
+        if self.teacher is not None:
+            self.teacher.to(device, dtype)
 
 
 def _describe_records(records) -> str:
