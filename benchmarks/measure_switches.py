@@ -70,6 +70,12 @@ SWITCHES = {
     "relative-filter": Switch(
         "pixels void where the siblings of an image disagree", "filtered", "synthetic", ("filter.rule=relative",)
     ),
+    "hard-records": Switch(
+        "FreeMask's filter, and what it kept less of seen more often",
+        "filtered",
+        "synthetic",
+        ("segmenter.hard_records=1",),
+    ),
     "copy-paste": Switch("copy-paste on the real samples beside", "synthetic-copy-paste", "synthetic"),
 }
 

@@ -199,6 +199,7 @@ def arm_config(arm: Arm, config: SegmenterConfig, seed: int, folder: Path, synth
     unread += () if arm.kinds else ("synthetic_dice",)
     has_partners = is_mixed and "imgsyn" in arm.kinds and arm.reads in SYNTHESIZED  # real images of its maps
     unread += () if has_partners else ("pixel_mixing",)
+    unread += () if arm.reads == "filter" else ("hard_records",)
     unread += () if is_taught(arm, config) else ("soft_labels",)
     own = {name: getattr(SegmenterConfig, name) for name in unread} | {"style_augmentation": False, **arm.segmenter}
     return dataclasses.replace(

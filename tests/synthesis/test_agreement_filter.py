@@ -179,7 +179,9 @@ def test_tiles_are_filtered_as_they_are(scene_records):
 def test_an_arm_trains_with_what_the_real_arm_kept(tiny_run, tiny_recipe, tmp_path):
     out = shutil.copytree(tiny_run, tmp_path / "run")
     said = []
-    recipe = load_recipe(tiny_recipe, ["evaluation.arms=[filtered,real,synthetic]", "filter.tolerance=1.1"])
+    recipe = load_recipe(
+        tiny_recipe, ["evaluation.arms=[filtered,real,synthetic]", "filter.tolerance=1.1", "segmenter.hard_records=1"]
+    )
     run_stages(recipe, out, say=said.append)
     names = [line.split(":")[0] for line in said if "begins" in line]
     assert names == ["stage 7 of 8, filtered", "stage 8 of 8, segmenter-filtered/seed-0"]

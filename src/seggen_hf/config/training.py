@@ -325,6 +325,14 @@ class SegmenterConfig(TrainingConfig):
             within=SHARE,
         ),
     )
+    hard_records: float = field(
+        default=0.0,
+        metadata=about(
+            "Synthetic records of which the filter kept less are seen more often: in proportion to their rank to "
+            "this power (FreeMask: 1). Of the arm `filtered`, where synthetic_mode draws at random.",
+            within=SHARE,
+        ),
+    )
     soft_labels: float = field(
         default=0.0,
         metadata=about(

@@ -49,6 +49,8 @@ class RecordMixture:
     `joint`: an epoch is all real and all synthetic records. `only`: an epoch is the synthetic records.
     In each mode no synthetic record is drawn after `synthetic_until` of the steps.
 
+    Where `synthetic_weights` are given, random draws of synthetic records follow them.
+
     Where `windows` are given (`StreamedRecords.windows`), records that are read together are drawn near each other: an
     epoch goes through the windows in random order, each shuffled, and random draws come from one window for a while.
     """
@@ -60,6 +62,7 @@ class RecordMixture:
         config: SegmenterConfig,
         real_windows: list[range] | None = None,
         synthetic_windows: list[range] | None = None,
+        synthetic_weights: np.ndarray | None = None,
     ):
         if num_real + num_synthetic == 0:
             raise ValueError("There are no records to train on.")
@@ -73,6 +76,7 @@ class RecordMixture:
             )
         self.num_real, self.num_synthetic, self.mode, self.p_aug = num_real, num_synthetic, mode, config.p_aug
         self.real_windows, self.synthetic_windows, self.seed = real_windows, synthetic_windows, config.seed
+        self.bounds = None if synthetic_weights is None else np.cumsum(synthetic_weights)
         self.last_step = config.synthetic_until * config.max_train_steps
         self.num_records = {
             "replace": num_real,
@@ -85,7 +89,11 @@ class RecordMixture:
         """Whether the sample is synthetic, and its index in its data set. Three draws from `rng`, whatever comes."""
         chance, any_real, any_synthetic = rng.random(3)
         any_real = self._place(any_real, self.num_real, self.real_windows, step)
-        any_synthetic = self._place(any_synthetic, self.num_synthetic, self.synthetic_windows, step)
+        if self.bounds is None:
+            any_synthetic = self._place(any_synthetic, self.num_synthetic, self.synthetic_windows, step)
+        else:
+            place = np.searchsorted(self.bounds, any_synthetic * self.bounds[-1], side="right")
+            any_synthetic = min(int(place), self.num_synthetic - 1)
         if self.num_synthetic == 0:
             return False, index
         if step >= self.last_step:

@@ -11,6 +11,7 @@ from seggen_hf.pipelines import ColormapCodec
 
 from ..config import SegmenterConfig, save_config
 from ..data.copy_paste import paste_labels, paste_segments
+from ..data.hardness import hardness_weights
 from ..data.mixture import DecodedRecords, RecordMixture
 from ..data.pixel_mixing import RealPartners
 from ..data.schema import check_columns, labels_of, read_image, read_map, read_panoptic
@@ -81,7 +82,10 @@ class SegmenterTask:
         )
         self.validation_records = validation_records
         windows = [getattr(part.records, "windows", list)() for part in (self.real, self.synthetic)]
-        self.mixture = RecordMixture(len(self.real), len(self.synthetic), config, *windows)
+        weights = None
+        if config.hard_records > 0 and len(self.synthetic):
+            weights = hardness_weights(self.synthetic.records, config.hard_records)
+        self.mixture = RecordMixture(len(self.real), len(self.synthetic), config, *windows, weights)
         self.partners = None
         if config.pixel_mixing > 0 and len(self.synthetic):
             self.partners = RealPartners(self.real, self.synthetic.records, config.pixel_mixing)
