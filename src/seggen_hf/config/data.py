@@ -9,6 +9,7 @@ from ..tasks import TASKS
 from .values import AT_LEAST_ONE, AT_LEAST_TWO, PART, POSITIVE, SIDE, about, check, check_fields, check_unique
 
 SCENES = "scenes"  # the data set that this package draws itself
+LOOKS = ("light", "color", "density")  # what a template caption may say beside the classes
 
 
 @dataclass(kw_only=True)
@@ -152,6 +153,13 @@ class CaptionConfig:
         default="template",
         metadata=about("`template` (classes present, largest first), or the Hub id of a captioning model."),
     )
+    attributes: list[str] = field(
+        default_factory=list,
+        metadata=about(
+            f"What the template says beside the classes, out of {', '.join(LOOKS)}: how light a picture is, of which "
+            "color, and in a word how many things of a class it has. For kinds of pictures that show the same classes."
+        ),
+    )
     caption_prompt: str | None = field(
         default=None, metadata=about("Question asked of a chat-style vision-language model.")
     )
@@ -163,3 +171,5 @@ class CaptionConfig:
 
     def __post_init__(self):
         check_fields(self)
+        check(set(self.attributes) <= set(LOOKS), "attributes", self.attributes, f"taken from {LOOKS}")
+        check_unique("attributes", self.attributes)

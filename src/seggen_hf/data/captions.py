@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,8 @@ from tqdm.auto import tqdm
 
 from ..config import CaptionConfig
 from ..labels import LabelSet
-from .schema import labels_of, open_image, read_map, save_dataset
+from .looks import count_words, describe_look
+from .schema import labels_of, open_image, read_image, read_map, save_dataset
 from .sources.streamed import StreamedRecords
 
 Records = TypeVar("Records", bound=Dataset | StreamedRecords)
@@ -27,21 +29,37 @@ CHAT_PROMPT = "Describe this image in one short sentence."
 
 
 def template_caption(
-    segmentation_map: np.ndarray, labels: LabelSet, max_names: int = MAX_NAMES, min_share: float = MIN_SHARE
+    segmentation_map: np.ndarray,
+    labels: LabelSet,
+    max_names: int = MAX_NAMES,
+    min_share: float = MIN_SHARE,
+    counts: Mapping[int, str] | None = None,
+    look: str = "",
 ) -> str:
-    """Name the classes present, largest first: "a photo of road, building, sky, car".
+    """Name the classes present, largest first: "a photo of road, building, sky, car (several), dark gray".
 
     Args:
         segmentation_map (`np.ndarray` of shape `(height, width)`): label ids; other ids (void) are passed over.
         max_names (`int`): the most classes named.
         min_share (`float`): classes with a smaller share of the labelled pixels are not named.
+        counts: `{label id: how many things}` in words (`count_words`).
+        look: of the picture (`describe_look`); the closing clause.
     """
-    counts = np.bincount(np.asarray(segmentation_map, np.int64).ravel(), minlength=labels.num_labels)
-    counts = counts[: labels.num_labels]
-    order = np.argsort(-counts, kind="stable")  # equal areas: the lower id first
-    present = [index for index in order if counts[index] > 0 and counts[index] >= min_share * counts.sum()]
-    names = list(dict.fromkeys(simple_name(labels.id2label[int(index)]) for index in present))
-    return PREFIX + ", ".join(names[:max_names]) if names else EMPTY
+    areas = np.bincount(np.asarray(segmentation_map, np.int64).ravel(), minlength=labels.num_labels)
+    areas = areas[: labels.num_labels]
+    order = np.argsort(-areas, kind="stable")  # equal areas: the lower id first
+    present = [index for index in order if areas[index] > 0 and areas[index] >= min_share * areas.sum()]
+    number = {index: f" ({word})" for index, word in (counts or {}).items()}
+    names = dict.fromkeys(simple_name(labels.id2label[int(i)]) + number.get(int(i), "") for i in present)
+    told = PREFIX + ", ".join([*names][:max_names]) if names else EMPTY
+    return f"{told}, {look}" if look else told
+
+
+def with_classes(caption: str | None, segmentation_map: np.ndarray, labels: LabelSet) -> str:
+    """The caption of an image whose map has become known: one that tells no more than a look gets the classes too."""
+    if not caption or caption.startswith(f"{EMPTY}, "):
+        return template_caption(segmentation_map, labels) + (caption or "")[len(EMPTY) :]
+    return caption
 
 
 def simple_name(name: str) -> str:
@@ -103,10 +121,18 @@ def _caption_batches(
     """Yield (indices, captions) batch by batch."""
     size = config.caption_batch_size
     batches = [indices[start : start + size] for start in range(0, len(indices), size)]
-    maps = records.select_columns("segmentation_map") if "segmentation_map" in records.column_names else None
+    read_from = [name for name in ("segmentation_map", "segments_info") if name in records.column_names]
+    read_from += ["image"] if {"light", "color"} & set(config.attributes) else []
+    rows = records.select_columns(read_from)
 
     def from_template(index: int) -> str:
-        return template_caption(read_map(maps[index]["segmentation_map"]), labels) if maps is not None else ""
+        row = rows[index] if read_from else {}
+        look = describe_look(read_image(row["image"]), config.attributes) if "image" in row else ""
+        if "segmentation_map" not in row:
+            return f"{EMPTY}, {look}" if look else ""
+        is_counted = "density" in config.attributes and row.get("segments_info") is not None
+        counts = count_words(row["segments_info"]) if is_counted else None
+        return template_caption(read_map(row["segmentation_map"]), labels, counts=counts, look=look)
 
     if config.captioner == TEMPLATE:
         with ThreadPoolExecutor(max_workers=4) as pool:
@@ -196,7 +222,8 @@ def _set_captions(records: Dataset | StreamedRecords, captions: list[str]) -> An
 
 
 def _signature(config: CaptionConfig) -> list:
-    return [config.captioner, config.caption_prompt, config.max_new_tokens]
+    more = [config.attributes] if config.attributes else []
+    return [config.captioner, config.caption_prompt, config.max_new_tokens, *more]
 
 
 def _read_progress(path: str | Path, config: CaptionConfig) -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..config import FilterConfig
-from ..data.captions import template_caption
+from ..data.captions import with_classes
 from ..data.schema import attach_labels, encode_map, encode_panoptic, read_image, record_features, save_dataset
 from ..data.tiles import tile_records
 from ..labels import LabelSet
@@ -54,7 +54,7 @@ def pseudo_label(
                 continue
             name = row["image_id"]
             made = {"image": row["image"], "image_id": name}
-            made["caption"] = row["caption"] or template_caption(segmentation_map, labels)
+            made["caption"] = with_classes(row["caption"], segmentation_map, labels)
             made["segmentation_map"] = encode_map(segmentation_map, labels.num_labels, name)
             if task != "semantic":
                 made["panoptic_map"] = encode_panoptic(cast(np.ndarray, found["panoptic_map"]), name)
