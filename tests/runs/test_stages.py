@@ -217,6 +217,7 @@ def test_arms_that_cannot_be_are_refused(tiny_recipe, settings, told):
         ("segmenter.backbone_model=/nowhere/model", "segmenter.backbone_model is"),
         ("mask2img.controlnet_model=/nowhere/model", "mask2img.controlnet_model is"),
         ("mask2img.validation_segmenter=/nowhere/model", "mask2img.validation_segmenter is"),
+        ("synthesis.density_share=0.5", "needs caption.attributes with `density`"),
         ("text2mask.height=128", "text2mask would be trained at 128 x 64"),
         ("mask2img.dry_run=true", "mask2img.dry_run is set.*seggen plan"),
     ],

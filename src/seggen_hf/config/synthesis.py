@@ -7,6 +7,7 @@ from .values import POSITIVE, SHARE, about, check, check_fields
 OFFLOADS = ("none", "model", "sequential")
 VAE_PRECISIONS = ("float32", "same")
 FILTER_RULES = ("absolute", "relative")
+STYLE_ATTRIBUTES = ("light", "weather", "viewpoint", "material")
 MIXED_PRECISION = ("no", "fp16", "bf16")
 
 
@@ -119,9 +120,34 @@ class SynthesisConfig:
     caption_style_share: float = field(
         default=0.5, metadata=about("Share of the samples that get a drawn style.", within=SHARE)
     )
+    caption_attributes: list[str] = field(
+        default_factory=list,
+        metadata=about(
+            f"Of {', '.join(STYLE_ATTRIBUTES)}: clauses about these are drawn beside caption_styles; kept lists, or "
+            "written by style_writer for the labels."
+        ),
+    )
+    style_writer: str | None = field(
+        default=None,
+        metadata=about("Hub id or folder of a language model that writes the clauses of caption_attributes."),
+    )
+    density_share: float = field(
+        default=0.0,
+        metadata=about(
+            "Share of MaskSyn's captions that ask for another number of things, where captions tell one "
+            "(caption.attributes).",
+            within=SHARE,
+        ),
+    )
 
     def __post_init__(self):
         check_fields(self)
+        known = set(self.caption_attributes) <= set(STYLE_ATTRIBUTES)
+        check(known, "caption_attributes", self.caption_attributes, f"taken from {STYLE_ATTRIBUTES}")
+        if self.style_writer and not self.caption_attributes:
+            raise ValueError(
+                f"style_writer is set, and no caption_attributes for it to write of: {', '.join(STYLE_ATTRIBUTES)}."
+            )
         fits = self.vae_precision == "float32" or self.offload != "sequential"
         check(fits, "vae_precision", self.vae_precision, "float32 with --offload sequential")
 

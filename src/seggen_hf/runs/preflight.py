@@ -59,6 +59,11 @@ def check_run(recipe: Recipe, out: str | os.PathLike) -> dict:
     _check_trainings(recipe)
     _check_models(recipe)
     data = recipe.data
+    if recipe.synthesis.density_share and ("density" not in recipe.caption.attributes or data.task == "semantic"):
+        raise ValueError(
+            "synthesis.density_share asks for other numbers of things: it needs caption.attributes with `density` and "
+            f"segments to count (data.task is {data.task})."
+        )
     if data.train_split in data.test_splits:
         raise ValueError(
             f"data.test_splits names {data.train_split!r}, which is trained on; scores would say nothing."
@@ -253,6 +258,8 @@ def _check_models(recipe: Recipe) -> None:
         check_seen_size(side, segmenter.inference_size or side, recipe.data.task)
     if recipe.caption.captioner != "template":
         _check_file("caption.captioner", recipe.caption.captioner, "config.json", None)
+    if recipe.synthesis.style_writer:
+        _check_file("synthesis.style_writer", recipe.synthesis.style_writer, "config.json", None)
 
 
 def _check_segmenter(setting: str, model: str, revision: str | None) -> None:

@@ -36,6 +36,7 @@ from .progress import Progress
 from .quality import REASONS, decode_scores, drop_generated_map, drop_human_map, drop_image, map_scores
 from .rarity import repeat_factors
 from .shards import SAMPLE_SCORES, finished_shards, load_synthetic, summarize, write_shard
+from .styles import with_styles
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def synthesize(
     folder = Path(output_dir)
     provenance = {name: public_value(value) for name, value in (provenance or {}).items()}
     labels = labels or LabelSet.from_records(records)
+    config = with_styles(config, labels, folder, accelerator)
     weights = repeat_factors(records, labels, config.rare_labels) if config.rare_labels else None
     plan = SynthesisPlan(records["image_id"][:], records["caption"][:], config, kinds, weights)
     generators = {"mask2img": mask2img}

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from ..config import SynthesisConfig
+from ..data.looks import COUNTS
+from ..provenance import public_value
 from ..storage.files import write_json
 from .rarity import share_out
 
+COUNTED = re.compile(rf"\(({'|'.join(word for _, word in COUNTS)})\)")  # how many things, in a template's caption
 KINDS = ("imgsyn", "masksyn")  # alphabetical, so that a plain listing of the shards is in the order of the plan
 MANIFEST = "manifest.json"
 # Where files lie, where weights wait, and how many samples are denoised or decoded at once changes no sample.
@@ -29,12 +33,16 @@ _WITHOUT_TRACE = {
     "min_caption_agreement": 0.0,
     "min_plausibility": 0.0,
     "max_map_agreement": 1.0,
+    "caption_attributes": [],
+    "style_writer": None,
+    "density_share": 0.0,
 }  # left out where they have this value: manifests may be older than they
 _OF_KIND = {  # what decides samples of that kind only
     "imgsyn": ("imgsyn_variants",),
     "masksyn": (
         "masksyn_variants", "text2mask_steps", "text2mask_guidance", "max_color_distance", "min_region_area",
         "fill_distance", "max_ignored_share", "min_caption_agreement", "min_plausibility", "max_map_agreement",
+        "density_share",
     ),
 }  # fmt: skip
 
@@ -44,7 +52,8 @@ class PlannedSample:
     """One sample to make: `kind`, the row `record` and id of its source, the seed of its noise, and its captions.
 
     `caption` may have a drawn style and is the image's; `map_caption` is the record's own, for Text2Mask: it was
-    trained on captions of labelled records only, and paints "at night" as a darker color map, of other labels.
+    trained on captions of labelled records only, and paints "at night" as a darker color map, of other labels. Both
+    may ask for another number of things than the record shows.
     """
 
     kind: str
@@ -110,6 +119,13 @@ class SynthesisPlan:
                 f"There is nothing to make: {' and '.join(f'--{kind}_variants' for kind in kinds) or 'kinds'} "
                 f"must be 1 or more."
             )
+        is_varied = config.density_share > 0 and "masksyn" in self.variants
+        self.density_words = density_words(captions) if is_varied else []
+        if is_varied and not self.density_words:
+            raise ValueError(
+                "synthesis.density_share asks for other numbers of things, and no caption tells one; set "
+                "caption.attributes=[density] for things in segments, or leave it out."
+            )
         # Of each kind and record the number of its first sample.
         self.starts: dict[str, np.ndarray] = {}
         if weights is not None:
@@ -138,10 +154,11 @@ class SynthesisPlan:
         record, variant = self._source(kind, index)
         source_id = self.source_ids[record]
         seed = derive_seed(self.config.seed, kind, source_id, variant)
-        caption = draw_caption(
-            self.captions[record], self.config.caption_styles, self.config.caption_style_share, seed
-        )
-        return PlannedSample(kind, record, source_id, variant, seed, caption, self.captions[record])
+        config, own = self.config, self.captions[record]
+        if kind == "masksyn":
+            own = draw_density(own, self.density_words, config.density_share, seed)
+        caption = draw_caption(own, config.caption_styles, config.caption_style_share, seed)
+        return PlannedSample(kind, record, source_id, variant, seed, caption, own)
 
     def _source(self, kind: str, index: int) -> tuple[int, int]:
         """Record and variant of a sample."""
@@ -167,7 +184,9 @@ class SynthesisPlan:
         settings = dataclasses.asdict(self.config)
         for name in (*_NOT_IN_FINGERPRINT, *(n for kind in KINDS if kind not in self.kinds for n in _OF_KIND[kind])):
             settings.pop(name)
-        settings = {name: value for name, value in settings.items() if _WITHOUT_TRACE.get(name) != value}
+        settings["style_writer"] = public_value(settings["style_writer"])
+        missing = object()
+        settings = {name: value for name, value in settings.items() if _WITHOUT_TRACE.get(name, missing) != value}
         return settings | {
             "kinds": self.kinds,
             "height": height,
@@ -216,6 +235,24 @@ def draw_caption(caption: str, styles: Sequence[str], share: float, seed: int) -
     own = [style for style in styles if caption.endswith(f", {style}")]
     content = caption[: -len(max(own, key=len)) - 2] if own else caption
     return f"{content}, {drawn}"
+
+
+def draw_density(caption: str, words: Sequence[str], share: float, seed: int) -> str:
+    """The caption, in a share of the samples with another word for how many things there are: "car (one)" -> "car
+    (many)".
+
+    Args:
+        words: to draw from, as often as they stand there.
+    """
+    rng = random.Random(f"density {seed}")
+    if share <= 0 or not words or rng.random() >= share:
+        return caption
+    return COUNTED.sub(lambda _: f"({words[int(rng.random() * len(words))]})", caption)
+
+
+def density_words(captions: Sequence[str]) -> list[str]:
+    """All words for how many things there are, of all captions."""
+    return [word for caption in captions for word in COUNTED.findall(caption or "")]
 
 
 def _digest(texts: Sequence[str]) -> str:
