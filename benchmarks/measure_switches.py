@@ -76,6 +76,16 @@ SWITCHES = {
         "synthetic",
         ("segmenter.hard_records=1",),
     ),
+    "no-styles": Switch(
+        "captions keep their own light and weather", "synthetic", "synthetic", ("synthesis.caption_styles=[]",)
+    ),
+    "fewer": Switch(
+        "6 samples a real record, not 24",
+        "synthetic",
+        "synthetic",
+        ("synthesis.imgsyn_variants=3", "synthesis.masksyn_variants=3"),
+    ),
+    "lora": Switch("Text2Mask by LoRA, not whole", "synthetic", "synthetic", ("text2mask.lora_rank=16",)),
     "copy-paste": Switch("copy-paste on the real samples beside", "synthetic-copy-paste", "synthetic"),
 }
 
