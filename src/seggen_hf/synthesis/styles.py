@@ -40,10 +40,9 @@ def with_styles(config: SynthesisConfig, labels: LabelSet, folder: Path, acceler
     """
     if not config.caption_attributes:
         return config
-    told: list[Any] = [None]
-    if accelerator.is_main_process:
-        told[0] = _begun(config, folder) or _clauses(config, labels)
-    broadcast_object_list(told)
+    clauses = (_begun(config, folder) or _clauses(config, labels)) if accelerator.is_main_process else []
+    told = [clauses]
+    broadcast_object_list(told)  # in place
     return replace(config, caption_styles=list(dict.fromkeys([*config.caption_styles, *told[0]])))
 
 
@@ -56,12 +55,14 @@ def _begun(config: SynthesisConfig, folder: Path) -> list[str] | None:
 
 
 def _clauses(config: SynthesisConfig, labels: LabelSet) -> list[str]:
-    written = write_clauses(config.style_writer, config.caption_attributes, labels) if config.style_writer else {}
-    for name in config.caption_attributes:
-        if config.style_writer and len(written[name]) < 2:
+    if not config.style_writer:
+        return [clause for name in config.caption_attributes for clause in CLAUSES[name]]
+    found: list[str] = []
+    for name, clauses in write_clauses(config.style_writer, config.caption_attributes, labels).items():
+        if len(clauses) < 2:
             logger.warning("%s wrote no clauses about the %s; the kept ones are used.", config.style_writer, name)
-            del written[name]
-    return [clause for name in config.caption_attributes for clause in written.get(name, CLAUSES[name])]
+        found += clauses if len(clauses) > 1 else CLAUSES[name]
+    return found
 
 
 def write_clauses(
@@ -78,7 +79,7 @@ def write_clauses(
     tokenizer = transformers.AutoTokenizer.from_pretrained(name_or_path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
-    model = transformers.AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True)
     model.to(device).eval()
     found = {}
     for attribute in attributes:

@@ -85,7 +85,7 @@ class SegmenterTask:
         weights = None
         if config.hard_records > 0 and len(self.synthetic):
             weights = hardness_weights(self.synthetic.records, config.hard_records)
-        self.mixture = RecordMixture(len(self.real), len(self.synthetic), config, *windows, weights)
+        self.mixture = RecordMixture(len(self.real), len(self.synthetic), config, *windows, synthetic_weights=weights)
         self.partners = None
         if config.pixel_mixing > 0 and len(self.synthetic):
             self.partners = RealPartners(self.real, self.synthetic.records, config.pixel_mixing)
