@@ -8,8 +8,10 @@ from datasets import load_from_disk
 from safetensors.torch import load_file
 
 from seggen_hf.config import load_recipe
-from seggen_hf.data.schema import load_saved, read_map
+from seggen_hf.data.schema import labels_of, load_saved, read_map
 from seggen_hf.runs.folder import RunFolder
+from seggen_hf.runs.preflight import check_run
+from seggen_hf.runs.records import load_unlabelled_images
 from seggen_hf.runs.runner import check_stages, run_stages
 from seggen_hf.runs.stage_marker import SettingsChanged
 from seggen_hf.runs.stages import list_stages
@@ -88,8 +90,8 @@ def test_generators_start_from_a_base_that_has_seen_the_unlabelled_images(tiny_r
         (["evaluation.arms=[self-training]", "data.unlabelled=unlabelled"], "needs the segmenter of arm 'real'"),
         (["evaluation.arms=[real, self-training]", "data.unlabelled=/no/such"], "is no folder, no split"),
         (
-            ["evaluation.arms=[real, self-training]", "data.unlabelled=test"],
-            "of the test split 'test' is the same image",
+            ["evaluation.arms=[real, self-training]", "data.unlabelled=test", "data.max_unlabelled=4"],
+            "All .* images of data.unlabelled are in a test split too",
         ),
     ],
 )
@@ -97,6 +99,28 @@ def test_unlabelled_images_that_cannot_serve_are_refused(tiny_recipe, tmp_path, 
     with pytest.raises(ValueError, match=told):
         run_stages(load_recipe(tiny_recipe, settings), tmp_path / "run")
     assert not (tmp_path / "run/captions").exists()
+
+
+def test_test_images_among_the_unlabelled_ones_are_left_out(tiny_recipe, scene_records, tmp_path):
+    """And named; nothing learns from them."""
+    for name, rows in (("train", (0, 1)), ("test", (2, 3)), ("more", (2, 4, 5))):
+        (tmp_path / "data" / name / "images").mkdir(parents=True)
+        for row in rows:
+            record, masks = scene_records[row], tmp_path / "data" / name / "masks"
+            record["image"].save(tmp_path / "data" / name / "images" / f"{row}.png")
+            if name != "more":
+                masks.mkdir(exist_ok=True)
+                record["segmentation_map"].save(masks / f"{row}.png")
+    labels_of(scene_records).save(tmp_path / "data")
+    settings = [f"data.dataset_name={tmp_path / 'data'}", "data.test_splits=[test]", "data.unlabelled=more"]
+    recipe = load_recipe(tiny_recipe, [*settings, "evaluation.arms=[real, self-training]"])
+    images, left_out = load_unlabelled_images(recipe)
+    assert images["image_id"][:] == ["4", "5"] and left_out == ["2"]
+    wanted = "1 image is left out of data.unlabelled, being in a test split too, first 2"
+    for _ in range(2):  # looked at, and remembered
+        assert check_run(recipe, tmp_path / "run")["warnings"][-1] == wanted
+    run_stages(recipe, tmp_path / "whole", ["caption"])
+    assert load_saved(tmp_path / "whole/unlabelled")["image_id"][:] == ["4", "5"]
 
 
 def test_a_broken_image_is_told_before_anything_begins(tiny_recipe, tmp_path):

@@ -45,7 +45,7 @@ class UnlabelledReport:
             (there, here), count = pairs[0], len(pairs)
             found.append(
                 f"unlabelled: {count} of them {'is' if count == 1 else 'are'} in {split} too, first {here} ({there}); "
-                "where that is a test split, its images are learnt from, though not their masks"
+                "where that is a test split, a run leaves them out"
             )
         return found
 

@@ -18,7 +18,6 @@ from ..config import SCENES, Recipe, SynthesisConfig, TrainingConfig
 from ..data.captions import write_captions
 from ..data.scenes.render import render_records
 from ..data.schema import attach_labels, labels_of, load_saved
-from ..data.sources.unlabelled import load_unlabelled
 from ..data.tiles import tile_records
 from ..synthesis import filter_records, load_synthetic, synthesize
 from ..synthesis.agreement_filter import read_summary
@@ -33,7 +32,7 @@ from ..trainers.mask2img import Mask2ImgTask
 from ..trainers.segmenter import SegmenterTask
 from ..trainers.text2mask import Text2MaskTask
 from .folder import RunFolder
-from .records import load_train_records
+from .records import load_train_records, load_unlabelled_images
 from .scores import open_segmenter
 from .stage_marker import DONE, STARTED, finished_marker, mark_stage
 from .stages import Stage, repaint_config, segmenter_config, segmenter_of
@@ -87,7 +86,7 @@ def _make_captions(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
 
 
 def _make_unlabelled(stage: Stage, recipe: Recipe, run: RunFolder) -> dict:
-    images = attach_labels(load_unlabelled(recipe.data, check=False), labels_of(load_train_records(recipe)))
+    images = attach_labels(load_unlabelled_images(recipe)[0], labels_of(load_train_records(recipe)))
     made = write_captions(images, recipe.caption, stage.folder)
     return {"images": len(made), "captions": sum(bool(caption) for caption in made["caption"][:])}
 

@@ -20,10 +20,9 @@ from seggen_hf.pipelines import ColormapCodec
 from ..arms import adapts_base, check_arms, list_folders, reads_unlabelled, used_generators
 from ..config import SCENES, Recipe, load_recipe
 from ..config.presets import MEMORY
-from ..data.likeness import digest_image
 from ..data.schema import labels_of, read_map
 from ..data.sources.map_decoder import read_label_file
-from ..data.sources.unlabelled import check_images, load_unlabelled
+from ..data.sources.unlabelled import check_images
 from ..labels import LabelSet, differing_labels
 from ..miniature.architecture import resolve_base
 from ..plan.gpus import CPU_SPEED, Gpu, efficiency
@@ -38,7 +37,7 @@ from ..trainers.families.flux2 import Flux2
 from ..trainers.optimizer import check_optimizer
 from ..trainers.trackers import list_trackers
 from .folder import RunFolder
-from .records import data_digest, load_test_records, load_train_records
+from .records import data_digest, image_digests, load_test_records, load_train_records, load_unlabelled_images
 from .scores import recipe_hash
 from .stages import Stage
 from .work import read_planned
@@ -82,8 +81,7 @@ def check_run(recipe: Recipe, out: str | os.PathLike) -> dict:
         tests[split] = test_records
     ColormapCodec(labels)  # refuses two labels of one color, with their names
     warnings = [warning] if (warning := recipe.segmenter.batch_warning(1)) else []
-    if absent := _look_through(recipe, records, labels, tests, RunFolder(out).checked):
-        warnings.append(f"{data.train_split} never shows {', '.join(absent)}: no model can learn what it never sees")
+    warnings += _look_through(recipe, records, labels, tests, RunFolder(out).checked)
     counts = {split: len(test_records) for split, test_records in tests.items()}
     return {"records": len(records), "labels": labels.num_labels, "tests": counts, "warnings": warnings}
 
@@ -150,28 +148,28 @@ def preset_that_fits(
 def _look_through(
     recipe: Recipe, records: Dataset, labels: LabelSet, tests: dict[str, Dataset], checked: Path
 ) -> list[str]:
-    """Names of the labels that no training map shows. It takes a look at every file: once, while they stay equal.
+    """Warnings: labels that no training map shows, unlabelled images that are left out. It takes a look at every file:
+    once, while they stay equal.
 
     Args:
         checked: the file that remembers it.
     Raises: `ValueError` if a test image is also trained on, byte for byte.
     """
     looked_at = {split: data_digest(recipe, r) for split, r in {recipe.data.train_split: records, **tests}.items()}
-    images = load_unlabelled(recipe.data, check=False) if reads_unlabelled(recipe) else None
+    images, shared = load_unlabelled_images(recipe) if reads_unlabelled(recipe) else (None, [])
     if images is not None:
         looked_at["unlabelled"] = records_digest(images, ["image"])
     looked_at = {"looked_at": looked_at, "labels": labels.to_dict()}
     known = json.loads(checked.read_text()) if checked.is_file() else {}
-    if recipe.data.dataset_name != SCENES and known.get("of") == looked_at:
-        return known["absent"]
+    if recipe.data.dataset_name != SCENES and known.get("of") == looked_at and "warnings" in known:
+        return known["warnings"]
     data = recipe.data
     whole = dataclasses.replace(recipe, data=dataclasses.replace(data, tiles=1))  # as test images are
-    trained = {digest: (name, data.train_split) for digest, name in _digests(load_train_records(whole)).items()}
+    trained = {digest: (name, data.train_split) for digest, name in image_digests(load_train_records(whole)).items()}
     if images is not None:
         check_images(images.cast_column("image", Image(decode=False)), f"data.unlabelled {data.unlabelled}")
-        trained |= {digest: (name, "data.unlabelled") for digest, name in _digests(images).items()}
     for split, test_records in tests.items():
-        for digest, image_id in _digests(test_records).items():
+        for digest, image_id in image_digests(test_records).items():
             if digest in trained:
                 name, place = trained[digest]
                 raise ValueError(
@@ -184,19 +182,14 @@ def _look_through(
         # By number: the pool takes all that it is to work on at once, and not every picture's bytes fit in memory.
         for ids in pool.map(lambda i: np.unique(read_map(maps[i]["segmentation_map"])).tolist(), range(len(maps))):
             seen.update(ids)
-    absent = [labels.id2label[i] for i in range(labels.num_labels) if i not in seen]
-    write_json(checked, {"of": looked_at, "absent": absent})
-    return absent
-
-
-def _digests(records: Dataset) -> dict[str, str]:
-    """`{digest of an image's file: image id}`."""
-    images = records.select_columns("image").cast_column("image", Image(decode=False))
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        digests = pool.map(lambda i: digest_image(images[i]["image"]), range(len(images)))
-        found = dict(zip(digests, records["image_id"][:], strict=True))
-    found.pop("", None)
-    return found
+    warnings = []
+    if absent := [labels.id2label[i] for i in range(labels.num_labels) if i not in seen]:
+        warnings.append(f"{data.train_split} never shows {', '.join(absent)}: no model can learn what it never sees")
+    if shared:
+        told = "1 image is" if len(shared) == 1 else f"{len(shared)} images are"
+        warnings.append(f"{told} left out of data.unlabelled, being in a test split too, first {shared[0]}")
+    write_json(checked, {"of": looked_at, "warnings": warnings})
+    return warnings
 
 
 def _check_trainings(recipe: Recipe) -> None:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import datasets
 import datasets.config
 
 from ..arms import reads_unlabelled
 from ..config import SCENES, Recipe
+from ..data.likeness import digest_image
 from ..data.schema import labels_of
 from ..data.sources.split import load_split
 from ..data.sources.unlabelled import load_unlabelled
@@ -27,11 +30,40 @@ def load_test_records(recipe: Recipe, split: str) -> datasets.Dataset:
     return load_split(dataclasses.replace(recipe.data, tiles=1), split, recipe.data.max_test_records)
 
 
+def load_unlabelled_images(recipe: Recipe) -> tuple[datasets.Dataset, list[str]]:
+    """The images without masks that the run may learn from, and the ids of those that it may not: they are in one of
+    its test splits too, byte for byte.
+
+    Raises: `ValueError` if those are all.
+    """
+    images = load_unlabelled(recipe.data, check=False)
+    tested: set[str] = set()
+    for split in recipe.data.test_splits:
+        tested |= image_digests(load_test_records(recipe, split)).keys()
+    shared = {name for digest, name in image_digests(images).items() if digest in tested}
+    if not shared:
+        return images, []
+    kept = [place for place, name in enumerate(images["image_id"][:]) if name not in shared]
+    if not kept:
+        raise ValueError(f"All {len(images)} images of data.unlabelled are in a test split too; name others.")
+    return images.select(kept), sorted(shared)
+
+
+def image_digests(records: datasets.Dataset) -> dict[str, str]:
+    """`{digest of an image's file: image id}`."""
+    images = records.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        digests = pool.map(lambda i: digest_image(images[i]["image"]), range(len(images)))
+        found = dict(zip(digests, records["image_id"][:], strict=True))
+    found.pop("", None)
+    return found
+
+
 def source_digests(recipe: Recipe) -> dict[str, str]:
     """Digests of what the run learns from, as it is now: `labelled`, and `unlabelled` if it reads such images."""
     digests = {"labelled": data_digest(recipe, load_train_records(recipe))}
     if reads_unlabelled(recipe):
-        images = load_unlabelled(recipe.data, check=False)
+        images, _ = load_unlabelled_images(recipe)
         digests["unlabelled"] = records_digest(images, images.column_names)
     return digests
 
