@@ -1,9 +1,9 @@
 """What each setting that chooses or weighs synthetic data brings: python benchmarks/measure_switches.py [SWITCH ...]
 
-`plain` is the recipe `bench` (25 labelled scenes); each switch is the same run with one thing changed, whose
-generators, and all else that the change does not touch, are copied from it. Runs go on where they were stopped. Scores
-are compared seed by seed with those of `plain`, and written to docs/switches.md. The generators are the same for all
-seeds, which start the segmenters: differences hold for these generators.
+A switch is a run of the scenes study (`make reproduce`) with one thing changed: what the change does not touch, first
+of all the generators, is copied from it. Scores are compared seed by seed with those of that run, whose seed draws the
+labels and starts generators and segmenters. Runs go on where they were stopped. docs/switches.md tells all that was
+measured, and docs/switches.json keeps it: seeds of other machines count on.
 """
 
 import argparse
@@ -16,15 +16,14 @@ from statistics import fmean
 from seggen_hf.config import Recipe, load_recipe, save_recipe
 from seggen_hf.pictures.markdown import table
 from seggen_hf.runs.folder import RunFolder
-from seggen_hf.runs.pairs import paired_difference
+from seggen_hf.runs.pairs import paired_difference, protocol_digest
 from seggen_hf.runs.results import percent, read_results, scores_by_arm
 from seggen_hf.runs.runner import run_stages
 from seggen_hf.runs.stages import list_stages
-from seggen_hf.storage.files import new_folder, write_text
+from seggen_hf.storage.files import new_folder, read_json, write_json, write_text
 from seggen_hf.trainers.script import told_in_a_line
 
 PAGE = Path(__file__).parents[1] / "docs" / "switches.md"
-PLAIN, RECIPE = "plain", "bench"
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Switch:
 
     Attributes:
         title: what it does, for the page.
-        arm: whose scores change; base: the arm of `plain` that they are compared with.
-        settings: beside those of `plain`.
+        arm: whose scores change; base: the arm of the study that they are compared with.
+        settings: beside those of the study.
     """
 
     title: str
@@ -90,20 +89,20 @@ SWITCHES = {
 }
 
 
-def recipe_of(name: str, settings: list[str]) -> Recipe:
-    if name == PLAIN:
-        arms = sorted({switch.base for switch in SWITCHES.values()} | {"real"})
-        return load_recipe(RECIPE, [f"evaluation.arms=[{', '.join(arms)}]", *settings])
+def changed_recipe(name: str, run: Path, settings: list[str]) -> Recipe:
+    """The recipe of `run` with the switch, and no arms but those that it is about."""
     switch = SWITCHES[name]
-    judged = switch.arm == "filtered" or name == "soft-labels"  # by the segmenter of real records
-    arms = ["real", switch.arm] if judged else [switch.arm]
-    return load_recipe(RECIPE, [f"evaluation.arms=[{', '.join(arms)}]", *switch.settings, *settings])
+    judged = switch.arm == "filtered" or "segmenter.soft_labels" in str(switch.settings)
+    arms = ["real", switch.arm] if judged else [switch.arm]  # the segmenter of real records judges
+    return load_recipe(
+        RunFolder(run).recipe_file, [f"evaluation.arms=[{', '.join(arms)}]", *switch.settings, *settings]
+    )
 
 
-def take_over(plain: Recipe, source: Path, recipe: Recipe, out: Path) -> None:
-    """Copy what the run `source` of `plain` has made by the same settings and of the same inputs."""
+def take_over(source: Path, recipe: Recipe, out: Path) -> None:
+    """Copy what the run `source` has made by the same settings and of the same inputs."""
     save_recipe(recipe, RunFolder(out).recipe_file)  # that of a run, which then goes on here
-    made = {stage.name: stage for stage in list_stages(plain, source) if stage.is_done}
+    made = {stage.name: stage for stage in list_stages(RunFolder(source).recipe(), source) if stage.is_done}
     for stage in list_stages(recipe, out):
         twin = made.get(stage.name)
         if twin is None or twin.fingerprint != stage.fingerprint or stage.folder.exists():
@@ -113,49 +112,84 @@ def take_over(plain: Recipe, source: Path, recipe: Recipe, out: Path) -> None:
             shutil.copytree(twin.folder, folder, dirs_exist_ok=True)
 
 
-def run_switch(name: str, out: Path, settings: list[str]) -> None:
-    recipe = recipe_of(name, settings)
-    print(f"== {name}", flush=True)
-    if name != PLAIN:
-        take_over(recipe_of(PLAIN, settings), out / PLAIN, recipe, out / name)
-    run_stages(recipe, out / name, say=lambda line: print(f"   {line}", flush=True))
+def run_switch(name: str, run: Path, out: Path, settings: list[str]) -> None:
+    recipe = changed_recipe(name, run, settings)
+    print(f"== {name}, {run.name}", flush=True)
+    take_over(run, recipe, out)
+    run_stages(recipe, out, say=lambda line: print(f"   {line}", flush=True))
 
 
-def _scores(out: Path, name: str, arm: str) -> dict[str, dict[int, float]]:
-    results = read_results(out / name)
+def _scores(run: Path, arm: str) -> dict[str, dict[int, float]]:
+    results = read_results(run)
     return scores_by_arm(results["scores"], "mIoU").get(arm, {}) if results else {}
 
 
-def describe(out: Path) -> str:
+def gather(name: str, runs: list[Path], out: Path, known: dict | None = None) -> dict | None:
+    """Scores without and with a switch: those of `runs` and their changed copies in `out`, and those known before.
+
+    Returns: `protocol`: the digest of the changed recipe; `pairs`: `{test split: {seed: [without, with]}}`; or None.
+        What is known of another protocol than that of the runs here is left out.
+    """
+    switch, fresh = SWITCHES[name], {}
+    for run in runs:
+        base, changed = _scores(run, switch.base), _scores(out / name / run.name, switch.arm)
+        if base and changed:
+            protocol = protocol_digest(RunFolder(out / name / run.name).recipe())
+            pairs = fresh.setdefault(protocol, {})
+            for split in base:
+                for seed in base[split].keys() & changed[split].keys():
+                    pairs.setdefault(split, {})[str(seed)] = [base[split][seed], changed[split][seed]]
+    if not fresh:
+        return known
+    if len(fresh) > 1:
+        raise ValueError(f"The runs of {name} in {out / name} follow different recipes; move some away.")
+    ((protocol, pairs),) = fresh.items()
+    if known and known["protocol"] == protocol:
+        pairs = {split: known["pairs"].get(split, {}) | pairs[split] for split in pairs}
+    return {"protocol": protocol, "pairs": {split: dict(sorted(found.items())) for split, found in pairs.items()}}
+
+
+def describe(known: dict[str, dict]) -> str:
     """The page of all switches that were measured."""
-    rows, splits = [], recipe_of(PLAIN, []).data.test_splits
+    splits = list(dict.fromkeys(split for found in known.values() for split in found["pairs"]))
+    rows = []
     for name, switch in SWITCHES.items():
-        base, changed = (_scores(out, *which) for which in ((PLAIN, switch.base), (name, switch.arm)))
-        if not base or not changed:
+        if name not in known:
             continue
         cells = [", ".join(f"`{setting}`" for setting in switch.settings) or f"arm `{switch.arm}`", switch.title]
-        cells.append(str(len(base[splits[0]].keys() & changed[splits[0]].keys())))
+        cells.append(switch.base)
         for split in splits:
-            mean, half, p = paired_difference(base[split], changed[split])
+            pairs = known[name]["pairs"].get(split, {})
+            base, changed = ({seed: pair[i] for seed, pair in pairs.items()} for i in (0, 1))
+            mean, half, p = paired_difference(base, changed)
             spread = f" ± {percent(half)}" if half else ""
-            before = fmean(base[split][seed] for seed in base[split].keys() & changed[split].keys())
-            cells.append(f"{percent(before)} {percent(mean, signed=True)}{spread}")
-            cells.append("" if p is None else f"{p:.1g}")
+            cells += [f"{percent(fmean(base.values()))} {percent(mean, signed=True)}{spread}" if base else "–"]
+            cells += ["" if p is None else f"{p:.1g}", ", ".join(pairs)]
         rows.append(cells)
-    head = ["setting", "what it does", "seeds", *(cell for split in splits for cell in (split, "p"))]
+    head = ["setting", "what it does", "against", *(cell for split in splits for cell in (split, "p", "seeds"))]
     text = (
         "<!-- written by benchmarks/measure_switches.py -->\n# What each switch brings\n\n"
-        f"Recipe `{RECIPE}`: {recipe_of(PLAIN, []).data.max_train_records} labelled scenes, one set of generators, "
-        "segmenters of several seeds. mIoU in % without the switch, and the mean of the paired differences with it, "
-        "with its 95% confidence interval, and p of a paired t-test. The arm is `synthetic` where none is named, "
-        "`imgsyn` for pixel mixing."
+        "The study of scenes ([studies](studies.md)) with one thing changed: 25 labels; a seed draws them, and starts "
+        "generators and segmenters. mIoU in % without the switch, and the mean of the paired differences with it, its "
+        "95% confidence interval, and p of a paired t-test. Nothing was tuned on what is scored here."
     )
     return "\n".join([text, "", *table(head, rows), ""])
+
+
+def write_page(page: Path, runs: list[Path], out: Path) -> None:
+    """Add what is measured to `page` with the ending .json, and write what it all says."""
+    kept = page.with_suffix(".json")
+    known = read_json(kept) if kept.is_file() else {}
+    found = {name: gather(name, runs, out, known.get(name)) for name in SWITCHES}
+    measured = {name: pairs for name, pairs in found.items() if pairs}
+    write_json(kept, measured)
+    write_text(page, describe(measured))
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("switches", nargs="*", metavar="SWITCH", help=f"of {', '.join(SWITCHES)}; all if none")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce/scenes"), help="folder of the study's seeds")
     parser.add_argument("--out", type=Path, default=Path("runs/switches"))
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="SECTION.KEY=VALUE")
@@ -163,13 +197,16 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if unknown := sorted(set(args.switches) - set(SWITCHES)):
         parser.error(f"there is no switch {unknown[0]}; there are {', '.join(SWITCHES)}")
-    if not args.write_only:
-        for name in (PLAIN, *(args.switches or SWITCHES)):
-            status = told_in_a_line(functools.partial(run_switch, name, args.out, args.settings))
-            write_text(args.page, describe(args.out))
-            if status:
+    runs = [run for run in sorted(args.runs.glob("seed-*")) if read_results(run)]
+    if not runs and not args.write_only:
+        parser.error(f"{args.runs} has no finished seed of the scenes study: `make reproduce ARGS=scenes` makes them.")
+    for name in [] if args.write_only else args.switches or SWITCHES:
+        for run in runs:
+            work = functools.partial(run_switch, name, run, args.out / name / run.name, args.settings)
+            if status := told_in_a_line(work):
                 return status
-    write_text(args.page, describe(args.out))
+            write_page(args.page, runs, args.out)
+    write_page(args.page, runs, args.out)
     return 0
 
 

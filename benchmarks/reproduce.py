@@ -14,23 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from seggen_hf.config import HOW_ONLY, SECTIONS, Recipe, load_recipe
-from seggen_hf.config.values import list_differing
+from seggen_hf.config import Recipe, load_recipe
 from seggen_hf.pictures.markdown import table
 from seggen_hf.runs.folder import RunFolder
-from seggen_hf.runs.pairs import paired_difference
+from seggen_hf.runs.pairs import paired_difference, protocol_digest
 from seggen_hf.runs.report import list_costs
 from seggen_hf.runs.results import percent, read_results, scores_by_arm
 from seggen_hf.runs.runner import run_stages
 from seggen_hf.runs.verdict import BASELINE
-from seggen_hf.storage.digests import json_digest
 from seggen_hf.storage.files import read_json, write_json, write_text
 from seggen_hf.trainers.script import told_in_a_line
 
 STUDIES_FOLDER = Path(__file__).with_name("studies")
 PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
 ALL_LABELS = "all-labels"
-FREE = {"seed", "seeds", "arms", "dataset_name", "unlabelled", "max_train_records", "train_records_seed"}
 
 
 @dataclass(frozen=True)
@@ -92,17 +89,6 @@ def run_study(study: Study, data: Path, out: Path, seeds: list[int], settings: l
 
 def _say(line: str) -> None:
     print(f"   {line}", flush=True)
-
-
-def protocol_digest(recipe: Recipe) -> str:
-    """Differs where two runs of a study cannot be compared: by what their recipes set, but for what seeds change, what
-    arms there are, where the data lies, how a stage runs. A setting at its default does not count, so that new
-    settings leave what was measured before they came as it is."""
-    free = HOW_ONLY | FREE
-    return json_digest({
-        name: {key: value for key, value in list_differing(getattr(recipe, name)).items() if key not in free}
-        for name in SECTIONS
-    })  # fmt: skip
 
 
 def gather(study: Study, out: Path, known: dict | None = None) -> dict:

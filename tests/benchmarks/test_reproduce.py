@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from seggen_hf.arms import check_arms
+from seggen_hf.runs.pairs import protocol_digest
 
 SHRUNK = """data.max_train_records=4 data.max_test_records=2 segmenter.model=unit segmenter.max_train_steps=1
 segmenter.lr_warmup_steps=0 segmenter.train_batch_size=2 evaluation.arms=[real] evaluation.jobs=1""".split()
@@ -106,12 +107,12 @@ def test_runs_of_different_recipes_are_not_put_into_one_table(script, two_seeds)
 
 def test_the_protocol_is_the_same_for_all_seeds_of_a_study_and_its_ceiling(script, tmp_path):
     study = script.STUDIES["scenes"]
-    plain = script.protocol_digest(study.recipe(tmp_path))
+    plain = protocol_digest(study.recipe(tmp_path))
     other_seed = ["data.train_records_seed=2", "evaluation.seeds=[2]", "mask2img.seed=2", "evaluation.jobs=1"]
     every = ["data.max_train_records=null", "evaluation.arms=[real]"]
-    assert plain == script.protocol_digest(study.recipe(tmp_path, *other_seed))
-    assert plain == script.protocol_digest(study.recipe(tmp_path, *every))
-    assert plain != script.protocol_digest(study.recipe(tmp_path, "segmenter.max_train_steps=7"))
+    assert plain == protocol_digest(study.recipe(tmp_path, *other_seed))
+    assert plain == protocol_digest(study.recipe(tmp_path, *every))
+    assert plain != protocol_digest(study.recipe(tmp_path, "segmenter.max_train_steps=7"))
 
 
 @pytest.mark.slow
