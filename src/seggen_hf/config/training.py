@@ -243,7 +243,8 @@ class SegmenterConfig(TrainingConfig):
         metadata=about(
             "Hub id or folder of a Mask2Former, MaskFormer or EoMT (weights or config); or a size with random "
             "weights: miniature, resnet-50, swin-tiny, swin-small, swin-base, swin-large, eomt-miniature; "
-            "or mask2former or eomt, around backbone_model."
+            "or mask2former or eomt, around backbone_model; or miniature-scenes, the miniature with weights that know "
+            "drawn scenes."
         ),
     )
     model_revision: str | None = field(default=None, metadata=about("Commit, tag or branch of model."))

@@ -29,7 +29,7 @@ from ..plan.gpus import CPU_SPEED, Gpu, efficiency
 from ..plan.run_plan import RunPlan, plan_recipe
 from ..segmenter.build import find_config
 from ..segmenter.eomt import check_seen_size, side_of_crops
-from ..segmenter.sizes import SEGMENTER_NAMES
+from ..segmenter.sizes import SEGMENTER_NAMES, SHIPPED
 from ..storage.content_digests import records_digest
 from ..storage.files import write_json
 from ..trainers.families.choice import read_family
@@ -246,6 +246,11 @@ def _check_models(recipe: Recipe) -> None:
     if recipe.segmenter.backbone_model:
         _check_file("segmenter.backbone_model", recipe.segmenter.backbone_model, "config.json", None)
     segmenter = recipe.segmenter
+    if segmenter.model in SHIPPED and recipe.data.dataset_name == SCENES:
+        raise ValueError(
+            f"segmenter.model {segmenter.model} has learnt the built-in scenes from more maps than a recipe may see; "
+            "name `miniature`, which has random weights."
+        )
     config, _ = find_config(segmenter.model, segmenter.model_revision, segmenter.backbone_model)
     if side := side_of_crops(config, (segmenter.crop_height, segmenter.crop_width)):
         check_seen_size(side, segmenter.inference_size or side, recipe.data.task)

@@ -65,6 +65,24 @@ def set_num_queries(config, number: int | None) -> None:
     holder.num_queries = number or holder.num_queries
 
 
+def resize_queries(model: nn.Module, number: int | None) -> None:
+    """Give a segmenter with weights, in place, another number of queries, if there is a `number`: the first of its
+    own, which have learnt what to look for, and random ones beyond them."""
+    config: Any = model.config
+    before = count_queries(config)
+    if number in (None, before):
+        return
+    for parent in list(model.modules()):
+        for name, queries in list(parent.named_children()):
+            if isinstance(queries, nn.Embedding) and "quer" in name and queries.num_embeddings == before:
+                resized = nn.Embedding(number, queries.embedding_dim)
+                kept = min(number, before)
+                with torch.no_grad():
+                    resized.weight[:kept] = queries.weight[:kept]
+                setattr(parent, name, resized)
+    set_num_queries(config, number)
+
+
 def _holder_of_queries(config) -> Any:
     return config if hasattr(config, "num_queries") else config.decoder_config  # MaskFormer's decoder is a DETR's
 

@@ -12,9 +12,9 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 
 from ..labels import LabelSet, differing_labels
 from ..networks.weights import check_loaded
-from .architectures import find_backbone, prepare_config, segmenter_class, set_num_queries
+from .architectures import find_backbone, prepare_config, resize_queries, segmenter_class, set_num_queries
 from .eomt import at_side, check_seen_size, fixed_side, side_of_crops
-from .sizes import SEGMENTER_NAMES, backbone_config, named_config, read_backbone
+from .sizes import SEGMENTER_NAMES, backbone_config, named_config, read_backbone, resolve_segmenter
 from .vits import config_around, load_vit
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -36,16 +36,16 @@ def build_segmenter(
     """Build a segmenter for `labels` and the processor that travels with it.
 
     Args:
-        name_or_path: one of `SEGMENTER_NAMES` (random weights); a Hub id or folder with weights; a folder with
-            nothing but a config.json, or a JSON file (random weights). The class is that of the config's `model_type`
-            (`segmenter_class`). A class head of another size is made anew.
+        name_or_path: one of `SEGMENTER_NAMES` (random weights, but for `miniature-scenes`); a Hub id or folder with
+            weights; a folder with nothing but a config.json, or a JSON file (random weights). The class is that of the
+            config's `model_type` (`segmenter_class`). A class head of another size is made anew.
         revision (`str`): commit, tag or branch of a Hub id.
         backbone_model (`str`): Hub id or folder whose weights the backbone takes (`microsoft/resnet-50`). A
             Mask2Former built from a config has a random backbone otherwise: transformers loads none. The name
             `mask2former` takes the backbone's architecture from there, too, and `eomt` its ViT's (DINOv2, DINOv3).
         short_side (`int`): inference resizes the images' short side to it; by default as the loaded processor says,
             and not at all for random weights.
-        num_queries (`int`): of the decoder, where it is to have another number; those of a checkpoint are made anew.
+        num_queries (`int`): of the decoder, where it is to have another number; of a checkpoint's the first are kept.
         tiles (`int`): inference sees images through windows, this many along their short side, since the segmenter is
             trained on images cut like that; by default as the loaded processor says, and whole for random weights.
         seed (`int`): of all random weights; the global generator is left as it was.
@@ -58,12 +58,14 @@ def build_segmenter(
     Returns: the model (float32, batch norm of a pretrained backbone frozen) and its image processor.
     Raises: `ValueError` if there is no segmenter under that name, or it cannot see such crops.
     """
+    name_or_path = resolve_segmenter(name_or_path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config, weights = find_config(name_or_path, revision, backbone_model)
         found_class = segmenter_class(config)
         prepare_config(config)
-        set_num_queries(config, num_queries)
+        if not weights:
+            set_num_queries(config, num_queries)
         side = side_of_crops(config, crop_size) if crop_size else None
         config.id2label, config.label2id = labels.id2label, labels.label2id
         if weights:
@@ -80,6 +82,7 @@ def build_segmenter(
             if is_whole:
                 check_loaded(str(name_or_path), model, report)
             model = at_side(model, side) if side else model
+            resize_queries(model, num_queries)
         else:
             if side:
                 config.image_size = side
@@ -112,11 +115,12 @@ def find_config(name_or_path, revision, backbone_model: str | None = None) -> tu
     Args:
         backbone_model: of `build_segmenter`; only the names `mask2former` and `eomt` need it here.
     """
-    if str(name_or_path) in SEGMENTER_NAMES:
+    name_or_path = resolve_segmenter(name_or_path)
+    if name_or_path in SEGMENTER_NAMES:
         if name_or_path == "eomt":
             return config_around(read_backbone("eomt", backbone_model), str(backbone_model)), False
         backbone = backbone_config(backbone_model) if name_or_path == "mask2former" else None
-        return named_config(str(name_or_path), backbone), False
+        return named_config(name_or_path, backbone), False
     path = Path(name_or_path)
     if path.suffix == ".json" and path.is_file():
         settings = json.loads(path.read_text())

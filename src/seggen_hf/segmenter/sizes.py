@@ -1,5 +1,8 @@
 """Mask2Former configurations by name: miniatures for a CPU, and the sizes that were published."""
 
+import os
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, EomtConfig, Mask2FormerConfig, ResNetConfig, SwinConfig
@@ -29,13 +32,15 @@ SWIN_SIZES = {
     "swin-base": (128, [2, 2, 18, 2], [4, 8, 16, 32], 12, 384),
     "swin-large": (192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 384),
 }
-SEGMENTER_NAMES = (*MINIATURES, *EOMT_MINIATURES, "resnet-50", *SWIN_SIZES, "mask2former", "eomt")
+# Those with weights that ship with the package: the miniature, having seen rendered scenes.
+SHIPPED = {"miniature-scenes": "miniature-segmenter"}
+SEGMENTER_NAMES = (*MINIATURES, *SHIPPED, *EOMT_MINIATURES, "resnet-50", *SWIN_SIZES, "mask2former", "eomt")
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _STAGES: dict[str, Any] = {"out_features": STAGES}  # transformers takes it, and declares no such parameter
 
 
 def named_config(name: str, backbone=None) -> Any:
-    """The configuration of one of `SEGMENTER_NAMES`; its labels are yet to be set.
+    """The configuration of one of `SEGMENTER_NAMES` without weights; its labels are yet to be set.
 
     The published sizes are those of Mask2Former (arXiv:2112.01527, configs/ade20k/semantic-segmentation) on ResNet-50
     or a Swin transformer, with 100 queries; transformers' defaults are the same in everything but the backbone. With
@@ -48,6 +53,12 @@ def named_config(name: str, backbone=None) -> Any:
     if name == "mask2former":
         return Mask2FormerConfig(backbone_config=backbone)
     return Mask2FormerConfig(backbone_config=_resnet_50() if name == "resnet-50" else _swin(name))
+
+
+def resolve_segmenter(name_or_path: str | os.PathLike) -> str:
+    """A shipped segmenter's name -> its folder; every other name, id or path as it is."""
+    name = os.fspath(name_or_path)
+    return str(Path(str(resources.files("seggen_hf"))) / "assets" / SHIPPED[name]) if name in SHIPPED else name
 
 
 def read_backbone(model: str, name_or_path: str | None) -> Any:
