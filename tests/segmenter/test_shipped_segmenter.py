@@ -10,14 +10,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForUniversalSegmentation
 from unit_segmenters import eomt_config, maskformer_config, unit_config
 
-from seggen_hf.config import load_recipe
+from seggen_hf.config import SegmenterConfig, load_recipe
 from seggen_hf.data.scenes.records import scene_labels, scene_records
 from seggen_hf.labels import LabelSet
+from seggen_hf.plan.segmenter import plan_segmenter
 from seggen_hf.runs.preflight import check_run
 from seggen_hf.segmenter.architectures import count_queries, prepare_config, resize_queries
 from seggen_hf.segmenter.build import build_segmenter, load_segmenter
 from seggen_hf.segmenter.evaluation import evaluate_segmenter
 from seggen_hf.segmenter.sizes import resolve_segmenter
+from seggen_hf.trainers.segmenter_weights import freeze_unused
 
 NAME = "miniature-scenes"
 NUCLEI = LabelSet.from_dict(
@@ -39,6 +41,9 @@ def test_another_data_set_takes_over_all_but_the_class_head():
     assert differing == {"class_predictor.weight", "class_predictor.bias", "criterion.empty_weight"}
     assert all(torch.equal(made[name], shipped[name]) for name in made if name not in differing)
     assert model.dtype == torch.float32 and model.config.id2label == NUCLEI.id2label
+    freeze_unused(model)
+    planned = plan_segmenter(SegmenterConfig(model=NAME, crop_height=64, crop_width=64), NUCLEI)
+    assert planned.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 MAKERS = (lambda: unit_config("swin"), maskformer_config, lambda: eomt_config("eomt"))

@@ -46,7 +46,10 @@ def find_backbone(model: nn.Module) -> nn.Module:
 
 
 def prepare_config(config) -> None:
-    """Let the model of `config`, in place, tell what each decoder layer says."""
+    """Let the model of `config`, in place, tell what each decoder layer says, and be of float32 in all its parts."""
+    for part in (config, getattr(config, "backbone_config", None)):
+        if part is not None:  # of weights saved in fp16: a backbone built from it alone would be of fp16
+            part.dtype = None
     # Without the auxiliary loss transformers 5.23's Mask2Former fails on a forward pass that does not ask for hidden
     # states; its MaskFormer does with it.
     if hasattr(config, "use_auxiliary_loss"):
