@@ -107,6 +107,13 @@ def test_images_of_many_segments_are_cut_into_tiles(tmp_path):
     assert recipe.data.tiles == 4 and recipe.data.height == recipe.data.width and "tiles of 4 x 4" in told[2]
 
 
+def test_a_cpu_starts_from_shipped_weights_but_on_the_scenes_that_they_know(tmp_path):
+    for source, model in ((flat(tmp_path / "shapes", ["a", "b"]), "miniature-scenes"), ("scenes", "miniature")):
+        text, _ = write_first_recipe(survey(source), "mine", None)
+        (tmp_path / "mine.yaml").write_text(text)
+        assert load_recipe(tmp_path / "mine.yaml").segmenter.model == model
+
+
 @pytest.mark.slow
 def test_a_folder_is_run_without_a_recipe(tmp_path, monkeypatch, miniature_dir):
     """Its recipe is written beside the runs, said in lines, and the next call takes it as it is then."""
