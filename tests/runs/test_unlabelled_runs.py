@@ -1,6 +1,7 @@
 """Runs that learn from images without masks: self-training, and generators on an adapted base."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -116,6 +117,10 @@ def test_test_images_among_the_unlabelled_ones_are_left_out(tiny_recipe, scene_r
     recipe = load_recipe(tiny_recipe, [*settings, "evaluation.arms=[real, self-training]"])
     images, left_out = load_unlabelled_images(recipe)
     assert images["image_id"][:] == ["4", "5"] and left_out == ["2"]
+    more = tmp_path / "data/more/images"
+    shutil.copyfile(more / "2.png", more / "9.png")  # each copy of it is
+    assert load_unlabelled_images(recipe)[1] == ["2", "9"]
+    (more / "9.png").unlink()
     wanted = "1 image is left out of data.unlabelled, being in a test split too, first 2"
     for _ in range(2):  # looked at, and remembered
         assert check_run(recipe, tmp_path / "run")["warnings"][-1] == wanted

@@ -165,16 +165,17 @@ def _look_through(
         return known["warnings"]
     data = recipe.data
     whole = dataclasses.replace(recipe, data=dataclasses.replace(data, tiles=1))  # as test images are
-    trained = {digest: (name, data.train_split) for digest, name in image_digests(load_train_records(whole)).items()}
+    learnt = load_train_records(whole)
+    trained = dict(zip(image_digests(learnt), learnt["image_id"][:], strict=True))
     if images is not None:
         check_images(images.cast_column("image", Image(decode=False)), f"data.unlabelled {data.unlabelled}")
     for split, test_records in tests.items():
-        for digest, image_id in image_digests(test_records).items():
-            if digest in trained:
-                name, place = trained[digest]
+        for digest, image_id in zip(image_digests(test_records), test_records["image_id"][:], strict=True):
+            if digest and digest in trained:
                 raise ValueError(
-                    f"{data.dataset_name}: {image_id} of the test split {split!r} is the same image as {name} of "
-                    f"{place!r}; scores would say nothing. `seggen doctor` lists them all."
+                    f"{data.dataset_name}: {image_id} of the test split {split!r} is the same image as "
+                    f"{trained[digest]} of {data.train_split!r}; scores would say nothing. `seggen doctor` lists them "
+                    "all."
                 )
     seen: set[int] = set()
     with ThreadPoolExecutor(max_workers=4) as pool:

@@ -37,26 +37,24 @@ def load_unlabelled_images(recipe: Recipe) -> tuple[datasets.Dataset, list[str]]
     Raises: `ValueError` if those are all.
     """
     images = load_unlabelled(recipe.data, check=False)
-    tested: set[str] = set()
-    for split in recipe.data.test_splits:
-        tested |= image_digests(load_test_records(recipe, split)).keys()
-    shared = {name for digest, name in image_digests(images).items() if digest in tested}
+    tested = {
+        digest for split in recipe.data.test_splits for digest in image_digests(load_test_records(recipe, split))
+    }
+    digests, ids = image_digests(images), images["image_id"][:]
+    shared = [name for name, digest in zip(ids, digests, strict=True) if digest and digest in tested]
     if not shared:
         return images, []
-    kept = [place for place, name in enumerate(images["image_id"][:]) if name not in shared]
+    kept = [place for place, digest in enumerate(digests) if not (digest and digest in tested)]
     if not kept:
         raise ValueError(f"All {len(images)} images of data.unlabelled are in a test split too; name others.")
-    return images.select(kept), sorted(shared)
+    return images.select(kept), shared
 
 
-def image_digests(records: datasets.Dataset) -> dict[str, str]:
-    """`{digest of an image's file: image id}`."""
+def image_digests(records: datasets.Dataset) -> list[str]:
+    """Of each image's file; "" where there is none."""
     images = records.select_columns("image").cast_column("image", datasets.Image(decode=False))
     with ThreadPoolExecutor(max_workers=4) as pool:
-        digests = pool.map(lambda i: digest_image(images[i]["image"]), range(len(images)))
-        found = dict(zip(digests, records["image_id"][:], strict=True))
-    found.pop("", None)
-    return found
+        return list(pool.map(lambda i: digest_image(images[i]["image"]), range(len(images))))
 
 
 def source_digests(recipe: Recipe) -> dict[str, str]:
