@@ -27,7 +27,9 @@ from seggen_hf.trainers.script import told_in_a_line
 
 STUDIES_FOLDER = Path(__file__).with_name("studies")
 PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
-ALL_LABELS = "all-labels"
+README = PAGE.parents[1] / "README.md"
+BEGIN, END = "<!-- studies:begin -->", "<!-- studies:end -->"
+ALL_LABELS, HEADLINE = "all-labels", "synthetic"
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,41 @@ def describe(study: Study, known: dict) -> str | None:
     return "\n".join(lines)
 
 
+def headline(study: Study, known: dict) -> str | None:
+    """What both kinds of samples bring against real data alone, in a line; None while nobody knows."""
+    scores = known["scores"]
+    if not {BASELINE, HEADLINE} <= scores.keys():
+        return None
+    labels = load_recipe(STUDIES_FOLDER / f"{study.name}.yaml").data.max_train_records
+    told, common = [], set()
+    for split, real in scores[BASELINE].items():
+        other, top = (scores.get(arm, {}).get(split, {}) for arm in (HEADLINE, study.ceiling))
+        if not (common := real.keys() & other.keys()):
+            continue
+        mean, half, p = paired_difference(real, other)
+        gap = paired_difference(real, top)[0]
+        before, after = (percent(fmean(by_seed[seed] for seed in common)) for by_seed in (real, other))
+        chance = f" ± {percent(half)}, p = {p:.1g}" if half is not None and p is not None else ", one draw"
+        closed = f", {mean / gap:.0%} of what {study.ceiling} brings" if gap > 0 else ""
+        told.append(f"{split} {before} -> {after} ({percent(mean, signed=True)}{chance}{closed})")
+    if not told:
+        return None
+    draws = f"{len(common)} draws of {labels} labels" if len(common) > 1 else f"one draw of {labels} labels"
+    return f"- {study.name}, {draws}, {study.metric_name}: {'; '.join(told)}"
+
+
+def write_readme(readme: Path, known: dict[str, dict]) -> None:
+    """Put the headlines of all studies between their marks in `readme`."""
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    lines = [headline(STUDIES[name], known[name]) for name in STUDIES if name in known]
+    write_text(readme, f"{before}{BEGIN}\n{chr(10).join(filter(None, lines))}\n{END}{after}")
+
+
 def write_page(out: Path, page: Path) -> None:
-    """Write what is known of all studies: the scores into `page` with the ending .json, and what they say."""
+    """Write what is known of all studies: the scores into `page` with the ending .json, and what they say. README.md
+    has the headlines of the project's own page."""
     table_of_scores = page.with_suffix(".json")
     known = read_json(table_of_scores) if table_of_scores.is_file() else {}
     for study in STUDIES.values():
@@ -181,6 +216,8 @@ def write_page(out: Path, page: Path) -> None:
     )
     write_json(table_of_scores, known)
     write_text(page, "\n\n".join([head, *filter(None, told.values())]) + "\n")
+    if page == PAGE:
+        write_readme(README, known)
 
 
 def _seeds(text: str) -> list[int]:

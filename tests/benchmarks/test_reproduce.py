@@ -61,6 +61,22 @@ def test_the_page_tells_gain_chance_and_gap(script, two_seeds):
     assert script.describe(nuclei, script.gather(nuclei, two_seeds)) is None
 
 
+def test_the_readme_has_the_headline_of_each_study(script, two_seeds, tmp_path):
+    study, readme = script.STUDIES["scenes"], tmp_path / "README.md"
+    readme.write_text(f"# A\n\n{script.BEGIN}\nold\n{script.END}\n\nend\n")
+    known = script.gather(study, two_seeds)
+    script.write_readme(readme, {"scenes": known})
+    text = readme.read_text()
+    assert "old" not in text and text.startswith("# A\n") and text.endswith("\n\nend\n")
+    assert "- scenes, 2 draws of 25 labels, mIoU: test 45.0 -> 49.0 (+4.0 ± " in text
+    assert "16% of what renderer brings" in text and "; unseen 45.0 -> 49.0" in text
+    first = {arm: {split: {0: by_seed[0]} for split, by_seed in by_split.items()} for arm, by_split in
+             known["scores"].items()}  # fmt: skip
+    assert "one draw of 25 labels" in (told := script.headline(study, known | {"scores": first}))
+    assert "(+2.0, one draw, 7% of what renderer brings)" in told
+    assert script.headline(study, {"scores": {"real": {}}}) is None
+
+
 def test_the_page_tells_where_nothing_was_to_be_gained(script, two_seeds):
     assert "nothing was to be gained" not in describe(script, two_seeds)
     for path in two_seeds.glob("scenes/*/results.json"):
