@@ -153,7 +153,7 @@ def describe(study: Study, known: dict) -> str | None:
             by_seed = scores[arm][split]
             mean, half, p = paired_difference(real, by_seed)
             told = "" if arm == BASELINE else percent(mean, signed=True) + (f" ± {percent(half)}" if half else "")
-            closed = f"{mean / gap:.0%}" if gap > 0 and arm not in (BASELINE, study.ceiling) else ""
+            closed = f"{mean / gap:.0%}" if gap > 0 < mean and arm not in (BASELINE, study.ceiling) else ""
             each = ", ".join(f"{percent(value)} ({seed})" for seed, value in sorted(by_seed.items()))
             chance = "" if p is None or arm == BASELINE else f"{p:.1g}"
             rows.append([arm, percent(fmean(by_seed.values())), told, chance, closed, each])
@@ -182,7 +182,7 @@ def headline(study: Study, known: dict) -> str | None:
         gap = paired_difference(real, top)[0]
         before, after = (percent(fmean(by_seed[seed] for seed in common)) for by_seed in (real, other))
         chance = f" ± {percent(half)}, p = {p:.1g}" if half is not None and p is not None else ", one draw"
-        closed = f", {mean / gap:.0%} of what {study.ceiling} brings" if gap > 0 else ""
+        closed = f", {mean / gap:.0%} of what {study.ceiling} brings" if gap > 0 < mean else ""
         told.append(f"{split} {before} -> {after} ({percent(mean, signed=True)}{chance}{closed})")
     if not told:
         return None
