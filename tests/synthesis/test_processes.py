@@ -30,7 +30,8 @@ def command(records_dir, generator_dirs, tmp_path):
     config = make_config(text2mask_model=str(text2mask), mask2img_model=str(mask2img))
     config = dataclasses.replace(config, output_dir=str(tmp_path / "synthetic"))
     values = {"dataset_name": records_dir, **SIZE, **dataclasses.asdict(config)}
-    values.pop("caption_styles")
+    for name in ("caption_styles", "caption_attributes", "style_writer"):  # empty, which no flag says
+        values.pop(name)
     return [str(SCRIPT), *(str(part) for name, value in values.items() for part in (f"--{name}", value))]
 
 

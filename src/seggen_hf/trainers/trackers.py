@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from huggingface_hub import constants
 from PIL import Image
 
@@ -36,7 +36,7 @@ def list_trackers(report_to: str) -> list[str]:
             raise ValueError(
                 f"--report_to names {name!r}, which is no tracker; known are none, {', '.join(LOGGER_TYPE_TO_CLASS)}."
             )
-        if not filter_trackers([name], logging_dir=_LOG):
+        if name not in map(str, get_available_trackers()):
             raise ValueError(f"--report_to {name} needs a package that is not installed: pip install {name}")
     return names
 
