@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from seggen_hf.arms import ARMS, needs_judge
 from seggen_hf.config import Recipe, load_recipe, save_recipe
 from seggen_hf.pictures.markdown import table
 from seggen_hf.runs.folder import RunFolder
@@ -92,11 +93,11 @@ SWITCHES = {
 def changed_recipe(name: str, run: Path, settings: list[str]) -> Recipe:
     """The recipe of `run` with the switch, and no arms but those that it is about."""
     switch = SWITCHES[name]
-    judged = switch.arm == "filtered" or "segmenter.soft_labels" in str(switch.settings)
-    arms = ["real", switch.arm] if judged else [switch.arm]  # the segmenter of real records judges
-    return load_recipe(
-        RunFolder(run).recipe_file, [f"evaluation.arms=[{', '.join(arms)}]", *switch.settings, *settings]
-    )
+    changed = [f"evaluation.arms=[{switch.arm}]", *switch.settings, *settings]
+    recipe = load_recipe(RunFolder(run).recipe_file, changed)
+    if needs_judge(ARMS[switch.arm], recipe.segmenter):
+        recipe.evaluation.arms.insert(0, "real")
+    return recipe
 
 
 def take_over(source: Path, recipe: Recipe, out: Path) -> None:

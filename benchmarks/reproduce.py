@@ -221,7 +221,10 @@ def write_page(out: Path, page: Path) -> None:
 
 
 def _seeds(text: str) -> list[int]:
-    return [int(seed) for seed in text.split(",")]
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"seeds are numbers with commas between them, not {text!r}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -237,6 +240,9 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := sorted(set(args.studies) - set(STUDIES)):
         parser.error(f"there is no study {unknown[0]}; there are {', '.join(STUDIES)}")
     chosen = [STUDIES[name] for name in args.studies or STUDIES]
+    for study in chosen:
+        if unknown := sorted(set(args.seeds or ()) - set(range(study.seeds))):
+            parser.error(f"{study.name} has no seed {unknown[0]}; it has 0 to {study.seeds - 1}")
     if not args.write_only:
         missing = []
         for study in chosen:  # before hours are spent on the first one
