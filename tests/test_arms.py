@@ -10,6 +10,7 @@ from seggen_hf.config import load_recipe
         (["real", "imgsyn", "synthetic"], "synthetic"),
         (["real", "synthetic", "synthetic-copy-paste"], "synthetic-copy-paste"),
         (["real", "masksyn"], "masksyn"),
+        (["real", "imgsyn-copy-paste", "imgsyn"], "imgsyn-copy-paste"),
         (["style-augmentation", "real"], "real"),
         (["renderer", "style-augmentation"], "renderer"),  # what there is
     ],

@@ -37,6 +37,13 @@ ARMS = {
             "with ImgSyn and MaskSyn, and things of other real records pasted into the real ones",
             PASTED,
         ),
+        Arm(
+            "imgsyn-copy-paste",
+            ("imgsyn",),
+            "synthesize",
+            "with ImgSyn, and things of other real records pasted into the real ones",
+            PASTED,
+        ),
         Arm("filtered", ("imgsyn", "masksyn"), "filter", "with both, less what the segmenter of real records rejects"),
         Arm(
             "self-training",
@@ -75,7 +82,7 @@ UNLABELLED = {"pseudo", "repaint"}  # what images without masks become
 
 def shown_arm(recipe: Recipe) -> str:
     """The arm whose segmenter is published and shown if none is named: one with synthetic records, if it was run."""
-    best = ("synthetic-copy-paste", "synthetic", "filtered", "imgsyn", "masksyn", "real")
+    best = ("synthetic-copy-paste", "imgsyn-copy-paste", "synthetic", "filtered", "imgsyn", "masksyn", "real")
     return next((name for name in best if name in recipe.evaluation.arms), recipe.evaluation.arms[0])
 
 
@@ -121,7 +128,7 @@ def check_arms(recipe: Recipe) -> None:
             "segmenter.style_augmentation is set, which would put the control into every arm. Name it as an arm: "
             "evaluation.arms=[real, synthetic, style-augmentation]."
         )
-    twins = {"copy-paste": "real", "synthetic-copy-paste": "synthetic"}
+    twins = {"copy-paste": "real", "synthetic-copy-paste": "synthetic", "imgsyn-copy-paste": "imgsyn"}
     if recipe.segmenter.copy_paste and (twin := next((arm for arm in twins if arm in recipe.evaluation.arms), None)):
         raise ValueError(
             f"segmenter.copy_paste is set: every arm pastes, and the arm {twin!r} would be a second {twins[twin]!r}; "

@@ -245,9 +245,10 @@ def test_arms_differ_in_their_records_only(tmp_path):
     assert configs["real"]["synthetic_dataset"] is None and configs["real"]["max_train_steps"] == 7
     both = configs["synthetic-copy-paste"]
     assert both == configs["synthetic"] | {"copy_paste": configs["copy-paste"]["copy_paste"]} and both["copy_paste"]
+    assert configs["imgsyn-copy-paste"] == both
 
 
-@pytest.mark.parametrize("arm", ["copy-paste", "synthetic-copy-paste"])
+@pytest.mark.parametrize("arm", ["copy-paste", "synthetic-copy-paste", "imgsyn-copy-paste"])
 def test_an_arm_of_copy_paste_is_refused_where_all_paste(arm):
     with pytest.raises(ValueError, match=f"'{arm}' would be a second"):
         check_arms(load_recipe("quickstart", ["segmenter.copy_paste=0.5", f"evaluation.arms=[real, {arm}]"]))

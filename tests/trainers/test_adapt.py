@@ -5,8 +5,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from generators import build, weights
+from safetensors.torch import load_file
 
 from seggen_hf.data.schema import attach_labels, labels_of
+from seggen_hf.plan.generators import plan_adapt
 from seggen_hf.trainers.loop import train
 
 
@@ -59,3 +61,47 @@ def test_a_sample_is_the_image_and_its_caption_or_none(miniature_dir, images, tm
     assert np.array_equal(samples[1]["pixels"], task.views.view(1, False, np.random.default_rng(0))["pixels"]) or (
         np.array_equal(samples[1]["pixels"], task.views.view(1, True, np.random.default_rng(0))["pixels"])
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"cache_latents": False}], ids=["cached", "uncached"])
+def test_the_text_encoders_train_with_the_base(miniature_dir, images, tmp_path, changes):
+    """What reads captions learns new words; the generators that start from here read by it, and leave it."""
+    settings = {"train_text_encoders": True, "ema_decay": 0.9, "gradient_checkpointing": True, **changes}
+    task, config = build("adapt", miniature_dir, tmp_path / "out", images, **settings)
+    trained = sum(parameter.numel() for parameter in task.trainable.parameters() if parameter.requires_grad)
+    assert plan_adapt(config, measure=False).trained == trained
+    train(task, config)
+    for part, unread in (("text_encoder", ("encoder.layers.1.", "final_layer_norm")), ("text_encoder_2", ())):
+        before, after = weights(miniature_dir, part), weights(tmp_path / "out", part)
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed and not [name for name in changed if any(end in name for end in unread)]
+        assert {name for name in before if name.endswith("q_proj.weight")} - changed == {
+            name for name in before if name.endswith("q_proj.weight") and any(end in name for end in unread)
+        }
+    vaes = (weights(miniature_dir, "vae"), weights(tmp_path / "out", "vae"))
+    assert all(torch.equal(vaes[0][name], vaes[1][name]) for name in vaes[0])
+    kept = load_file(max((tmp_path / "out/checkpoints").iterdir()) / "model.safetensors")
+    assert {name.split(".")[0] for name in kept} == {"network", "readers"}
+    records = images_with_maps(images)
+    bases = [build("text2mask", base, tmp_path / "next", records)[0] for base in (miniature_dir, tmp_path / "out")]
+    read = [generator.encoders.encode_captions(["a car"])[0] for generator in bases]
+    assert not torch.allclose(read[0], read[1], atol=1e-3) and not read[1].requires_grad
+
+
+def test_a_dropped_caption_is_what_guidance_calls_none(miniature_dir, images, tmp_path):
+    task, _ = build("adapt", miniature_dir, tmp_path, images, train_text_encoders=True, cache_latents=False)
+    batch = task.collate([task.sample(index, np.random.default_rng(0), 0) for index in (0, 1)])
+    noisy = torch.randn(2, *task.latent_shape, generator=torch.Generator().manual_seed(0))
+    answers = task.predict(task.trainable, noisy, batch)
+    null = dict(zip(task.encoders.arrays, task.encoders.encode_null(), strict=True))
+    one = {name: value[:1] for name, value in batch.items()} | null
+    assert batch["captions"][0] is None
+    assert torch.allclose(answers[:1], task.family.predict(task.network, noisy[:1], one), atol=1e-5)
+    answers[1].square().mean().backward()
+    assert task.base.text_encoder_2.text_projection.weight.grad.abs().sum() > 0
+
+
+def test_a_lora_leaves_the_text_encoders_alone(miniature_dir, images, tmp_path):
+    with pytest.raises(ValueError, match="train_text_encoders is True.*lora_rank 0"):
+        build("adapt", miniature_dir, tmp_path, images, train_text_encoders=True, lora_rank=4)

@@ -48,6 +48,8 @@ def test_settings_of_other_families_are_refused_before_anything_is_loaded(flux2_
     ):
         with pytest.raises(ValueError, match=told):
             begin("mask2img", flux2_dir, tmp_path, scene_records, **changes)
+    with pytest.raises(ValueError, match="--train_text_encoders is set; .* is a FLUX.2, whose Qwen3"):
+        begin("adapt", flux2_dir, tmp_path, scene_records, train_text_encoders=True, lora_rank=0)
 
 
 # Flow matching

@@ -6,8 +6,8 @@ from .values import POSITIVE, SHARE, about, check, check_fields, check_unique
 
 # What each is, is in `arms.py`, which knows more than settings.
 ARM_NAMES = (
-    "real", "imgsyn", "masksyn", "synthetic", "synthetic-copy-paste", "filtered", "synthetic-only", "self-training",
-    "pseudo-maps", "copy-paste", "style-augmentation", "renderer",
+    "real", "imgsyn", "masksyn", "synthetic", "synthetic-copy-paste", "imgsyn-copy-paste", "filtered",
+    "synthetic-only", "self-training", "pseudo-maps", "copy-paste", "style-augmentation", "renderer",
 )  # fmt: skip
 
 
@@ -33,9 +33,10 @@ class EvaluationConfig:
         default_factory=lambda: ["real", "synthetic"],
         metadata=about(
             "Trainings compared: real, imgsyn, masksyn, synthetic (both), synthetic-copy-paste (both, and copy-paste "
-            "on the real records), filtered (both, without what the segmenter of real records disagrees with), "
-            "synthetic-only (both, no real records), self-training (on unlabelled images), pseudo-maps (images drawn "
-            "for the maps that self-training learns), and the controls copy-paste, style-augmentation and renderer."
+            "on the real records), imgsyn-copy-paste (ImgSyn, and the same), filtered (both, without what the "
+            "segmenter of real records disagrees with), synthetic-only (both, no real records), self-training (on "
+            "unlabelled images), pseudo-maps (images drawn for the maps that self-training learns), and the controls "
+            "copy-paste, style-augmentation and renderer."
         ),
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata=about("Seeds of the segmenter trainings."))

@@ -184,6 +184,18 @@ class AdaptConfig(ImageGeneratorConfig):
     enabled: bool = field(
         default=True, metadata=about("Off: unlabelled images are for self-training alone, and no base is adapted.")
     )
+    train_text_encoders: bool = field(
+        default=False,
+        metadata=about(
+            "Also train SDXL's text encoders, for captions with words that the base does not know: it takes memory "
+            "and time. Text2Mask and Mask2Img read captions by them then, and leave them as they are."
+        ),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        rule = "false, or lora_rank 0: a LoRA leaves the text encoders as they are"
+        check(not self.lora_rank or not self.train_text_encoders, "train_text_encoders", True, rule)
 
 
 @dataclass(kw_only=True)

@@ -171,10 +171,11 @@ class MetaBase:
         """Latents of images `(batch, 3, height, width)`."""
         self.vae.encode(empty(batch, 3, self.height, self.width, dtype=self.vae.dtype))
 
-    def encode_captions(self, batch: int) -> None:
-        """Embeddings of as many captions."""
-        for encoder in (self.text_encoder, self.text_encoder_2):
-            encoder(empty(batch, self.tokens, dtype=torch.long), output_hidden_states=True)
+    def encode_captions(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of as many captions, and pooled ones."""
+        tokens = empty(batch, self.tokens, dtype=torch.long)
+        first, second = (read(tokens, output_hidden_states=True) for read in (self.text_encoder, self.text_encoder_2))
+        return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1), second.text_embeds
 
     def decode(self, batch: int) -> torch.Tensor:
         """Images of `batch` latents."""

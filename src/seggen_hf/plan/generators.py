@@ -9,6 +9,7 @@ from torch import nn
 from ..config import AdaptConfig, GeneratorConfig, Mask2ImgConfig, Text2MaskConfig
 from ..trainers.encoding import images_at_once
 from ..trainers.families.flux2 import Flux2
+from ..trainers.families.sdxl import set_readers_trained
 from ..trainers.generator import VALIDATION_BATCH, cast_weights
 from ..trainers.lora import add_lora, cast_frozen
 from ..trainers.mask2img import denoise, set_trained
@@ -39,7 +40,20 @@ def plan_adapt(
     config: AdaptConfig, num_records: int | None = None, processes: int = 1, measure: bool = True
 ) -> StagePlan:
     """The base's training on images of its domain; see `plan_text2mask`."""
-    return _plan_network("adapt", config, num_records, processes, measure)
+    base = meta_base_of(config)
+    if not config.train_text_encoders:
+        return _plan_network("adapt", config, num_records, processes, measure)
+    if isinstance(base, MetaFlux2):
+        Flux2.check_config(config)
+    network, readers = base.network.requires_grad_(True).train(), base.encoders[1:]
+    set_readers_trained(*readers)
+
+    def predict(noisy, steps, embeds, added):
+        embeds, pooled = base.encode_captions(len(noisy))
+        return base.predict(network, noisy, steps, embeds, added | {"text_embeds": pooled})
+
+    parameters = base.parameters()
+    return _plan("adapt", config, base, [network], predict, parameters, num_records, processes, measure, (), readers)
 
 
 def _plan_network(
@@ -115,14 +129,21 @@ def _plan(
     processes: int,
     measure: bool,
     beside: Sequence[nn.Module] = (),
+    readers: Sequence[nn.Module] = (),
 ) -> StagePlan:
-    """`modules` train or are steered by what does; `beside` are encoders that every step runs."""
+    """`modules` train or are steered by what does; `beside` are encoders that every step runs; `readers` are text
+    encoders that train too."""
     module: Any  # of diffusers
     for module in modules:
         is_frozen = not count(module, trained=True)
         (cast_weights if is_frozen else cast_frozen)(module, DTYPES[config.mixed_precision])
         if config.gradient_checkpointing:
             module.train().enable_gradient_checkpointing()
+    for module in readers:
+        if config.gradient_checkpointing:
+            module.train().activation_checkpointing_enable()
+    modules = [*modules, *readers]
+    waits = [encoder for encoder in base.encoders if encoder not in readers]
     trained = sum(count(module, trained=True) for module in modules)
     frozen = sum(map(count, modules)) - trained
     cache, notes = _cache(base, config, name == "mask2img", num_records)
@@ -138,15 +159,16 @@ def _plan(
             [*modules, *beside], loss, config.mixed_precision, config.gradient_accumulation_steps > 1
         )
     memory = training_memory(config, trained, frozen, cost, processes)
-    encoders = sum(map(weight_bytes, base.encoders))
-    waiting = f"autoencoder and text encoders{' (4 bytes)' if encoders == 4 * sum(map(count, base.encoders)) else ''}"
+    encoders = sum(map(weight_bytes, waits))
+    waiting = "autoencoder" if readers else "autoencoder and text encoders"
+    waiting += " (4 bytes)" if encoders == 4 * sum(map(count, waits)) else ""
     if not config.cache_latents:
         memory[waiting] = encoders
     elif beside:
         memory["autoencoder, for the maps (4 bytes)"] = sum(map(weight_bytes, beside))
     samples_per_step = config.train_batch_size * config.gradient_accumulation_steps * processes
     # A LoRA is added to the weights; text encoders stay as they were loaded.
-    artefact = 4 * (sum(parameters.values()) - parameters.get("lora", 0) - sum(map(count, base.encoders))) + encoders
+    artefact = 4 * (sum(parameters.values()) - parameters.get("lora", 0) - sum(map(count, waits))) + encoders
     return StagePlan(
         name=name,
         kind=name,
@@ -163,8 +185,8 @@ def _plan(
         phases=phases,
         waiting={
             "works": encoders if config.cache_latents else 0,
-            "encodes the data": sum(map(weight_bytes, modules)),
-            "draws validation images": sum(map(weight_bytes, base.encoders[1:])),
+            "encodes the data": sum(weight_bytes(module) for module in modules if module not in readers),
+            "draws validation images": 0 if readers else sum(map(weight_bytes, base.encoders[1:])),
         },
         host=checkpoint_host(config, trained) | ({waiting: encoders} if config.cache_latents else {}),
         disk=cache
@@ -189,9 +211,9 @@ def _phases(
     if config.num_validation_images:
         pictures = min(VALIDATION_BATCH, config.num_validation_images)
         rows = pictures * (2 if config.validation_guidance_scale > 1 else 1)
-        drawing = [*modules, base.vae]
+        drawing, reading = [*modules, base.vae], list(dict.fromkeys([*modules, *base.encoders[1:]]))
         peak = max(
-            cost_of_inference([*modules, *base.encoders[1:]], lambda: base.encode_captions(rows)).peak,
+            cost_of_inference(reading, lambda: base.encode_captions(rows)).peak,
             cost_of_inference(drawing, lambda: predict(*base.inputs(rows)), config.mixed_precision).peak,
             cost_of_inference(drawing, lambda: base.decode(1)).peak,
         )

@@ -5,19 +5,20 @@ from statistics import fmean
 
 BASELINE = "real"
 # The arms that the sentence is about: the joint one, or each kind.
-CANDIDATES = ("synthetic", "synthetic-copy-paste", "filtered", "imgsyn", "masksyn")
+CANDIDATES = ("synthetic", "synthetic-copy-paste", "imgsyn-copy-paste", "filtered", "imgsyn", "masksyn")
 LABELS = {
     "synthetic": "Synthetic data",
     "synthetic-copy-paste": "Synthetic data and copy-paste",
+    "imgsyn-copy-paste": "ImgSyn and copy-paste",
     "filtered": "Filtered synthetic data",
     "imgsyn": "ImgSyn",
     "masksyn": "MaskSyn",
 }
-# What is to be had without a generator, and the arm that has it and synthetic data.
+# What is to be had without a generator, and the arms that have it and synthetic data: the first one scored counts.
 CONTROLS = {
-    "copy-paste": "synthetic-copy-paste",
-    "self-training": None,
-    "style-augmentation": None,
+    "copy-paste": ("synthetic-copy-paste", "imgsyn-copy-paste"),
+    "self-training": (),
+    "style-augmentation": (),
 }
 ENOUGH_SEEDS = 3  # with two, a difference exceeds the range by chance in about one of five comparisons
 
@@ -97,7 +98,7 @@ def _compare_controls(scores: Scores, metric_name: str) -> str:
     """Of each control that was scored: what it reaches, or what synthetic data brings on top of it."""
     told = []
     for control, joint in CONTROLS.items():
-        of_control, of_joint = scores.get(control, {}), scores.get(joint or "", {})
+        of_control, of_joint = scores.get(control, {}), next((scores[arm] for arm in joint if arm in scores), {})
         if splits := [split for split in of_control if of_joint.get(split)]:
             parts = [_describe(metric_name, split, of_control[split], of_joint[split]) for split in splits]
             told.append(f" On top of {control}, synthetic data {_join(parts)}.")

@@ -4,11 +4,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers import DiffusionPipeline
 
 from ..config import AdaptConfig
+from .encoding import Encoders
+from .families.family import Family
 from .generator import save_pipeline
 from .network import NetworkTask
+
+
+class ReadingNetwork(torch.nn.Module):
+    """A base's network and its text encoders as one module, for trainings of both (one forward pass for DDP to
+    follow)."""
+
+    def __init__(self, family: Family, encoders: Encoders):
+        super().__init__()
+        self.network, self.readers = family.network, encoders.train_readers()
+        self._family, self._encoders = family, encoders
+
+    def forward(self, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
+        """What the network answers to noisy latents with `batch["captions"]`, of which None are dropped."""
+        embeddings = self._encoders.encode_kept(batch["captions"], self._encoders.encode_null())
+        batch = batch | dict(zip(self._encoders.arrays, embeddings, strict=True))
+        return self._family.predict(self.network, noisy, batch)
 
 
 class AdaptTask(NetworkTask):
@@ -23,6 +42,29 @@ class AdaptTask(NetworkTask):
     @property
     def image_gamma(self) -> float:
         return self.config.image_gamma
+
+    @property
+    def trains_readers(self) -> bool:
+        return self.config.train_text_encoders
+
+    def _build_trainable(self) -> torch.nn.Module:
+        network = super()._build_trainable()
+        if not self.trains_readers:
+            return network
+        _ = self._inputs  # digests of what the training begins with
+        module = ReadingNetwork(self.family, self.encoders)
+        if self.config.gradient_checkpointing:
+            for reader in module.readers.values():
+                reader.train().activation_checkpointing_enable()  # only then does it recompute; it has no dropout
+        return module
+
+    def _move_frozen(self) -> None:
+        super()._move_frozen()
+        if self.trains_readers:
+            self.encoders.keep_readers(self.device)
+
+    def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
+        return module(noisy, batch) if self.trains_readers else super().predict(module, noisy, batch)
 
     def to_pipeline(self, network: Any = None) -> DiffusionPipeline:
         """The base with the current weights, or with `network`; its modules are the task's own.

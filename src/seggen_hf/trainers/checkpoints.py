@@ -23,7 +23,7 @@ CHECKPOINTS = "checkpoints"  # in the folder of a training
 MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "ema.safetensors"
 STATE = "state.json"
 
-_DEFAULTS = {"optimizer": "adamw", "ema_update_steps": 1, "image_gamma": 1.0}
+_DEFAULTS = {"optimizer": "adamw", "ema_update_steps": 1, "image_gamma": 1.0, "train_text_encoders": False}
 _NAME = re.compile(r"step-(\d+)")
 
 

@@ -71,6 +71,16 @@ class Encoders:
         for module in self.modules.values():
             module.to(self.device)
 
+    def train_readers(self) -> torch.nn.ModuleDict:
+        """Let the text encoders train, in place, but for layers whose output nobody reads. Returns: they."""
+        raise NotImplementedError
+
+    def keep_readers(self, device: torch.device) -> None:
+        """Have captions encoded on `device` from here on; the autoencoder stays where it is."""
+        self.device = torch.device(device)
+        for name in self.text_parts:
+            self.modules[name].to(self.device)
+
     @property
     def tokenizers(self) -> tuple:
         raise NotImplementedError
@@ -122,7 +132,7 @@ class Encoders:
     # Captions
 
     def encode_captions(self, captions: list[str]) -> Embeddings:
-        """Embeddings exactly as the pipeline makes them."""
+        """Embeddings exactly as the pipeline makes them; with gradients, where the text encoders train."""
         raise NotImplementedError
 
     def encode_null(self) -> Embeddings:
@@ -133,12 +143,12 @@ class Encoders:
         """The pipeline's arguments that stand for `captions` under guidance; the text encoders are on `device`."""
         raise NotImplementedError
 
-    def encode_kept(self, captions: list[str | None], null: Sequence[np.ndarray]) -> Embeddings:
-        """Embeddings of captions; of those that were dropped (None) `null`, a row of what `encode_null` makes."""
+    def encode_kept(self, captions: list[str | None], null: Sequence[torch.Tensor]) -> Embeddings:
+        """Embeddings of captions; of those that were dropped (None) `null`, what `encode_null` makes."""
         encoded = self.encode_captions([caption or "" for caption in captions])
         dropped = torch.tensor([caption is None for caption in captions], device=encoded[0].device)
         return tuple(
-            torch.where(dropped.view(-1, *[1] * (part.ndim - 1)), torch.from_numpy(row).to(part), part)
+            torch.where(dropped.view(-1, *[1] * (part.ndim - 1)), row.to(part), part)
             for part, row in zip(encoded, null, strict=True)
         )
 
@@ -166,6 +176,7 @@ class Encoders:
 
     # The cache
 
+    @torch.no_grad()
     def encode_chunk(
         self, views: Iterable[dict], captions: list[str], at_once: int, dtype: type, with_maps: bool
     ) -> dict[str, np.ndarray]:

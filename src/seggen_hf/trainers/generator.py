@@ -74,6 +74,7 @@ class GeneratorTask:
     needs_image = False  # whether the encoded pixels are the record's image; otherwise its color map
     needs_map = True  # whether the records have maps at all
     image_gamma = 1.0  # of the pixels that are encoded
+    trains_readers = False  # whether the text encoders train: then captions are read in every step
 
     def __init__(
         self,
@@ -226,15 +227,17 @@ class GeneratorTask:
             "timestep": rng.integers(self.objective.num_timesteps),
         }
         dropped = rng.random() < self.config.caption_dropout or not self.captions[index]
+        if self.cache is None or self.trains_readers:
+            sample["caption"] = None if dropped else self.captions[index]
         if self.cache is None:
             flip = rng.random() < 0.5
-            caption = None if dropped else self.captions[index]
-            return sample | self.views.view(index, self.config.random_flip and flip, rng) | {"caption": caption}
+            return sample | self.views.view(index, self.config.random_flip and flip, rng)
         variant = int(rng.integers(self.views.num_variants))
         sample["latents"] = self.cache.read("latents", index, variant)
         sample["time_ids"] = self.cache.read("time_ids", index, variant)
-        for name, null in zip(self.encoders.arrays, self._null, strict=True):
-            sample[name] = null if dropped else self.encoders.unpack(self.cache.read(name, index))
+        if not self.trains_readers:
+            for name, null in zip(self.encoders.arrays, self._null, strict=True):
+                sample[name] = null if dropped else self.encoders.unpack(self.cache.read(name, index))
         if self._caches_maps:
             data = self.cache.read_bytes("map", index, variant)
             sample["segmentation_map"] = unpack_map(data, self.views.map_dtype, self.size)
@@ -255,8 +258,9 @@ class GeneratorTask:
     def loss(self, module: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the batch of each sample's (weighted) squared error, and the plain squared error."""
         latents = batch["latents"] if "latents" in batch else self.encoders.encode_pixels(batch["pixels"])
-        if "captions" in batch:
-            encoded = self.encoders.encode_kept(batch["captions"], self._null)
+        if "captions" in batch and not self.trains_readers:
+            null = [torch.from_numpy(row) for row in self._null]
+            encoded = self.encoders.encode_kept(batch["captions"], null)
             batch |= dict(zip(self.encoders.arrays, encoded, strict=True))
         noisy = self.objective.add_noise(latents, batch["noise"], batch["timestep"])
         prediction = self.predict(module, noisy, batch)

@@ -20,7 +20,7 @@ from seggen_hf.pipelines import (
     encode_flux2_guided,
 )
 
-from ...config import LORA_TARGETS, GeneratorConfig, Mask2ImgConfig
+from ...config import LORA_TARGETS, AdaptConfig, GeneratorConfig, Mask2ImgConfig
 from ..encoding import Embeddings, Encoders
 from ..objective import FlowObjective
 from .family import Family
@@ -90,6 +90,11 @@ class Flux2(Family):
         """Also refuses settings of a ControlNet, and a size that no reference has."""
         if config.snr_gamma:
             raise ValueError(f"--snr_gamma is {config.snr_gamma}; FLUX.2 is trained by flow matching: set it to 0.")
+        if isinstance(config, AdaptConfig) and config.train_text_encoders:
+            raise ValueError(
+                f"--train_text_encoders is set; {config.base_model} is a FLUX.2, whose Qwen3 knows the words and is "
+                "left as it is: leave it out."
+            )
         if not isinstance(config, Mask2ImgConfig):
             return
         for name, default in (("controlnet_model", None), ("train_base", False), ("conditioning", "rgb")):

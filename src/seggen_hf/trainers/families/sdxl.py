@@ -41,9 +41,13 @@ class SDXLEncoders(Encoders):
             return (latents - mean) * factor / std
         return latents * factor
 
+    def train_readers(self) -> torch.nn.ModuleDict:
+        readers = [self.modules[name] for name in self.text_parts]
+        set_readers_trained(*readers)
+        return torch.nn.ModuleDict(dict(zip(self.text_parts, readers, strict=True)))
+
     def encode_captions(self, captions: list[str]) -> Embeddings:
-        with torch.no_grad():
-            embeds, _, pooled, _ = self._encode_prompt(captions, self.device, False)
+        embeds, _, pooled, _ = self._encode_prompt(captions, self.device, False)
         return embeds, pooled
 
     def encode_null(self) -> Embeddings:
@@ -59,6 +63,15 @@ class SDXLEncoders(Encoders):
     def _encode_prompt(self, captions: str | list[str], device: torch.device, guided: bool) -> tuple:
         encode: Any = self.base.encode_prompt  # its types know neither lists nor that it returns what was asked for
         return encode(captions, device=device, do_classifier_free_guidance=guided)
+
+
+def set_readers_trained(first: Any, second: Any) -> None:
+    """Let SDXL's two text encoders train, in place, but for the end of the first: captions are read before its last
+    layer."""
+    for encoder in (first, second):
+        encoder.requires_grad_(True)
+    for unread in (first.encoder.layers[-1], first.final_layer_norm):
+        unread.requires_grad_(False)
 
 
 class SDXL(Family):
