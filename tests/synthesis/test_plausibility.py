@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from synthesis_settings import make_config
 
-from seggen_hf.data.schema import labels_of, read_map
+from seggen_hf.data.schema import labels_of, read_map, read_panoptic
 from seggen_hf.labels import LabelSet
+from seggen_hf.segments import measure_shapes
 from seggen_hf.synthesis.plausibility import (
     RealMaps,
     drop_implausible,
@@ -11,6 +12,7 @@ from seggen_hf.synthesis.plausibility import (
     measure_labels,
     named_labels,
     shrink_map,
+    thing_shapes,
     touching_labels,
 )
 from seggen_hf.synthesis.quality import REASONS
@@ -58,6 +60,35 @@ def test_labels_are_measured_where_they_are_large_enough():
     assert touching_labels(ids, 3) == {(0, 2)}  # void is between nothing
     assert touching_labels(np.array([[2, 255, 1]]), 3) == set()
     assert shrink_map(ids, 2).tolist() == [2, 255, 0, 0]
+
+
+def test_a_thing_is_held_against_real_ones_of_its_label(scene_records):
+    """Whole things as in real maps are plausible; one that is grown together with its shifted self is not."""
+    real = RealMaps(scene_records, labels_of(scene_records), has_segments=True)
+    told = [
+        (read_map(row["segmentation_map"]), row["caption"], (read_panoptic(row["panoptic_map"]), row["segments_info"]))
+        for row in scene_records
+    ]
+    assert np.mean([real.scores(*one)["plausibility"] for one in told]) > 0.9
+    assert any(thing_shapes(*segments) for _, _, segments in told)
+    scores = []
+    for segmentation_map, caption, (panoptic_map, segments) in told:
+        torn = panoptic_map.copy()
+        torn[::2, ::2] = 0  # every fourth pixel: nearly as large, and nothing but border
+        pair = [real.scores(segmentation_map, caption, (one, segments)) for one in (panoptic_map, torn)]
+        scores.append([score["plausibility"] for score in pair])
+    whole, torn = np.mean(scores, axis=0)
+    assert torn < whole - 0.05 and all(one <= other for other, one in scores)
+    assert real.scores(*told[0][:2])["plausibility"] == 1  # without segments, labels alone
+
+
+def test_shapes_of_segments():
+    panoptic_map = np.zeros((12, 12), np.int64)
+    panoptic_map[2:6, 2:6] = 7  # a square
+    panoptic_map[8, 2:10] = 3  # a line
+    panoptic_map[0:2, 8:12] = 5  # cut by the border
+    segments = [{"id": i} for i in (3, 5, 7, 9)]
+    assert measure_shapes(panoptic_map, segments) == {3: (8, 16 * 8 / 18**2), 7: (16, 1.0)}
 
 
 def test_the_first_rule_that_is_broken_is_the_reason():

@@ -102,8 +102,8 @@ class SynthesisConfig:
     min_plausibility: float = field(
         default=0.0,
         metadata=about(
-            "A generated map is dropped if less of it is as in real maps: the areas and heights of its labels, and "
-            "which of them touch.",
+            "A generated map is dropped if less of it is as in real maps: the areas and heights of its labels, which "
+            "of them touch, and the area and compactness of its things.",
             within=SHARE,
         ),
     )

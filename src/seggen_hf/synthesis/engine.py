@@ -278,7 +278,7 @@ class ShardMaker:
         self.generators, self.size = generators, {"height": height, "width": width}
         self.prompts = {name: PromptCache(pipeline) for name, pipeline in generators.items()}
         held_against = "masksyn" in plan.kinds and is_wanted(self.config)
-        self.real_maps = RealMaps(records, labels) if held_against else None
+        self.real_maps = RealMaps(records, labels, self.panoptic) if held_against else None
 
     def __enter__(self):
         self._reader, self._encoder = ThreadPoolExecutor(1), ThreadPoolExecutor(ENCODERS)
@@ -378,7 +378,7 @@ class ShardMaker:
                 draft.scores, config.max_ignored_share, lambda draft=draft: self._source_scores(draft.sample)
             )
             if self.real_maps and not draft.reason:
-                draft.scores |= self.real_maps.scores(labels, draft.sample.map_caption)
+                draft.scores |= self.real_maps.scores(labels, draft.sample.map_caption, draft.segments)
                 draft.reason = drop_implausible(draft.scores, config)
 
     def _source_scores(self, sample: PlannedSample) -> dict[str, float]:

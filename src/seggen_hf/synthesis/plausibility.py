@@ -9,14 +9,17 @@ from tqdm.auto import tqdm
 
 from ..config import SynthesisConfig
 from ..data.captions import MIN_SHARE, simple_name
-from ..data.schema import read_map
+from ..data.schema import read_map, read_panoptic
 from ..labels import LabelSet
 from ..pictures.spacing import spread
+from ..segments import measure_shapes
 
 MAPS_READ = 2000  # of the real ones, at even spacing: more would tell hardly more, and take minutes
 AREA_SLACK = 2.0  # a label may be half as large as in any real map that shows it, or twice
 PLACE_SLACK = 0.1  # of the height
 SIDE = 32  # of the maps that are compared pixel by pixel
+RARE_SHAPES = 0.025  # of the real things on either side, which say nothing: errors of annotators
+MIN_SEGMENT = 8  # pixels; a smaller one has no shape
 
 
 def is_wanted(config: SynthesisConfig) -> bool:
@@ -29,17 +32,25 @@ class RealMaps:
 
     Args:
         records: with `segmentation_map`; of more than MAPS_READ those at even spacing are read.
+        has_segments: read `panoptic_map` and `segments_info` too.
     """
 
-    def __init__(self, records: Dataset, labels: LabelSet):
+    def __init__(self, records: Dataset, labels: LabelSet, has_segments: bool = False):
         self.labels = labels
-        maps = records.select_columns("segmentation_map")
+        maps = records.select_columns(
+            ["segmentation_map", *(["panoptic_map", "segments_info"] if has_segments else [])]
+        )
+        shapes: dict[int, list[tuple[float, float]]] = {}
         areas: dict[int, list[float]] = {}
         places: dict[int, list[float]] = {}
         self.touching: set[tuple[int, int]] = set()
         small = []
         for index in tqdm(spread(len(maps), MAPS_READ), "Real maps", unit="map", delay=2):
-            segmentation_map = read_map(maps[int(index)]["segmentation_map"])
+            row = maps[int(index)]
+            segmentation_map = read_map(row["segmentation_map"])
+            if has_segments:
+                for label, shape in thing_shapes(read_panoptic(row["panoptic_map"]), row["segments_info"]):
+                    shapes.setdefault(label, []).append(shape)
             for label, (area, place) in measure_labels(segmentation_map, labels.num_labels).items():
                 areas.setdefault(label, []).append(area)
                 places.setdefault(label, []).append(place)
@@ -47,18 +58,24 @@ class RealMaps:
             small.append(shrink_map(segmentation_map))
         self.areas = {label: (min(found) / AREA_SLACK, max(found) * AREA_SLACK) for label, found in areas.items()}
         self.places = {label: (min(found) - PLACE_SLACK, max(found) + PLACE_SLACK) for label, found in places.items()}
+        rare = [RARE_SHAPES, 1 - RARE_SHAPES]
+        self.shapes = {label: np.quantile(np.array(found), rare, axis=0) for label, found in shapes.items()}
         self.small = np.stack(small)
 
-    def scores(self, segmentation_map: np.ndarray, caption: str) -> dict[str, float]:
+    def scores(
+        self, segmentation_map: np.ndarray, caption: str, segments: tuple[np.ndarray, list[dict]] | None = None
+    ) -> dict[str, float]:
         """`caption_agreement`, `plausibility` and `map_agreement` of a generated map, in [0, 1].
 
         Agreement with the caption is the share of the labels it names that are drawn, 1 if it names none. Plausible is
         the share of what can be said of the map that real maps say too: of each label that its area and its height in
-        the image are not far from those of any real map, of each two that touch that they do so in a real map. The
-        agreement with maps is the largest share of equal pixels with any of them: 1 is a copy.
+        the image are not far from those of any real map, of each two that touch that they do so in a real map, of each
+        whole thing that its area and its compactness are those of real ones of its label. The agreement with maps is
+        the largest share of equal pixels with any of them: 1 is a copy.
 
         Args:
             segmentation_map: (H, W) label ids.
+            segments: the panoptic map (H, W) and its segments, where there are things.
         """
         drawn = measure_labels(segmentation_map, self.labels.num_labels)
         said = []
@@ -67,6 +84,9 @@ class RealMaps:
             said.append(known and _within(area, self.areas[label]))
             said.append(known and _within(place, self.places[label]))
         said += [pair in self.touching for pair in touching_labels(segmentation_map, self.labels.num_labels)]
+        for label, shape in thing_shapes(*segments) if segments else ():
+            low, high = self.shapes.get(label, np.full((2, 2), np.nan))  # of a label without a whole real thing: none
+            said += [bool(low[i] <= value <= high[i]) for i, value in enumerate(shape)]
         named = named_labels(caption, self.labels)
         equal = (self.small == shrink_map(segmentation_map)).mean(1)
         return {
@@ -85,6 +105,16 @@ def drop_implausible(scores: dict[str, float], config: SynthesisConfig) -> str |
     if scores["map_agreement"] > config.max_map_agreement:
         return "copied_map"
     return None
+
+
+def thing_shapes(panoptic_map: np.ndarray, segments: list[dict]) -> list[tuple[int, tuple[float, float]]]:
+    """Label and `(share of the pixels, compactness)` of each thing that is whole and large enough to have a shape."""
+    things = {s["id"]: s["category_id"] for s in segments if s["isthing"] and not s.get("iscrowd", False)}
+    return [
+        (things[segment], (area / panoptic_map.size, compactness))
+        for segment, (area, compactness) in measure_shapes(panoptic_map, segments).items()
+        if segment in things and area >= MIN_SEGMENT
+    ]
 
 
 def measure_labels(segmentation_map: np.ndarray, num_labels: int) -> dict[int, tuple[float, float]]:

@@ -11,7 +11,7 @@ REASONS = {
     "no_label": "no pixel has a label",
     "one_label": "the generated map has one label only, and the record's own map has several",
     "not_as_named": "the generated map lacks labels that its caption names",
-    "implausible": "labels of the generated map are of sizes, at places or side by side as in no real map",
+    "implausible": "labels or things of the generated map have sizes, places, shapes or neighbors as in no real map",
     "copied_map": "the generated map is nearly that of a real record",
     "misaligned": "a segmenter of real records disagrees with too much of the map",
     "flat_image": "the image is of one color: the generator broke down",
