@@ -1,5 +1,8 @@
 """The base is trained on images without maps, and stays an SDXL pipeline that the generators start from."""
 
+import logging
+import logging.handlers
+
 import numpy as np
 import pytest
 import torch
@@ -105,3 +108,20 @@ def test_a_dropped_caption_is_what_guidance_calls_none(miniature_dir, images, tm
 def test_a_lora_leaves_the_text_encoders_alone(miniature_dir, images, tmp_path):
     with pytest.raises(ValueError, match="train_text_encoders is True.*lora_rank 0"):
         build("adapt", miniature_dir, tmp_path, images, train_text_encoders=True, lora_rank=4)
+
+
+def test_a_caption_that_is_too_long_is_told_once(miniature_dir, images, tmp_path, caplog):
+    """By the check of all captions; a training that reads them in every step would else say it in every step."""
+    records = images.remove_columns("caption").add_column("caption", ["a car " * 50] * len(images))
+    records = attach_labels(records, labels_of(images))
+    said, lines = logging.getLogger(StableDiffusionXLPipeline.__module__), logging.handlers.BufferingHandler(100)
+    said.addHandler(lines)
+    try:
+        task, _ = build("adapt", miniature_dir, tmp_path, records, train_text_encoders=True, cache_latents=False)
+        assert [line for line in caplog.messages if "are longer than the" in line]
+        task.encoders.encode_captions(["a car " * 50])
+        assert not lines.buffer and not said.disabled
+        task.base.encode_prompt("a car " * 50)
+        assert lines.buffer  # as the pipeline itself would
+    finally:
+        said.removeHandler(lines)

@@ -1,5 +1,7 @@
 """SDXL: a U-Net with two CLIP text encoders, trained for noise or v on a variance-preserving schedule."""
 
+import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,19 @@ class SDXLEncoders(Encoders):
 
     def _encode_prompt(self, captions: str | list[str], device: torch.device, guided: bool) -> tuple:
         encode: Any = self.base.encode_prompt  # its types know neither lists nor that it returns what was asked for
-        return encode(captions, device=device, do_classifier_free_guidance=guided)
+        with _unsaid():
+            return encode(captions, device=device, do_classifier_free_guidance=guided)
+
+
+@contextlib.contextmanager
+def _unsaid():
+    """Within the block the pipeline does not tell at every call that captions are cut: `check_captions` did, once."""
+    said = logging.getLogger(StableDiffusionXLPipeline.__module__)
+    was, said.disabled = said.disabled, True
+    try:
+        yield
+    finally:
+        said.disabled = was
 
 
 def set_readers_trained(first: Any, second: Any) -> None:
