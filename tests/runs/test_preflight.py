@@ -1,7 +1,7 @@
 """A look at every file before a run, in bounded memory."""
 
+import hashlib
 import importlib.util
-import time
 import tracemalloc
 
 import numpy as np
@@ -9,16 +9,15 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 
 from seggen_hf.config import load_recipe
-from seggen_hf.data.doctor import digest_image
-from seggen_hf.runs import records as run_records
 from seggen_hf.runs.preflight import check_run
 from seggen_hf.runs.records import image_digests
 from seggen_hf.runs.runner import run_stages
+from seggen_hf.storage import content_digests
 
 
 @pytest.mark.slow
-def test_pictures_are_not_in_memory_together(tmp_path, monkeypatch):
-    """An executor takes all its arguments at once: were they pictures, a data set of 100 GB would have to fit."""
+def test_pictures_are_not_in_memory_together(tmp_path):
+    """A data set of 100 GB would have to fit."""
     features = Features({"image": Image(decode=False), "image_id": Value("string")})
     pixels = np.random.default_rng(0).bytes(1_000_000)
     rows = [{"image": {"bytes": pixels + bytes([i]), "path": None}, "image_id": str(i)} for i in range(60)]
@@ -26,11 +25,6 @@ def test_pictures_are_not_in_memory_together(tmp_path, monkeypatch):
     records = Dataset.load_from_disk(tmp_path / "data")
     del rows
 
-    def digest_slowly(value):  # pictures are read faster than they are worked on
-        time.sleep(0.02)
-        return digest_image(value)
-
-    monkeypatch.setattr(run_records, "digest_image", digest_slowly)
     tracemalloc.start()
     try:
         found = image_digests(records)
@@ -68,3 +62,26 @@ def test_a_missing_tracker_is_told_before_the_first_stage(tmp_path, tiny_recipe)
     recipe = load_recipe(tiny_recipe, [f"segmenter.report_to=tensorboard,{missing}"])
     with pytest.raises(ValueError, match=f"--report_to {missing} needs .*: pip install {missing}"):
         check_run(recipe, tmp_path / "run")
+
+
+def test_an_image_is_read_once_as_long_as_it_stays(tmp_path, monkeypatch):
+    """The same digest whether the picture lies in a file or in the record; of nothing none."""
+    monkeypatch.setattr(content_digests, "TICK", -1)  # long ago
+    content = np.random.default_rng(1).bytes(1000)
+    (tmp_path / "one.png").write_bytes(content)
+    (tmp_path / "empty.png").write_bytes(b"")
+    values = [
+        {"bytes": None, "path": str(tmp_path / "one.png")},
+        {"bytes": content, "path": None},
+        {"bytes": None, "path": str(tmp_path / "empty.png")},
+        {"bytes": None, "path": str(tmp_path / "absent.png")},
+        None,
+    ]
+    records = Dataset.from_dict({"image": values}, features=Features({"image": Image(decode=False)}))
+    found = image_digests(records)
+    assert found[0] == found[1] != "" and found[2:] == ["", "", ""]
+    read, file_digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: read.append(1) or file_digest(*given))
+    assert image_digests(records) == found and not read
+    (tmp_path / "one.png").write_bytes(content[::-1])
+    assert image_digests(records)[0] not in ("", found[0]) and read == [1]

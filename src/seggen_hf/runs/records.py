@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -10,12 +9,11 @@ import datasets.config
 
 from ..arms import reads_unlabelled
 from ..config import SCENES, Recipe
-from ..data.likeness import digest_image
 from ..data.schema import labels_of
 from ..data.sources.split import load_split
 from ..data.sources.unlabelled import load_unlabelled
 from ..labels import LabelSet
-from ..storage.content_digests import records_digest
+from ..storage.content_digests import FileDigests, content_digest, kept_digests, records_digest
 from ..storage.digests import digest_of
 from ..storage.files import write_json
 
@@ -51,10 +49,21 @@ def load_unlabelled_images(recipe: Recipe) -> tuple[datasets.Dataset, list[str]]
 
 
 def image_digests(records: datasets.Dataset) -> list[str]:
-    """Of each image's file; "" where there is none."""
+    """Of each image's file; "" where there is none, or nothing in it. A file is read once as long as it stays."""
     images = records.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return list(pool.map(lambda i: digest_image(images[i]["image"]), range(len(images))))
+    with kept_digests() as files:
+        return [_image_digest(images[i]["image"], files) for i in range(len(images))]
+
+
+def _image_digest(value: dict | None, files: FileDigests) -> str:
+    if not value:
+        return ""
+    if value["bytes"] is not None:
+        return content_digest(value["bytes"]).hex() if value["bytes"] else ""
+    try:
+        return files.digest(value["path"]).hex() if value["path"] and Path(value["path"]).stat().st_size else ""
+    except OSError:
+        return ""
 
 
 def source_digests(recipe: Recipe) -> dict[str, str]:

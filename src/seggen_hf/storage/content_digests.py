@@ -58,18 +58,23 @@ def records_digest(records: Dataset, columns: Sequence[str]) -> str:
     for name in images:
         records = records.cast_column(name, Image(decode=False))
     hasher = hashlib.blake2b(digest_size=16)
-    with FileDigests(Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf" / "digests.sqlite") as files:
+    with kept_digests() as files:
         for record in cast(Iterator[dict], iter(records)):  # `datasets` leaves open that these are rows
             for name in columns:
                 value = record[name]
                 if name not in images:
                     content = json.dumps(value).encode()
                 elif value["bytes"] is not None:
-                    content = hashlib.blake2b(value["bytes"], digest_size=16).digest()
+                    content = content_digest(value["bytes"])
                 else:
                     content = files.digest(value["path"])
                 hasher.update(len(content).to_bytes(8, "little") + content)
     return hasher.hexdigest()
+
+
+def content_digest(content: bytes) -> bytes:
+    """16 bytes; of a file's content what `FileDigests` says of the file."""
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 class FileDigests:
@@ -124,3 +129,8 @@ class FileDigests:
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (real, stamp, digest))
+
+
+def kept_digests() -> FileDigests:
+    """Those of the user's cache."""
+    return FileDigests(Path(datasets.config.HF_DATASETS_CACHE) / "seggen_hf" / "digests.sqlite")
