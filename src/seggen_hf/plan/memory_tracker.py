@@ -1,7 +1,7 @@
 """Bytes that tensors hold and floating point operations that they cost, counted while a step runs on meta."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,61 +9,82 @@ from torch.utils.flop_counter import flop_registry
 
 _BLOCK = 512  # bytes; torch's allocator on CUDA hands out multiples
 
-aten = torch.ops.aten
+
+class Remembered:
+    """What operations give on meta, by the shapes and settings that they were given.
+
+    torch works much of that out by many steps in Python, half of a plan's time, and networks repeat their blocks. What
+    shares memory with its inputs, or writes into them, is run each time.
+    """
+
+    def __init__(self):
+        self._pure: dict = {}  # of each operation whether its declaration allows to remember it
+        self._results: dict[tuple, tuple | None] = {}  # None: of what shares memory all the same
+
+    def run(self, func, args: tuple, kwargs: dict):
+        if func not in self._pure:
+            schema = func._schema
+            shares = schema.is_mutable or any(value.alias_info is not None for value in schema.returns)
+            self._pure[func] = not shares and not func.is_view
+        if not self._pure[func]:
+            return func(*args, **kwargs)
+        try:
+            key = (func, _signature(args), _signature(tuple(kwargs.items())))
+            known = self._results.get(key, ())
+        except TypeError:  # a setting that nobody can look up
+            return func(*args, **kwargs)
+        if known:
+            return _rebuild(known)
+        output = func(*args, **kwargs)
+        if known is not None:
+            self._results[key] = _describe(output, (*args, *kwargs.values()))
+        return output
 
 
-def _norm_backward(gradient, values, weight, mask):
-    """Gradients of what a norm reads, its weight and its bias, each where `mask` asks for it."""
-    made = [torch.empty_like(values), *((torch.empty_like(weight),) * 2 if weight is not None else (None, None))]
-    return tuple(tensor if wanted else None for tensor, wanted in zip(made, mask, strict=True))
+def _signature(value):
+    """What a result on meta depends on; numbers with their type, since 1 and 1.0 are one key."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype, value.device.type
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_signature, value))
+    return type(value), value
 
 
-def _layer_norm(values, shape, weight, bias, eps):
-    statistics = values.new_empty([*values.shape[: values.ndim - len(shape)], *[1] * len(shape)], dtype=torch.float32)
-    return torch.empty_like(values), statistics, torch.empty_like(statistics)
+def _describe(output, inputs: tuple) -> tuple | None:
+    """How to make the like of `output`; None if it is not all new tensors (`_unsafe_view` does not declare it)."""
+    outputs = output if isinstance(output, (tuple, list)) else (output,)
+    given = {tensor.untyped_storage()._cdata for tensor in _tensors(inputs)}
+    places = set()
+    for tensor in outputs:
+        if tensor is None:
+            continue
+        if not isinstance(tensor, torch.Tensor) or tensor.device.type != "meta" or tensor.storage_offset():
+            return None
+        place = tensor.untyped_storage()._cdata
+        if place in given or place in places:
+            return None
+        places.add(place)
+    made = tuple(None if t is None else (tuple(t.shape), t.stride(), t.dtype) for t in outputs)
+    return (type(output) if isinstance(output, (tuple, list)) else None, made)
 
 
-def _group_norm(values, weight, bias, batch, channels, pixels, groups, eps):
-    statistics = values.new_empty((batch, groups), dtype=torch.float32)
-    return torch.empty_like(values), statistics, torch.empty_like(statistics)
+def _tensors(values) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
-def _of_equals(operation):
-    """`operation` on two tensors; of the same shape and type the result is like the first."""
-
-    def shortcut(left, right, **settings):
-        is_alike = isinstance(right, torch.Tensor) and left.shape == right.shape and left.dtype == right.dtype
-        return torch.empty_like(left) if is_alike and left.is_floating_point() else operation(left, right, **settings)
-
-    return shortcut
+def _rebuild(known: tuple):
+    kind, made = known
+    tensors = [
+        None if one is None else torch.empty_strided(one[0], one[1], dtype=one[2], device="meta") for one in made
+    ]
+    return tensors[0] if kind is None else kind(tensors)
 
 
-# Operations whose results torch works out on meta by many steps in Python: three quarters of a plan's time. The shapes
-# are the same, as a test says that runs a step with both.
-SHORTCUTS = {
-    aten.native_layer_norm.default: _layer_norm,
-    aten.native_group_norm.default: _group_norm,
-    aten.native_layer_norm_backward.default: (
-        lambda gradient, values, shape, mean, rstd, weight, bias, mask: _norm_backward(gradient, values, weight, mask)
-    ),
-    aten.native_group_norm_backward.default: (
-        lambda gradient, values, mean, rstd, weight, n, c, pixels, groups, mask: _norm_backward(
-            gradient, values, weight, mask
-        )
-    ),
-    aten.add.Tensor: _of_equals(aten.add.Tensor),
-    aten.mul.Tensor: _of_equals(aten.mul.Tensor),
-    aten.div.Tensor: _of_equals(aten.div.Tensor),
-    aten.mm.default: lambda left, right: left.new_empty((left.shape[0], right.shape[1])),
-    aten.grid_sampler_2d.default: lambda values, grid, *settings: values.new_empty(
-        (*values.shape[:2], *grid.shape[1:3])
-    ),
-    aten.gelu.default: lambda values, *, approximate="none": torch.empty_like(values),
-    aten.gelu_backward.default: lambda gradient, values, *, approximate="none": torch.empty_like(values),
-    aten.addmm.default: (
-        lambda bias, left, right, *, beta=1, alpha=1: left.new_empty((left.shape[0], right.shape[1]))
-    ),
-}
+REMEMBERED = Remembered()
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -102,8 +123,7 @@ class MemoryTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        shortcut = SHORTCUTS.get(func) if self.device == "meta" else None
-        output = shortcut(*args, **kwargs) if shortcut else func(*args, **kwargs)
+        output = REMEMBERED.run(func, args, kwargs) if self.device == "meta" else func(*args, **kwargs)
         if (formula := flop_registry.get(func.overloadpacket)) is not None:
             self.flops += formula(*args, **kwargs, out_val=output)
         for tensor in output if isinstance(output, (tuple, list)) else (output,):
