@@ -376,7 +376,7 @@ def test_records_without_images_are_enough_and_a_failed_preview_only_warns(
     settings = dict(imgsyn_variants=1, masksyn_variants=0, mask2img_steps=1, conditioning_scale=1)
     few = scene_records.select([0]).remove_columns("image")
     assert len(make(tmp_path / "blank", few, **settings)) == 1 and (tmp_path / "blank" / "preview.png").is_file()
-    monkeypatch.setattr("seggen_hf.synthesis.engine.write_preview", lambda *_: 1 / 0)
+    monkeypatch.setattr("seggen_hf.synthesis.preview.write_preview", lambda *_: 1 / 0)
     assert len(make(tmp_path / "none", few, **settings)) == 1
     assert "There is no" in caplog.text and "ZeroDivisionError" in caplog.text
 

@@ -22,8 +22,6 @@ from ..config import SynthesisConfig, save_config
 from ..data.schema import check_columns, encode_image, encode_map, encode_panoptic, read_map, read_panoptic
 from ..data.transforms import cover_crop_map, place_of
 from ..labels import LabelSet
-from ..pictures.contact_sheet import write_preview
-from ..pictures.spacing import spread
 from ..provenance import public_value
 from ..segments import label_map, measure_segments
 from ..storage.content_digests import records_digest
@@ -32,6 +30,7 @@ from ..storage.folders import SYNTHESIS, check_folder, claim_folder, hold_folder
 from .generators import PromptCache, check_labels, decoding, generator_digest, place, quiet
 from .manifest import KINDS, PlannedSample, Shard, SynthesisPlan, check_manifest, write_manifest
 from .plausibility import RealMaps, drop_implausible, is_wanted
+from .preview import preview, preview_early
 from .progress import Progress
 from .quality import REASONS, decode_scores, drop_generated_map, drop_human_map, drop_image, map_scores
 from .rarity import repeat_factors
@@ -41,7 +40,6 @@ from .styles import with_styles
 logger = logging.getLogger(__name__)
 
 SUMMARY = "summary.json"
-PREVIEWED = 6  # samples of each kind on the contact sheet
 ENCODERS = 4  # threads that write PNGs while the generators go on
 
 
@@ -149,10 +147,7 @@ def _fill(
     _check_summary(folder, accelerator.is_main_process)
     dataset = load_synthetic(folder)
     if accelerator.is_main_process:
-        picks = [row for kind in plan.kinds for row in _pick(dataset, kind)]
-        _preview(folder / "preview.png", picks, maker)
-        for kind in plan.kinds:
-            _early_preview(folder, kind).unlink(missing_ok=True)
+        preview(folder, plan.kinds, dataset, generators["mask2img"].codec, maker.records)
     return dataset
 
 
@@ -164,7 +159,7 @@ def _make_shards(folder: Path, plan: SynthesisPlan, maker: "ShardMaker", acceler
     is_main = accelerator.is_main_process
     mine = plan.shards_of(accelerator.process_index, accelerator.num_processes)
     done = finished_shards(folder)
-    pipelines = maker.generators.values()
+    pipelines, codec = maker.generators.values(), maker.generators["mask2img"].codec
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(folder, plan, mine, disable=not is_main))
         stack.enter_context(quiet(pipelines))
@@ -175,9 +170,8 @@ def _make_shards(folder: Path, plan: SynthesisPlan, maker: "ShardMaker", acceler
         def finish(shard: Shard, written: Future) -> None:
             rows, dropped = written.result()
             progress.finish(shard, len(dropped))
-            preview = _early_preview(folder, shard.kind)
-            if is_main and rows and not preview.exists():  # so that people need not wait for the end to look
-                _preview(preview, rows[:PREVIEWED], maker)
+            if is_main and rows:
+                preview_early(folder, shard.kind, rows, codec, maker.records)
 
         def write(shard: Shard, drawn: "DrawnShard") -> tuple[list[dict], list[dict]]:
             rows, dropped = drawn.rows(), drawn.dropped()
@@ -198,17 +192,6 @@ def _make_shards(folder: Path, plan: SynthesisPlan, maker: "ShardMaker", acceler
         progress.wait_for_others()
 
 
-def _preview(path: Path, rows: list[dict], maker: "ShardMaker") -> None:
-    try:
-        write_preview(path, rows, maker.generators["mask2img"].codec, maker.records)
-    except Exception as error:  # whatever it is: the samples are made, and a picture for people ends no synthesis
-        logger.warning("There is no %s: %s: %s", path, type(error).__name__, error)
-
-
-def _early_preview(folder: Path, kind: str) -> Path:
-    return folder / f"preview-{kind}.png"
-
-
 def _check_summary(folder: Path, is_main: bool) -> None:
     """Tell what was dropped; `ValueError` if nothing is left."""
     summary = json.loads((folder / SUMMARY).read_text())
@@ -224,12 +207,6 @@ def _check_summary(folder: Path, is_main: bool) -> None:
         )
     if parts and is_main:
         logger.warning("Dropped of %d samples: %s.", summary["num_samples"], "; ".join(parts))
-
-
-def _pick(dataset: Dataset, kind: str, number: int = PREVIEWED) -> list[dict]:
-    """Rows spread over a kind's samples."""
-    rows = np.flatnonzero(np.asarray(dataset.data.column("kind").to_pylist()) == kind)
-    return [dataset[int(rows[place])] for place in spread(len(rows), number)]
 
 
 # Making a shard
