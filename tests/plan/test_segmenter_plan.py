@@ -80,3 +80,11 @@ def test_windows_cost_more_than_whole_images(make_config):
 def test_crops_that_it_cannot_see_are_refused(make_config):
     with pytest.raises(ValueError, match="an EoMT sees squares"):
         plan_segmenter(make_config("eomt", crop_width=96), LABELS, measure=False)
+
+
+def test_a_teacher_costs_its_weights_and_a_forward_pass(make_config):
+    config = make_config("dinov3_convnext")
+    plain, taught = (plan_segmenter(dataclasses.replace(config, soft_labels=share), LABELS) for share in (0, 0.5))
+    assert taught.memory["the teacher (4 bytes)"] == 4 * sum(taught.parameters.values())
+    assert plain.trained == taught.trained and 1.2 < taught.flops / plain.flops < 1.6
+    assert "the teacher" in taught.notes[-1] and not any("teacher" in note for note in plain.notes)

@@ -77,19 +77,29 @@ def plan_segmenter(
     masks = labels.num_labels if task == "semantic" else queries
     notes = [f"planned with {masks} masks an image, as many as there can be"]
     cost, settings = None, LossSettings.of(model.config)
+    teacher = None
+    if config.soft_labels:  # in a run the segmenter of real records, which is built like this one
+        teacher = build(config, labels).eval().requires_grad_(False)
+        notes.append("the teacher sees every sample, as where all are synthetic")
     if measure:
 
         def loss():
             images = empty(batch, 3, config.crop_height, config.crop_width)
+            if teacher is not None:
+                _soften(teacher, images)
             outputs = model(pixel_values=images, output_auxiliary_logits=True)
             targets = _targets(settings, batch, masks)
             return segmentation_loss.segmentation_loss(outputs, targets, settings)[0]
 
         with assumed_matching():
-            cost = cost_of_training([model], loss, config.mixed_precision, config.gradient_accumulation_steps > 1)
+            modules = [model] if teacher is None else [model, teacher]
+            cost = cost_of_training(modules, loss, config.mixed_precision, config.gradient_accumulation_steps > 1)
     if not fixed_side(model.config) and (config.crop_height % SIZE_DIVISOR or config.crop_width % SIZE_DIVISOR):
         notes.append(f"the crop is no multiple of {SIZE_DIVISOR}: inference pads to one, training does not")
     samples_per_step = batch * config.gradient_accumulation_steps * processes
+    memory = training_memory(config, trained, count(model) - trained, cost, processes)
+    if teacher is not None:
+        memory["the teacher (4 bytes)"] = 4 * count(teacher)
     return StagePlan(
         name="segmenter",
         kind="segmenter",
@@ -106,12 +116,20 @@ def plan_segmenter(
         samples=config.max_train_steps * samples_per_step,
         flops=cost.flops / batch if cost else 0.0,
         step_flops=cost.flops * config.gradient_accumulation_steps if cost else 0.0,
-        memory=training_memory(config, trained, count(model) - trained, cost, processes),
+        memory=memory,
         host=checkpoint_host(config, trained, buffers),
         disk=checkpoint_disk(config, trained, buffers) | {"segmenter (float32)": 4 * count(model)},
         push=4 * count(model),
         notes=notes,
     )
+
+
+@torch.no_grad()
+def _soften(teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a teacher says of images: see `trainers.teacher.Teacher.soften`."""
+    output = teacher(pixel_values=images)
+    weights = output.class_queries_logits.float().softmax(-1)[..., :-1]
+    return torch.einsum("bqc,bqhw->bchw", weights, output.masks_queries_logits.float().sigmoid())
 
 
 def plan_evaluation(
