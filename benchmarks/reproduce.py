@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from seggen_hf.config import Recipe, load_recipe
-from seggen_hf.pictures.markdown import table
+from seggen_hf.pictures.markdown import marked, table
 from seggen_hf.runs.folder import RunFolder
 from seggen_hf.runs.pairs import paired_difference, protocol_digest
 from seggen_hf.runs.report import list_costs
@@ -28,7 +28,6 @@ from seggen_hf.trainers.script import told_in_a_line
 STUDIES_FOLDER = Path(__file__).with_name("studies")
 PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
 README = PAGE.parents[1] / "README.md"
-BEGIN, END = "<!-- studies:begin -->", "<!-- studies:end -->"
 ALL_LABELS, HEADLINE = "all-labels", "synthetic"
 
 
@@ -192,11 +191,9 @@ def headline(study: Study, known: dict) -> str | None:
 
 def write_readme(readme: Path, known: dict[str, dict]) -> None:
     """Put the headlines of all studies between their marks in `readme`."""
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+    before, _, after = marked("studies", readme.read_text(encoding="utf-8"))
     lines = [headline(STUDIES[name], known[name]) for name in STUDIES if name in known]
-    write_text(readme, f"{before}{BEGIN}\n{chr(10).join(filter(None, lines))}\n{END}{after}")
+    write_text(readme, f"{before}{chr(10).join(filter(None, lines))}\n{after}")
 
 
 def write_page(out: Path, page: Path) -> None:

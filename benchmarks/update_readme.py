@@ -12,6 +12,7 @@ from pathlib import Path
 from scipy.stats import ttest_ind
 
 from seggen_hf.config import SCENES, load_recipe
+from seggen_hf.pictures.markdown import marked
 from seggen_hf.pictures.markdown import table as markdown_table
 from seggen_hf.runs.report import list_costs, list_scores
 from seggen_hf.runs.results import percent, read_results
@@ -20,7 +21,6 @@ from seggen_hf.tasks import task_of
 
 ROOT = Path(__file__).parents[1]
 README_SHOWS = "quickstart"  # what everybody can run
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SECTION = re.compile(r"^(?=\*\*.+?\*\*: )", re.MULTILINE)
 
 
@@ -132,16 +132,16 @@ def write_results(root: Path, runs: list[Path]) -> None:
 
 def _split(file: Path) -> tuple[str, list[str], str]:
     """What stands before the markers, the sections between them, and what comes after."""
-    head, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    body, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{file} lacks the lines {BEGIN} and {END}.")
+    try:
+        head, body, tail = marked("results", file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     return head, [text.strip() for text in SECTION.split(body) if text.strip()], tail
 
 
 def _replace(file: Path, body: str) -> None:
     head, _, tail = _split(file)
-    write_text(file, f"{head}{BEGIN}\n{body}\n{END}{tail}")
+    write_text(file, f"{head}{body}\n{tail}")
 
 
 def _recipe_of(section: str) -> str | None:

@@ -123,7 +123,7 @@ def test_the_readme_copies_its_figures_from_the_results(tiny_run, tmp_path, load
     assert text.count("**tiny**") == 1 and "**quickstart**" not in text and "](docs/tiny.png)" in text
     assert text.partition(script.END)[2] == README.partition(script.END)[2]
     readme.write_text(README.replace(script.BEGIN, ""))
-    with pytest.raises(ValueError, match="README.md lacks the lines"):
+    with pytest.raises(ValueError, match="README.md: there are no lines"):
         script.write_results(tmp_path, [tiny_run])
 
 

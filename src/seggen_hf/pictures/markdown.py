@@ -12,6 +12,19 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [first, "|" + "---|" * len(header), *others]
 
 
+def marked(name: str, text: str) -> tuple[str, str, str]:
+    """`text` before, between and after the lines that mark what a script writes: `<!-- NAME:begin -->`, `:end`.
+
+    Raises: `ValueError` if they are not there.
+    """
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    before, found, rest = text.partition(begin)
+    between, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"there are no lines {begin.strip()} and {end}")
+    return before + begin, between, end + after
+
+
 def cell(value) -> str:
     """Text that stays one line, or one cell of a table, and cannot become markup."""
     return "".join(f"\\{c}" if c in MARKUP else c for c in one_line(value))
