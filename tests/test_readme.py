@@ -19,6 +19,7 @@ from seggen_hf.data.sources.split import load_split
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 @pytest.mark.slow
@@ -106,8 +107,8 @@ def test_measured_figures_come_from_a_run(tiny_run, tmp_path, load_script):
     text = page.read_text()
     assert text.count("**tiny**: scenes, 1 seed") == 1 and "| synthetic: with ImgSyn and MaskSyn |" in text
     assert "](tiny.png)" in text and (tmp_path / "docs" / "tiny.png").is_file()
-    assert text.partition(script.END)[2] == before.partition(script.END)[2]
-    sections = script.SECTION.split(before.partition(script.BEGIN)[2].partition(script.END)[0])
+    assert text.partition(END)[2] == before.partition(END)[2]
+    sections = script.SECTION.split(before.partition(BEGIN)[2].partition(END)[0])
     assert len(sections) > 3 and all(section.strip() in text for section in sections)  # other runs stay
     assert readme.read_text() == README  # it shows the quickstart alone, and what is told of that stays
     with pytest.raises(ValueError, match="no results.json"):
@@ -121,8 +122,8 @@ def test_the_readme_copies_its_figures_from_the_results(tiny_run, tmp_path, load
     script.write_results(tmp_path, [tiny_run])
     text = readme.read_text()
     assert text.count("**tiny**") == 1 and "**quickstart**" not in text and "](docs/tiny.png)" in text
-    assert text.partition(script.END)[2] == README.partition(script.END)[2]
-    readme.write_text(README.replace(script.BEGIN, ""))
+    assert text.partition(END)[2] == README.partition(END)[2]
+    readme.write_text(README.replace(BEGIN, ""))
     with pytest.raises(ValueError, match="README.md: there are no lines"):
         script.write_results(tmp_path, [tiny_run])
 

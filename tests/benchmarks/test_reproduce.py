@@ -63,7 +63,7 @@ def test_the_page_tells_gain_chance_and_gap(script, two_seeds):
 
 def test_the_readme_has_the_headline_of_each_study(script, two_seeds, tmp_path):
     study, readme = script.STUDIES["scenes"], tmp_path / "README.md"
-    readme.write_text(f"# A\n\n{script.BEGIN}\nold\n{script.END}\n\nend\n")
+    readme.write_text("# A\n\n<!-- studies:begin -->\nold\n<!-- studies:end -->\n\nend\n")
     known = script.gather(study, two_seeds)
     script.write_readme(readme, {"scenes": known})
     text = readme.read_text()
