@@ -2,13 +2,14 @@
 
 Every finished segmenter of the runs is scored on a test split whose images have fog, noise, blur, or the blocks of
 JPEG, each in five strengths (in the manner of ImageNet-C, arXiv:1903.12261). Scores are kept in RUN/corruptions.json,
-so that the same call goes on where it was stopped; the table of all runs together is written to docs/corruptions.md.
-Several runs are taken for several seeds of one comparison.
+so that the same call goes on where it was stopped. Runs of one recipe are its seeds: docs/corruptions.md has a table
+of each recipe, and docs/corruptions.json what they come from.
 """
 
 import argparse
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
@@ -24,10 +25,12 @@ from seggen_hf.data.transforms import clouds
 from seggen_hf.pictures.markdown import table
 from seggen_hf.pictures.spacing import spread
 from seggen_hf.runs.folder import RunFolder
+from seggen_hf.runs.pairs import paired_difference, protocol_digest
 from seggen_hf.runs.records import load_test_records
 from seggen_hf.runs.results import percent
 from seggen_hf.runs.scores import score_folder
-from seggen_hf.storage.files import write_json, write_text
+from seggen_hf.runs.verdict import BASELINE
+from seggen_hf.storage.files import read_json, write_json, write_text
 from seggen_hf.tasks import TASKS
 from seggen_hf.trainers.script import told_in_a_line
 
@@ -92,17 +95,26 @@ def corrupt_records(records: Dataset, name: str, strength: int) -> Dataset:
     return attach_labels(changed, labels_of(records))
 
 
-def measure(path: Path, split: str | None, number: int) -> dict:
-    """Scores of a run's segmenters, `{segmenter: {test: score}}`, with what is already known in its folder."""
+def measure(path: Path, split: str | None, number: int, metric: str | None = None) -> dict:
+    """Scores of a run's segmenters, `{segmenter: {test: score}}`, with what is already known in its folder.
+
+    Args:
+        split: the first test split if not given; `metric`: a key of a score, that of the task if not given.
+    Raises: `ValueError` for a metric that the task has not, and where another measurement lies.
+    """
     run = RunFolder(path)
     recipe, file = run.recipe(), path / "corruptions.json"
-    split, metric = split or recipe.data.test_splits[0], TASKS[recipe.data.task].metric
+    task = TASKS[recipe.data.task]
+    split, metric = split or recipe.data.test_splits[0], metric or task.metric
+    if metric not in (task.metric, *task.more):
+        raise ValueError(f"--metric is {metric}; of task {recipe.data.task} there are {task.metric} and {task.more}.")
     records = load_test_records(recipe, split)
     shown = attach_labels(records.select(spread(len(records), number)), labels_of(records))
     begun = {"split": split, "records": len(shown), "metric": metric}
     known = json.loads(file.read_text()) if file.is_file() else begun
     if {name: known[name] for name in begun} != begun:
-        raise ValueError(f"{file} is of {known['records']} records of {known['split']}; remove it to measure anew.")
+        told = "{metric} on {records} records of {split}".format(**known)
+        raise ValueError(f"{file} is of {told}; remove it to measure anew.")
     scores = known.setdefault("scores", {})
     segmenters = {f"{folder.parent.name}/{folder.name}": folder for folder in run.list_segmenters()}
     segmenters = {name: folder for name, folder in segmenters.items() if run.marker(name)}
@@ -126,32 +138,69 @@ def _tests(records: Dataset) -> Iterator[tuple[str, Callable[[], Dataset]]]:
             yield f"{name} {strength}", lambda name=name, strength=strength: corrupt_records(records, name, strength)
 
 
-def describe(found: list[dict]) -> str:
-    """The table of an arm a row: means over seeds, of each corruption over its strengths, and of all."""
-    by_arm: dict[str, list[dict[str, float]]] = {}
-    for known in found:
-        for name, scores in known["scores"].items():
+def gather(runs: list[Path], measured: list[dict], known: dict) -> dict:
+    """What is known of all data sets, with what was measured of `runs`: seeds of other machines count on.
+
+    Returns: `{recipe: {protocol, split, records, metric, scores: {arm: {seed: {test: score}}}}}`; of a recipe what is
+        known by another protocol than that of its runs here is left out.
+    """
+    known = dict(known)
+    for run, found in zip(runs, measured, strict=True):
+        recipe = RunFolder(run).recipe()
+        facts = {"protocol": protocol_digest(recipe)} | {name: found[name] for name in ("split", "records", "metric")}
+        before = known.get(recipe.name, {})
+        scores = before["scores"] if before and {name: before[name] for name in facts} == facts else {}
+        for name, tests in found["scores"].items():
             parsed = parse_segmenter_name(name)
-            if parsed and len(scores) == 1 + STRENGTHS * len(CORRUPTIONS):
-                by_arm.setdefault(parsed[0], []).append(scores)
+            if parsed and len(tests) == 1 + STRENGTHS * len(CORRUPTIONS):
+                scores.setdefault(parsed[0], {})[str(parsed[1])] = tests
+        known[recipe.name] = facts | {"scores": scores}
+    return known
+
+
+def describe(name: str, known: dict) -> list[str]:
+    """The table of one data set, an arm a row: means over seeds, of each corruption over its strengths, and of all."""
+    tests = {kind: [f"{kind} {strength}" for strength in range(1, STRENGTHS + 1)] for kind in CORRUPTIONS}
+    every = [test for of_kind in tests.values() for test in of_kind]
+    means = {
+        arm: {int(seed): fmean(scores[test] for test in every) for seed, scores in by_seed.items()}
+        for arm, by_seed in known["scores"].items()
+    }
     rows = []
-    for arm, seeds in by_arm.items():
-        parts = [
-            fmean(scores[f"{name} {s}"] for scores in seeds for s in range(1, STRENGTHS + 1)) for name in CORRUPTIONS
-        ]
-        hardest = fmean(scores[f"{name} {STRENGTHS}"] for scores in seeds for name in CORRUPTIONS)
-        means = [fmean(scores[CLEAN] for scores in seeds), *parts, fmean(parts), hardest]
-        rows.append([arm, str(len(seeds)), *map(percent, means)])
-    first = found[0]
-    header = ["arm", "seeds", CLEAN, *CORRUPTIONS, "mean of the four", "at their strongest"]
-    return "\n".join(
-        [
-            "<!-- written by benchmarks/measure_corruptions.py -->\n# Corrupted images\n",
-            f"{first['metric']} in % on {first['records']} records of {first['split']}; of each corruption the mean "
-            f"of {STRENGTHS} strengths.\n",
-            *table(header, rows),
-        ]
+    for arm, by_seed in known["scores"].items():
+        parts = [fmean(scores[test] for scores in by_seed.values() for test in of_kind) for of_kind in tests.values()]
+        hardest = fmean(scores[of_kind[-1]] for scores in by_seed.values() for of_kind in tests.values())
+        difference, half, p = paired_difference(means.get(BASELINE, {}), means[arm])
+        told = ["", ""]
+        if arm != BASELINE and not math.isnan(difference):
+            spread_of = f" ± {percent(half)}" if half is not None else ""
+            told = [percent(difference, signed=True) + spread_of, "" if p is None else f"{p:.1g}"]
+        clean = fmean(scores[CLEAN] for scores in by_seed.values())
+        row = [percent(value) for value in (clean, *parts, fmean(means[arm].values()))]
+        rows.append([arm, ", ".join(by_seed), *row, *told, percent(hardest)])
+    header = ["arm", "seeds", CLEAN, *CORRUPTIONS, "mean of the four", "against real", "p", "at their strongest"]
+    return [
+        f"## {name}",
+        "",
+        f"{known['metric']} in % on {known['records']} records of {known['split']}; of each corruption the mean of "
+        f"{STRENGTHS} strengths.",
+        "",
+        *table(header, rows),
+    ]
+
+
+def write_page(page: Path, runs: list[Path], measured: list[dict]) -> None:
+    """Add what was measured to `page` with the ending .json, and write what it all says."""
+    kept = page.with_suffix(".json")
+    known = gather(runs, measured, read_json(kept) if kept.is_file() else {})
+    head = (
+        "<!-- written by benchmarks/measure_corruptions.py -->\n# Corrupted images\n\nSegmenters of the studies "
+        "([studies](studies.md)) on test images with fog, noise, blur or the blocks of JPEG, as in ImageNet-C "
+        "(arXiv:1903.12261). Differences are paired, with 95% confidence intervals and p of a paired t-test."
     )
+    lines = [line for name, of_name in known.items() for line in ["", *describe(name, of_name)]]
+    write_json(kept, known)
+    write_text(page, "\n".join([head, *lines]) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -159,12 +208,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--split", help="the first test split if not given")
     parser.add_argument("--records", type=int, default=100, help="of the split, at even spacing")
+    parser.add_argument("--metric", help="PQ_things or AP, say; the task's own if not given")
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args(arguments)
 
     def work() -> None:
-        found = [measure(run, args.split, args.records) for run in args.runs]
-        write_text(args.page, describe(found) + "\n")
+        measured = [measure(run, args.split, args.records, args.metric) for run in args.runs]
+        write_page(args.page, args.runs, measured)
 
     return told_in_a_line(work)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seggen_hf.config import load_recipe, save_recipe
 from seggen_hf.data.schema import labels_of, read_image
 
 
@@ -44,7 +45,8 @@ def test_a_run_is_scored_once_and_told_in_a_table(script, tiny_run, tmp_path, ca
     known = json.loads((run_copy / "corruptions.json").read_text())
     assert {name.split("/")[0] for name in known["scores"]} == {"segmenter-real", "segmenter-synthetic"}
     assert all(len(scores) == 5 for scores in known["scores"].values()) and known["records"] == 2
-    assert "| real | 1 |" in page.read_text() and "| arm | seeds | clean | fog |" in page.read_text()
+    assert "| real | 0 |" in page.read_text() and "| arm | seeds | clean | fog |" in page.read_text()
+    assert f"## {load_recipe(run_copy / 'recipe.yaml').name}" in page.read_text()
     del known["scores"]["segmenter-real/seed-0"]["fog 1"]
     (run_copy / "corruptions.json").write_text(json.dumps(known))
     capsys.readouterr()
@@ -53,3 +55,31 @@ def test_a_run_is_scored_once_and_told_in_a_table(script, tiny_run, tmp_path, ca
     assert len(said) == 1 and "fog 1: segmenter-real/seed-0" in said[0]
     assert script.main([str(run_copy), "--records", "3", "--page", str(page)]) == 1
     assert "remove it to measure anew" in capsys.readouterr().err
+
+
+def test_seeds_of_one_recipe_are_compared_in_pairs(script, tiny_recipe, tmp_path, monkeypatch):
+    """And stay known where the same recipe is measured elsewhere; those of another recipe do not."""
+    monkeypatch.setattr(script, "STRENGTHS", 1)
+    tests = ["clean", *(f"{name} 1" for name in script.CORRUPTIONS)]
+
+    def begin(seed, *settings):
+        run = tmp_path / f"seed-{seed}"
+        run.mkdir(exist_ok=True)
+        save_recipe(load_recipe(tiny_recipe, [f"evaluation.seeds=[{seed}]", *settings]), run / "recipe.yaml")
+        scores = {
+            f"segmenter-{arm}/seed-{seed}": dict.fromkeys(tests, 0.4 + gain + seed / 100)
+            for arm, gain in (("real", 0), ("synthetic", 0.1 + seed / 1000))
+        }
+        scores["segmenter-synthetic/seed-9"] = {"clean": 0.1}  # not finished
+        return run, {"split": "test", "records": 2, "metric": "mIoU", "scores": scores}
+
+    page = tmp_path / "page.md"
+    for seed in (0, 1):
+        run, measured = begin(seed)
+        script.write_page(page, [run], [measured])
+    text = page.read_text()
+    assert "| real | 0, 1 | 40.5 | 40.5 | 40.5 | 40.5 | 40.5 | 40.5 |  |  | 40.5 |" in text
+    assert "| synthetic | 0, 1 | 50.6 |" in text and "| +10.0 ± 0.6 | 0.003 | 50.6 |" in text
+    run, measured = begin(0, "segmenter.learning_rate=0.5")
+    script.write_page(page, [run], [measured])
+    assert "| real | 0 |" in page.read_text() and "± " not in page.read_text()
