@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from forked_python import client_environment, run_python, run_ranks, start_python
 from safetensors.torch import load_file
 
-from seggen_hf.config import DataConfig, Mask2ImgConfig, Text2MaskConfig, parse_config
+from seggen_hf.config import AdaptConfig, DataConfig, Mask2ImgConfig, Text2MaskConfig, parse_config
 from seggen_hf.pipelines import Mask2ImgPipeline, Text2MaskPipeline
 from seggen_hf.plan.generators import plan_text2mask
+from seggen_hf.trainers.adapt import AdaptTask
 from seggen_hf.trainers.mask2img import Mask2ImgTask
 from seggen_hf.trainers.script import run_script
 from seggen_hf.trainers.text2mask import Text2MaskTask
@@ -21,7 +23,9 @@ TRAINING = Path(__file__).parents[2] / "training"
 PARTS = {
     "text2mask": (Text2MaskConfig, Text2MaskTask, Text2MaskPipeline),
     "mask2img": (Mask2ImgConfig, Mask2ImgTask, Mask2ImgPipeline),
+    "adapt": (AdaptConfig, AdaptTask, StableDiffusionXLPipeline),
 }
+OWN = {"adapt": ["--train_text_encoders"]}
 
 
 def flags(base, out, **changes) -> list[str]:
@@ -56,16 +60,16 @@ def losses(folder: Path) -> list[float]:
 
 
 def all_weights(folder: Path) -> dict:
-    names = ("unet", "controlnet")
+    names = ("unet", "controlnet", "text_encoder", "text_encoder_2")
     return {f"{n}.{k}": v for n in names for f in (folder / n).glob("*.safetensors") for k, v in load_file(f).items()}
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_loss_of_one(miniature_dir, tmp_path):
     for kind in PARTS:
-        assert in_process(kind, flags(miniature_dir, tmp_path / "one" / kind)) == 0
+        assert in_process(kind, flags(miniature_dir, tmp_path / "one" / kind) + OWN.get(kind, [])) == 0
     for kind, (_, _, pipeline_class) in PARTS.items():
-        arguments = flags(miniature_dir, tmp_path / "two" / kind, train_batch_size=2)
+        arguments = flags(miniature_dir, tmp_path / "two" / kind, train_batch_size=2) + OWN.get(kind, [])
         run_ranks([TRAINING / f"train_{kind}.py", *arguments], environment(), tmp_path)
         assert losses(tmp_path / "two" / kind) == pytest.approx(losses(tmp_path / "one" / kind), rel=1e-4)
         one, two = all_weights(tmp_path / "one" / kind), all_weights(tmp_path / "two" / kind)
