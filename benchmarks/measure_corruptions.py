@@ -19,7 +19,7 @@ from datasets import Dataset
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from seggen_hf.arms import parse_segmenter_name
+from seggen_hf.arms import ARMS, parse_segmenter_name
 from seggen_hf.data.schema import attach_labels, encode_image, labels_of, read_image
 from seggen_hf.data.transforms import clouds
 from seggen_hf.pictures.markdown import table
@@ -167,7 +167,7 @@ def describe(name: str, known: dict) -> list[str]:
         for arm, by_seed in known["scores"].items()
     }
     rows = []
-    for arm, by_seed in known["scores"].items():
+    for arm, by_seed in sorted(known["scores"].items(), key=lambda item: list(ARMS).index(item[0])):
         parts = [fmean(scores[test] for scores in by_seed.values() for test in of_kind) for of_kind in tests.values()]
         hardest = fmean(scores[of_kind[-1]] for scores in by_seed.values() for of_kind in tests.values())
         difference, half, p = paired_difference(means.get(BASELINE, {}), means[arm])
