@@ -51,6 +51,7 @@ def test_a_folder_with_one_split_gets_a_held_out_part(tmp_path, preset):
     assert 0.75 < ratio / (make.SIZE[0] / make.SIZE[1]) < 1.35
     bases = {recipe.adapt.base_model, recipe.text2mask.base_model, recipe.mask2img.base_model}
     assert bases == {"miniature" if preset is None else "stabilityai/stable-diffusion-xl-base-1.0"}
+    assert recipe.adapt.train_text_encoders == (preset is None)  # SDXL's know the words
     again = CliRunner().invoke(app, ["init", str(root), "--out", str(tmp_path / "r.yaml")])
     assert again.exit_code == 1 and "exists, and may hold what somebody wrote" in again.stderr
 

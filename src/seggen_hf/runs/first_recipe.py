@@ -267,8 +267,15 @@ def _on_a_cpu(found: Survey, num_train: int, size: tuple[int, int]) -> tuple[lis
         "  train_batch_size: 8", "  lr_warmup_steps: 20", "  lr_scheduler: cosine", "  ema_decay: 0.99",
         "  size_conditioning: target", "  max_crop_zoom: 1.3", "  cache_variants: 8", "  checkpointing_steps: 100",
     ]  # fmt: skip
+    adapted = [
+        "adapt:",
+        "  train_text_encoders: true  # they know the words of drawn scenes alone",
+        "  max_train_steps: 800",
+        "  learning_rate: 2.0e-4",
+        *training,
+    ]
     lines = [
-        *(["adapt:", "  max_train_steps: 800", "  learning_rate: 2.0e-4", *training] if found.unlabelled else []),
+        *(adapted if found.unlabelled else []),
         "text2mask:",
         "  max_train_steps: 800",
         "  learning_rate: 4.0e-4",
