@@ -78,12 +78,16 @@ def test_what_is_remembered_is_what_torch_gives(miniature_dir, monkeypatch):
 
     monkeypatch.setattr(memory_tracker, "REMEMBERED", memory_tracker.Remembered())
     assert both() == (again := both())
-    monkeypatch.setattr(memory_tracker.Remembered, "run", lambda self, func, args, kwargs: func(*args, **kwargs))
+    monkeypatch.setattr(memory_tracker.Remembered, "run", lambda self, *given: memory_tracker.run_anew(*given))
     assert both() == again
 
 
 def test_only_new_tensors_are_remembered():
     remembered, aten = memory_tracker.Remembered(), torch.ops.aten
+
+    def run(func, *args):
+        return remembered.run(func, args, {})[0]
+
     whole, number = empty(4, 6), torch.empty(3, dtype=torch.int64, device="meta")
     for func, args in (
         (aten.view.default, (whole, [24])),
@@ -92,13 +96,13 @@ def test_only_new_tensors_are_remembered():
         (aten.add_.Tensor, (whole, 1)),
     ):
         for _ in range(2):
-            assert remembered.run(func, args, {}).untyped_storage()._cdata == whole.untyped_storage()._cdata
+            assert run(func, *args).untyped_storage()._cdata == whole.untyped_storage()._cdata
     for one, dtype in ((1, torch.int64), (1.0, torch.float32), (True, torch.int64)):  # equal, and of different types
         for _ in range(2):
-            assert remembered.run(aten.add.Tensor, (number, one), {}).dtype == dtype
-    turned = [remembered.run(aten.clone.default, (whole.t(),), {}) for _ in range(2)]
+            assert run(aten.add.Tensor, number, one).dtype == dtype
+    turned = [run(aten.clone.default, whole.t()) for _ in range(2)]
     assert turned[0].stride() == turned[1].stride() == (1, 6) and turned[0] is not turned[1]
-    split = [remembered.run(aten.native_layer_norm.default, (whole, [6], None, None, 1e-5), {}) for _ in range(2)]
+    split = [run(aten.native_layer_norm.default, whole, [6], None, None, 1e-5) for _ in range(2)]
     assert [t.shape for t in split[0]] == [t.shape for t in split[1]] and isinstance(split[1], tuple)
 
 

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,8 +11,14 @@ from torch.utils.flop_counter import flop_registry
 _BLOCK = 512  # bytes; torch's allocator on CUDA hands out multiples
 
 
+def count_flops(func, args: tuple, kwargs: dict, output) -> int:
+    """Of a matrix product or a convolution, a multiplication with its addition as two; 0 of anything else."""
+    formula = flop_registry.get(func.overloadpacket)
+    return formula(*args, **kwargs, out_val=output) if formula is not None else 0
+
+
 class Remembered:
-    """What operations give on meta, by the shapes and settings that they were given.
+    """What operations give and cost on meta, by the shapes and settings that they were given.
 
     torch works much of that out by many steps in Python, half of a plan's time, and networks repeat their blocks. What
     shares memory with its inputs, or writes into them, is run each time.
@@ -21,24 +28,31 @@ class Remembered:
         self._pure: dict = {}  # of each operation whether its declaration allows to remember it
         self._results: dict[tuple, tuple | None] = {}  # None: of what shares memory all the same
 
-    def run(self, func, args: tuple, kwargs: dict):
+    def run(self, func, args: tuple, kwargs: dict) -> tuple[Any, int]:
+        """The output, and the floating point operations."""
         if func not in self._pure:
             schema = func._schema
             shares = schema.is_mutable or any(value.alias_info is not None for value in schema.returns)
             self._pure[func] = not shares and not func.is_view
         if not self._pure[func]:
-            return func(*args, **kwargs)
+            return run_anew(func, args, kwargs)
         try:
             key = (func, _signature(args), _signature(tuple(kwargs.items())))
             known = self._results.get(key, ())
         except TypeError:  # a setting that nobody can look up
-            return func(*args, **kwargs)
+            return run_anew(func, args, kwargs)
         if known:
-            return _rebuild(known)
-        output = func(*args, **kwargs)
+            return _rebuild(*known[:2]), known[2]
+        output, flops = run_anew(func, args, kwargs)
         if known is not None:
-            self._results[key] = _describe(output, (*args, *kwargs.values()))
-        return output
+            described = _describe(output, (*args, *kwargs.values()))
+            self._results[key] = described and (*described, flops)
+        return output, flops
+
+
+def run_anew(func, args: tuple, kwargs: dict) -> tuple[Any, int]:
+    output = func(*args, **kwargs)
+    return output, count_flops(func, args, kwargs, output)
 
 
 def _signature(value):
@@ -76,8 +90,7 @@ def _tensors(values) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _rebuild(known: tuple):
-    kind, made = known
+def _rebuild(kind: type | None, made: tuple):
     tensors = [
         None if one is None else torch.empty_strided(one[0], one[1], dtype=one[2], device="meta") for one in made
     ]
@@ -123,9 +136,9 @@ class MemoryTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        output = REMEMBERED.run(func, args, kwargs) if self.device == "meta" else func(*args, **kwargs)
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
-            self.flops += formula(*args, **kwargs, out_val=output)
+        run = REMEMBERED.run if self.device == "meta" else run_anew
+        output, flops = run(func, args, kwargs)
+        self.flops += flops
         for tensor in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(tensor, torch.Tensor) and tensor.device.type == self.device:
                 self._see(tensor)
