@@ -25,9 +25,9 @@ from ..process.quiet import quiet_libraries
 from ..provenance import library_versions
 from ..segmenter.evaluation import evaluate_segmenter
 from ..segmenter.layers import enable_checkpointing
-from ..synthesis.engine import ShardMaker
 from ..synthesis.generators import decoding, place, quiet
 from ..synthesis.manifest import SynthesisPlan
+from ..synthesis.shard_maker import ShardMaker
 from ..synthesis.shards import write_shard
 from ..trainers.generator import build_panoptic_codec
 from ..trainers.loop import train
