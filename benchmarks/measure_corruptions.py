@@ -141,15 +141,19 @@ def _tests(records: Dataset) -> Iterator[tuple[str, Callable[[], Dataset]]]:
 def gather(runs: list[Path], measured: list[dict], known: dict) -> dict:
     """What is known of all data sets, with what was measured of `runs`: seeds of other machines count on.
 
-    Returns: `{recipe: {protocol, split, records, metric, scores: {arm: {seed: {test: score}}}}}`; of a recipe what is
-        known by another protocol than that of its runs here is left out.
+    Returns: `{recipe: {protocol, labels, split, records, metric, scores: {arm: {seed: {test: score}}}}}`; of a recipe
+        what is known by another protocol, or of another number of labels, than that of its runs here is left out.
+    Raises: `ValueError` if runs of one recipe differ in either.
     """
-    known = dict(known)
+    known, here = dict(known), {}
     for run, found in zip(runs, measured, strict=True):
         recipe = RunFolder(run).recipe()
-        facts = {"protocol": protocol_digest(recipe)} | {name: found[name] for name in ("split", "records", "metric")}
+        facts = {"protocol": protocol_digest(recipe), "labels": recipe.data.max_train_records}
+        facts |= {name: found[name] for name in ("split", "records", "metric")}
+        if here.setdefault(recipe.name, facts) != facts:
+            raise ValueError(f"{run} follows another recipe than other runs of {recipe.name} do; measure it apart.")
         before = known.get(recipe.name, {})
-        scores = before["scores"] if before and {name: before[name] for name in facts} == facts else {}
+        scores = before["scores"] if before and {name: before.get(name) for name in facts} == facts else {}
         for name, tests in found["scores"].items():
             parsed = parse_segmenter_name(name)
             if parsed and len(tests) == 1 + STRENGTHS * len(CORRUPTIONS):
@@ -167,7 +171,7 @@ def describe(name: str, known: dict) -> list[str]:
         for arm, by_seed in known["scores"].items()
     }
     rows = []
-    for arm, by_seed in sorted(known["scores"].items(), key=lambda item: list(ARMS).index(item[0])):
+    for arm, by_seed in sorted(known["scores"].items(), key=lambda item: [*ARMS, item[0]].index(item[0])):
         parts = [fmean(scores[test] for scores in by_seed.values() for test in of_kind) for of_kind in tests.values()]
         hardest = fmean(scores[of_kind[-1]] for scores in by_seed.values() for of_kind in tests.values())
         difference, half, p = paired_difference(means.get(BASELINE, {}), means[arm])

@@ -80,6 +80,11 @@ def test_seeds_of_one_recipe_are_compared_in_pairs(script, tiny_recipe, tmp_path
     text = page.read_text()
     assert "| real | 0, 1 | 40.5 | 40.5 | 40.5 | 40.5 | 40.5 | 40.5 |  |  | 40.5 |" in text
     assert "| synthetic | 0, 1 | 50.6 |" in text and "| +10.0 ± 0.6 | 0.003 | 50.6 |" in text
-    run, measured = begin(0, "segmenter.learning_rate=0.5")
-    script.write_page(page, [run], [measured])
-    assert "| real | 0 |" in page.read_text() and "± " not in page.read_text()
+    for setting in ("segmenter.learning_rate=0.5", "data.max_train_records=3"):
+        run, measured = begin(0, setting)
+        other = begin(1)
+        with pytest.raises(ValueError, match="follows another recipe than other runs of"):
+            script.write_page(page, [run, other[0]], [measured, other[1]])
+        script.write_page(page, [other[0]], [other[1]])
+        script.write_page(page, [run], [measured])
+        assert "| real | 0 |" in page.read_text() and "± " not in page.read_text()

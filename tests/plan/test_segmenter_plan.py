@@ -87,4 +87,6 @@ def test_a_teacher_costs_its_weights_and_a_forward_pass(make_config):
     plain, taught = (plan_segmenter(dataclasses.replace(config, soft_labels=share), LABELS) for share in (0, 0.5))
     assert taught.memory["the teacher (4 bytes)"] == 4 * sum(taught.parameters.values())
     assert plain.trained == taught.trained and 1.2 < taught.flops / plain.flops < 1.6
+    with pytest.raises(ValueError, match="soft_labels 0.5 is for task semantic, and this one is panoptic"):
+        plan_segmenter(dataclasses.replace(config, soft_labels=0.5), LABELS, task="panoptic")
     assert "the teacher" in taught.notes[-1] and not any("teacher" in note for note in plain.notes)

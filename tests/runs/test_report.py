@@ -88,6 +88,8 @@ def test_controls_without_a_generator_are_told_beside_it():
     )
     del both["synthetic"]
     assert write_verdict(both).startswith("Synthetic data and copy-paste raised mIoU on test from 40.5 to 50.5 (+10.0")
+    both |= {"imgsyn-copy-paste": both["synthetic-copy-paste"], "synthetic-copy-paste": {"unseen": {0: 0.5}}}
+    assert "On top of copy-paste, synthetic data raised mIoU on test from 45.5 to 50.5" in write_verdict(both)
 
 
 def test_the_sentence_claims_nothing_within_the_spread():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from synthesis_settings import make_config
 
+from seggen_hf.data.scenes.records import scene_records as make_scenes
 from seggen_hf.data.schema import labels_of, read_map, read_panoptic
 from seggen_hf.labels import LabelSet
 from seggen_hf.segments import measure_shapes
@@ -62,24 +63,43 @@ def test_labels_are_measured_where_they_are_large_enough():
     assert shrink_map(ids, 2).tolist() == [2, 255, 0, 0]
 
 
-def test_a_thing_is_held_against_real_ones_of_its_label(scene_records):
-    """Whole things as in real maps are plausible; one that is grown together with its shifted self is not."""
-    real = RealMaps(scene_records, labels_of(scene_records), has_segments=True)
-    told = [
-        (read_map(row["segmentation_map"]), row["caption"], (read_panoptic(row["panoptic_map"]), row["segments_info"]))
-        for row in scene_records
-    ]
-    assert np.mean([real.scores(*one)["plausibility"] for one in told]) > 0.9
-    assert any(thing_shapes(*segments) for _, _, segments in told)
-    scores = []
-    for segmentation_map, caption, (panoptic_map, segments) in told:
-        torn = panoptic_map.copy()
-        torn[::2, ::2] = 0  # every fourth pixel: nearly as large, and nothing but border
-        pair = [real.scores(segmentation_map, caption, (one, segments)) for one in (panoptic_map, torn)]
-        scores.append([score["plausibility"] for score in pair])
-    whole, torn = np.mean(scores, axis=0)
-    assert torn < whole - 0.05 and all(one <= other for other, one in scores)
-    assert real.scores(*told[0][:2])["plausibility"] == 1  # without segments, labels alone
+def test_a_thing_is_held_against_real_ones_of_its_label():
+    """Those of real maps and their windows are plausible; full of holes, or four times as large, they are less so."""
+    records = make_scenes("train", num_records=60, size=(48, 64))
+    real = RealMaps(records, labels_of(records), has_segments=True)
+    assert len(real.shapes) > 3  # labels with many whole things
+    maps = [(read_map(r["segmentation_map"]), read_panoptic(r["panoptic_map"]), r["segments_info"]) for r in records]
+
+    def scored(of_labels, of_segments):
+        changed = [(of_labels(labels), (of_segments(segments), info)) for labels, segments, info in maps]
+        return np.array([real.scores(labels, "", segments)["plausibility"] for labels, segments in changed])
+
+    def same(ids):
+        return ids
+
+    def torn(ids):
+        return np.where(np.indices(ids.shape).sum(0) % 2, ids, 0)
+
+    def window(ids):
+        return ids[:40, 6:60]
+
+    def enlarged(ids):  # of a quarter of the area
+        return ids[12:36, 16:48].repeat(2, 0).repeat(2, 1)
+
+    whole, broken = scored(same, same), scored(same, torn)
+    assert (whole >= 0.95).mean() > 0.85 and whole.mean() > 0.98
+    has_things = np.array([bool(thing_shapes(segments, info)) for _, segments, info in maps])
+    assert (broken[has_things] < whole[has_things]).mean() > 0.8
+    assert scored(window, window).mean() > 0.95 > scored(enlarged, enlarged).mean()
+
+
+def test_few_things_of_a_label_say_nothing(scene_records):
+    few = scene_records.select(range(2))
+    real = RealMaps(few, labels_of(few), has_segments=True)
+    assert real.shapes == {}
+    for row in few:
+        segments = (read_panoptic(row["panoptic_map"]) * 0, row["segments_info"])
+        assert real.scores(read_map(row["segmentation_map"]), "", segments)["plausibility"] == 1
 
 
 def test_shapes_of_segments():

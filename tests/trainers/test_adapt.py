@@ -1,5 +1,6 @@
 """The base is trained on images without maps, and stays an SDXL pipeline that the generators start from."""
 
+import dataclasses
 import logging
 import logging.handlers
 
@@ -73,8 +74,15 @@ def test_the_text_encoders_train_with_the_base(miniature_dir, images, tmp_path, 
     settings = {"train_text_encoders": True, "ema_decay": 0.9, "gradient_checkpointing": True, **changes}
     task, config = build("adapt", miniature_dir, tmp_path / "out", images, **settings)
     trained = sum(parameter.numel() for parameter in task.trainable.parameters() if parameter.requires_grad)
-    assert plan_adapt(config, measure=False).trained == trained
+    plan, frozen = plan_adapt(config), plan_adapt(dataclasses.replace(config, train_text_encoders=False))
+    assert plan.trained == trained > frozen.trained and plan.flops > frozen.flops
+    assert sum(plan.memory.values()) > sum(frozen.memory.values())
+    assert plan.waiting["draws validation images"] == 0 < frozen.waiting["draws validation images"]
+    assert sum(plan.host.values()) <= sum(frozen.host.values()) + 16 * (trained - frozen.trained)
     train(task, config)
+    chunks = list((tmp_path / "out/cache").rglob("chunk-*.safetensors"))
+    assert bool(chunks) == config.cache_latents
+    assert all(load_file(chunk).keys() == {"latents", "time_ids"} for chunk in chunks)
     for part, unread in (("text_encoder", ("encoder.layers.1.", "final_layer_norm")), ("text_encoder_2", ())):
         before, after = weights(miniature_dir, part), weights(tmp_path / "out", part)
         changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -85,7 +93,7 @@ def test_the_text_encoders_train_with_the_base(miniature_dir, images, tmp_path, 
     vaes = (weights(miniature_dir, "vae"), weights(tmp_path / "out", "vae"))
     assert all(torch.equal(vaes[0][name], vaes[1][name]) for name in vaes[0])
     kept = load_file(max((tmp_path / "out/checkpoints").iterdir()) / "model.safetensors")
-    assert {name.split(".")[0] for name in kept} == {"network", "readers"}
+    assert {name.split(".")[0] for name in kept} == {"network", "text_encoders"}
     records = images_with_maps(images)
     bases = [build("text2mask", base, tmp_path / "next", records)[0] for base in (miniature_dir, tmp_path / "out")]
     read = [generator.encoders.encode_captions(["a car"])[0] for generator in bases]

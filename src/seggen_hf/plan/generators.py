@@ -9,7 +9,7 @@ from torch import nn
 from ..config import AdaptConfig, GeneratorConfig, Mask2ImgConfig, Text2MaskConfig
 from ..trainers.encoding import images_at_once
 from ..trainers.families.flux2 import Flux2
-from ..trainers.families.sdxl import set_readers_trained
+from ..trainers.families.sdxl import train_sdxl_text_encoders
 from ..trainers.generator import VALIDATION_BATCH, cast_weights
 from ..trainers.lora import add_lora, cast_frozen
 from ..trainers.mask2img import denoise, set_trained
@@ -40,20 +40,20 @@ def plan_adapt(
     config: AdaptConfig, num_records: int | None = None, processes: int = 1, measure: bool = True
 ) -> StagePlan:
     """The base's training on images of its domain; see `plan_text2mask`."""
-    base = meta_base_of(config)
     if not config.train_text_encoders:
         return _plan_network("adapt", config, num_records, processes, measure)
+    base = meta_base_of(config)
     if isinstance(base, MetaFlux2):
         Flux2.check_config(config)
-    network, readers = base.network.requires_grad_(True).train(), base.encoders[1:]
-    set_readers_trained(*readers)
+    network, text_encoders = base.network.requires_grad_(True).train(), base.encoders[1:]
+    train_sdxl_text_encoders(*text_encoders)
 
     def predict(noisy, steps, embeds, added):
         embeds, pooled = base.encode_captions(len(noisy))
         return base.predict(network, noisy, steps, embeds, added | {"text_embeds": pooled})
 
-    parameters = base.parameters()
-    return _plan("adapt", config, base, [network], predict, parameters, num_records, processes, measure, (), readers)
+    given = (config, base, [network], predict, base.parameters(), num_records, processes, measure)
+    return _plan("adapt", *given, text_encoders=text_encoders)
 
 
 def _plan_network(
@@ -129,24 +129,24 @@ def _plan(
     processes: int,
     measure: bool,
     beside: Sequence[nn.Module] = (),
-    readers: Sequence[nn.Module] = (),
+    text_encoders: Sequence[nn.Module] = (),
 ) -> StagePlan:
-    """`modules` train or are steered by what does; `beside` are encoders that every step runs; `readers` are text
-    encoders that train too."""
+    """`modules` train or are steered by what does; `beside` are encoders that every step runs; `text_encoders` are
+    those that train too."""
     module: Any  # of diffusers
     for module in modules:
         is_frozen = not count(module, trained=True)
         (cast_weights if is_frozen else cast_frozen)(module, DTYPES[config.mixed_precision])
         if config.gradient_checkpointing:
             module.train().enable_gradient_checkpointing()
-    for module in readers:
+    for module in text_encoders:
         if config.gradient_checkpointing:
             module.train().activation_checkpointing_enable()
-    modules = [*modules, *readers]
-    waits = [encoder for encoder in base.encoders if encoder not in readers]
+    modules = [*modules, *text_encoders]
+    waits = [encoder for encoder in base.encoders if encoder not in text_encoders]
     trained = sum(count(module, trained=True) for module in modules)
     frozen = sum(map(count, modules)) - trained
-    cache, notes = _cache(base, config, name == "mask2img", num_records)
+    cache, notes = _cache(base, config, name == "mask2img", num_records, with_captions=not text_encoders)
     cost, phases = None, {}
     if measure:
         phases = _phases(config, base, modules, predict, trained)
@@ -160,7 +160,7 @@ def _plan(
         )
     memory = training_memory(config, trained, frozen, cost, processes)
     encoders = sum(map(weight_bytes, waits))
-    waiting = "autoencoder" if readers else "autoencoder and text encoders"
+    waiting = "autoencoder" if text_encoders else "autoencoder and text encoders"
     waiting += " (4 bytes)" if encoders == 4 * sum(map(count, waits)) else ""
     if not config.cache_latents:
         memory[waiting] = encoders
@@ -185,8 +185,8 @@ def _plan(
         phases=phases,
         waiting={
             "works": encoders if config.cache_latents else 0,
-            "encodes the data": sum(weight_bytes(module) for module in modules if module not in readers),
-            "draws validation images": 0 if readers else sum(map(weight_bytes, base.encoders[1:])),
+            "encodes the data": sum(weight_bytes(module) for module in modules if module not in text_encoders),
+            "draws validation images": 0 if text_encoders else sum(map(weight_bytes, base.encoders[1:])),
         },
         host=checkpoint_host(config, trained) | ({waiting: encoders} if config.cache_latents else {}),
         disk=cache
@@ -222,12 +222,16 @@ def _phases(
 
 
 def _cache(
-    base: MetaBase | MetaFlux2, config: GeneratorConfig, with_maps: bool, num_records: int | None
+    base: MetaBase | MetaFlux2,
+    config: GeneratorConfig,
+    with_maps: bool,
+    num_records: int | None,
+    with_captions: bool = True,
 ) -> tuple[dict, list]:
     """The cache on disk, and notes. Raises: `ValueError` if it would be larger than the settings allow."""
     if not config.cache_latents:
         return {}, ["no cache: the autoencoder and the text encoders run in every step"]
-    size = cache_bytes(base, config, with_maps)
+    size = cache_bytes(base, config, with_maps, with_captions)
     notes = [
         f"cache: {size / 1e6:.2f} MB a record in {config.cache_variants} views; --cache_max_gb "
         f"{config.cache_max_gb:g} holds {int(config.cache_max_gb * 1e9 / size):,} records"
@@ -243,10 +247,12 @@ def _cache(
     return {"cache of latents and embeddings": total}, notes
 
 
-def cache_bytes(base: MetaBase | MetaFlux2, config: GeneratorConfig, with_maps: bool) -> int:
+def cache_bytes(
+    base: MetaBase | MetaFlux2, config: GeneratorConfig, with_maps: bool, with_captions: bool = True
+) -> int:
     """Bytes of a record in the cache; its compressed maps as 2% of their pixels (measured on the scenes: 4%)."""
     item = DTYPES[config.mixed_precision].itemsize
     _, channels, height, width = base.shapes(1)["latents"]
     per_view = channels * height * width * item + 24
     per_view += (config.height * config.width // 50 + 16) if with_maps else 0
-    return config.cache_variants * per_view + base.embedding_values * item
+    return config.cache_variants * per_view + with_captions * base.embedding_values * item

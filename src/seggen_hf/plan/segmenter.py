@@ -78,6 +78,8 @@ def plan_segmenter(
     notes = [f"planned with {masks} masks an image, as many as there can be"]
     cost, settings = None, LossSettings.of(model.config)
     teacher = None
+    if config.soft_labels and task != "semantic":
+        raise ValueError(f"--soft_labels {config.soft_labels} is for task semantic, and this one is {task}.")
     if config.soft_labels:  # in a run the segmenter of real records, which is built like this one
         teacher = build(config, labels).eval().requires_grad_(False)
         notes.append("the teacher sees every sample, as where all are synthetic")

@@ -98,7 +98,8 @@ def _compare_controls(scores: Scores, metric_name: str) -> str:
     """Of each control that was scored: what it reaches, or what synthetic data brings on top of it."""
     told = []
     for control, joint in CONTROLS.items():
-        of_control, of_joint = scores.get(control, {}), next((scores[arm] for arm in joint if arm in scores), {})
+        of_control = scores.get(control, {})
+        of_joint = next((scores[arm] for arm in joint if of_control.keys() & scores.get(arm, {}).keys()), {})
         if splits := [split for split in of_control if of_joint.get(split)]:
             parts = [_describe(metric_name, split, of_control[split], of_joint[split]) for split in splits]
             told.append(f" On top of {control}, synthetic data {_join(parts)}.")

@@ -90,7 +90,9 @@ class FileDigests:
     def __enter__(self) -> "FileDigests":
         try:
             self.index.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.index, timeout=30)
+            # A row at a time, without waiting for the disk: others write here too, and what is lost is read again.
+            self._connection = sqlite3.connect(self.index, timeout=30, isolation_level=None)
+            self._connection.execute("PRAGMA synchronous = OFF")
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, digest BLOB) WITHOUT ROWID"
             )
@@ -100,8 +102,6 @@ class FileDigests:
 
     def __exit__(self, *_) -> None:
         if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.commit()
             self._connection.close()
 
     def digest(self, path: str) -> bytes:

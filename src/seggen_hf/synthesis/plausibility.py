@@ -1,4 +1,4 @@
-"""Whether a generated map says what its caption names, and what real maps say: labels, sizes, places, borders."""
+"""Whether a generated map says what its caption names, and what real maps say: labels, sizes, places, shapes."""
 
 import functools
 import re
@@ -20,6 +20,7 @@ PLACE_SLACK = 0.1  # of the height
 SIDE = 32  # of the maps that are compared pixel by pixel
 RARE_SHAPES = 0.025  # of the real things on either side, which say nothing: errors of annotators
 MIN_SEGMENT = 8  # pixels; a smaller one has no shape
+MIN_THINGS = 20  # whole real ones of a label, at least: fewer do not say how its things look
 
 
 def is_wanted(config: SynthesisConfig) -> bool:
@@ -58,8 +59,7 @@ class RealMaps:
             small.append(shrink_map(segmentation_map))
         self.areas = {label: (min(found) / AREA_SLACK, max(found) * AREA_SLACK) for label, found in areas.items()}
         self.places = {label: (min(found) - PLACE_SLACK, max(found) + PLACE_SLACK) for label, found in places.items()}
-        rare = [RARE_SHAPES, 1 - RARE_SHAPES]
-        self.shapes = {label: np.quantile(np.array(found), rare, axis=0) for label, found in shapes.items()}
+        self.shapes = {label: _shape_limits(found) for label, found in shapes.items() if len(found) >= MIN_THINGS}
         self.small = np.stack(small)
 
     def scores(
@@ -70,8 +70,8 @@ class RealMaps:
         Agreement with the caption is the share of the labels it names that are drawn, 1 if it names none. Plausible is
         the share of what can be said of the map that real maps say too: of each label that its area and its height in
         the image are not far from those of any real map, of each two that touch that they do so in a real map, of each
-        whole thing that its area and its compactness are those of real ones of its label. The agreement with maps is
-        the largest share of equal pixels with any of them: 1 is a copy.
+        whole thing that its area and its compactness are not far from those of real ones of its label, if there are
+        enough. The agreement with maps is the largest share of equal pixels with any of them: 1 is a copy.
 
         Args:
             segmentation_map: (H, W) label ids.
@@ -85,8 +85,7 @@ class RealMaps:
             said.append(known and _within(place, self.places[label]))
         said += [pair in self.touching for pair in touching_labels(segmentation_map, self.labels.num_labels)]
         for label, shape in thing_shapes(*segments) if segments else ():
-            low, high = self.shapes.get(label, np.full((2, 2), np.nan))  # of a label without a whole real thing: none
-            said += [bool(low[i] <= value <= high[i]) for i, value in enumerate(shape)]
+            said += [_within(*pair) for pair in zip(shape, self.shapes.get(label, ()), strict=False)]
         named = named_labels(caption, self.labels)
         equal = (self.small == shrink_map(segmentation_map)).mean(1)
         return {
@@ -94,6 +93,13 @@ class RealMaps:
             "plausibility": float(np.mean(said)) if said else 0.0,
             "map_agreement": float(equal.max()),
         }
+
+
+def _shape_limits(shapes: list[tuple[float, float]]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Lowest and highest area and compactness of things. Generators learn windows of the maps, where areas differ."""
+    low = np.quantile(shapes, RARE_SHAPES, axis=0, method="lower")
+    high = np.quantile(shapes, 1 - RARE_SHAPES, axis=0, method="higher")
+    return (low[0] / AREA_SLACK, high[0] * AREA_SLACK), (low[1], high[1])
 
 
 def drop_implausible(scores: dict[str, float], config: SynthesisConfig) -> str | None:
@@ -156,4 +162,4 @@ def _patterns(names: tuple[tuple[int, str], ...]) -> list[tuple[int, re.Pattern]
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:
-    return limits[0] <= value <= limits[1]
+    return bool(limits[0] <= value <= limits[1])

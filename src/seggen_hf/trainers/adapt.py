@@ -14,13 +14,13 @@ from .generator import save_pipeline
 from .network import NetworkTask
 
 
-class ReadingNetwork(torch.nn.Module):
+class CaptionedNetwork(torch.nn.Module):
     """A base's network and its text encoders as one module, for trainings of both (one forward pass for DDP to
     follow)."""
 
     def __init__(self, family: Family, encoders: Encoders):
         super().__init__()
-        self.network, self.readers = family.network, encoders.train_readers()
+        self.network, self.text_encoders = family.network, encoders.train_text_encoders()
         self._family, self._encoders = family, encoders
 
     def forward(self, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
@@ -44,27 +44,26 @@ class AdaptTask(NetworkTask):
         return self.config.image_gamma
 
     @property
-    def trains_readers(self) -> bool:
+    def trains_text_encoders(self) -> bool:
         return self.config.train_text_encoders
 
     def _build_trainable(self) -> torch.nn.Module:
         network = super()._build_trainable()
-        if not self.trains_readers:
+        if not self.trains_text_encoders:
             return network
-        _ = self._inputs  # digests of what the training begins with
-        module = ReadingNetwork(self.family, self.encoders)
+        module = CaptionedNetwork(self.family, self.encoders)
         if self.config.gradient_checkpointing:
-            for reader in module.readers.values():
-                reader.train().activation_checkpointing_enable()  # only then does it recompute; it has no dropout
+            for encoder in module.text_encoders.values():
+                encoder.train().activation_checkpointing_enable()  # only then does it recompute; it has no dropout
         return module
 
     def _move_frozen(self) -> None:
         super()._move_frozen()
-        if self.trains_readers:
-            self.encoders.keep_readers(self.device)
+        if self.trains_text_encoders:
+            self.encoders.move_text_encoders(self.device)
 
     def predict(self, module: torch.nn.Module, noisy: torch.Tensor, batch: dict) -> torch.Tensor:
-        return module(noisy, batch) if self.trains_readers else super().predict(module, noisy, batch)
+        return module(noisy, batch) if self.trains_text_encoders else super().predict(module, noisy, batch)
 
     def to_pipeline(self, network: Any = None) -> DiffusionPipeline:
         """The base with the current weights, or with `network`; its modules are the task's own.

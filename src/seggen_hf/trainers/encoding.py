@@ -43,7 +43,8 @@ def check_captions(captions: list[str], encoders: "Encoders") -> None:
 
 
 class Encoders:
-    """The autoencoder and the text encoders of a base, frozen; of each family a subclass (`trainers.families`).
+    """The autoencoder and the text encoders of a base, frozen unless the latter are to train; of each family a
+    subclass (`trainers.families`).
 
     Args:
         base (`DiffusionPipeline`): on the CPU; its denoising network is left alone.
@@ -71,11 +72,11 @@ class Encoders:
         for module in self.modules.values():
             module.to(self.device)
 
-    def train_readers(self) -> torch.nn.ModuleDict:
+    def train_text_encoders(self) -> torch.nn.ModuleDict:
         """Let the text encoders train, in place, but for layers whose output nobody reads. Returns: they."""
         raise NotImplementedError
 
-    def keep_readers(self, device: torch.device) -> None:
+    def move_text_encoders(self, device: torch.device) -> None:
         """Have captions encoded on `device` from here on; the autoencoder stays where it is."""
         self.device = torch.device(device)
         for name in self.text_parts:
@@ -144,7 +145,7 @@ class Encoders:
         raise NotImplementedError
 
     def encode_kept(self, captions: list[str | None], null: Sequence[torch.Tensor]) -> Embeddings:
-        """Embeddings of captions; of those that were dropped (None) `null`, what `encode_null` makes."""
+        """Embeddings of captions; of dropped ones (None) `null`: what `encode_null` makes, or a row of it."""
         encoded = self.encode_captions([caption or "" for caption in captions])
         dropped = torch.tensor([caption is None for caption in captions], device=encoded[0].device)
         return tuple(
@@ -178,14 +179,20 @@ class Encoders:
 
     @torch.no_grad()
     def encode_chunk(
-        self, views: Iterable[dict], captions: list[str], at_once: int, dtype: type, with_maps: bool
+        self,
+        views: Iterable[dict],
+        num_records: int,
+        captions: list[str] | None,
+        at_once: int,
+        dtype: type,
+        with_maps: bool,
     ) -> dict[str, np.ndarray]:
         """The arrays of a chunk of the cache, a row a record.
 
         Args:
             views: see `RecordViews.view`; as many of each record, one after the other. Read as they are encoded: their
                 pixels are let go at once, since a chunk may hold thousands of them.
-            captions: of the records.
+            captions: of the records; None to leave them out.
             at_once: views whose pixels are encoded together.
             dtype: of latents and embeddings.
             with_maps: store the maps too, compressed.
@@ -197,17 +204,18 @@ class Encoders:
             time_ids += [view["time_ids"] for view in group]
             maps += [compress_map(view["segmentation_map"]) for view in group] if with_maps else []
         latents = torch.cat(latents).numpy().astype(dtype)
-        encoded = [
-            self.encode_captions(captions[start : start + self.captions_at_once])
-            for start in range(0, len(captions), self.captions_at_once)
-        ]
-        rows = (len(captions), len(time_ids) // len(captions))
+        rows = (num_records, len(time_ids) // num_records)
         arrays = {
             "latents": latents.reshape(*rows, *latents.shape[1:]),
             "time_ids": np.stack(time_ids).reshape(*rows, 6),
         }
-        for name, parts in zip(self.arrays, zip(*encoded, strict=True), strict=True):
-            arrays[name] = self.pack(torch.cat(parts), dtype)
+        if captions is not None:
+            encoded = [
+                self.encode_captions(captions[start : start + self.captions_at_once])
+                for start in range(0, num_records, self.captions_at_once)
+            ]
+            for name, parts in zip(self.arrays, zip(*encoded, strict=True), strict=True):
+                arrays[name] = self.pack(torch.cat(parts), dtype)
         if with_maps:
             arrays["map_bytes"], places = pack_maps(maps)
             arrays["map_places"] = places.reshape(*rows, 2)

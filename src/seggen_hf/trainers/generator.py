@@ -74,7 +74,7 @@ class GeneratorTask:
     needs_image = False  # whether the encoded pixels are the record's image; otherwise its color map
     needs_map = True  # whether the records have maps at all
     image_gamma = 1.0  # of the pixels that are encoded
-    trains_readers = False  # whether the text encoders train: then captions are read in every step
+    trains_text_encoders = False  # whether the text encoders train: then captions are read in every step
 
     def __init__(
         self,
@@ -155,9 +155,11 @@ class GeneratorTask:
     def _cache_facts(self) -> dict:
         names = ("height", "width", "random_flip", "max_crop_zoom", "seed", "size_conditioning")
         gamma = {"image_gamma": self.image_gamma} if self.image_gamma != 1 else {}
+        without = {"captions": False} if self.trains_text_encoders else {}
         return (
             {name: getattr(self.config, name) for name in names}
             | gamma
+            | without
             | {
                 "task": type(self).__name__,
                 **self._inputs,
@@ -171,14 +173,17 @@ class GeneratorTask:
     def _encode_records(self, indices: range) -> dict[str, np.ndarray]:
         """The arrays of a chunk of the cache."""
         views = (self.views.variant(index, v) for index in indices for v in range(self.views.num_variants))
-        captions = [self.captions[index] for index in indices]
+        captions = None if self.trains_text_encoders else [self.captions[index] for index in indices]
         at_once = images_at_once(*self.size)
-        return self.encoders.encode_chunk(views, captions, at_once, self._cache_dtype, self._caches_maps)
+        settings = (at_once, self._cache_dtype, self._caches_maps)
+        return self.encoders.encode_chunk(views, len(indices), captions, *settings)
 
     def estimate_cache(self) -> int:
         """Bytes of the whole cache: arrays exactly, compressed maps by those of up to 32 records."""
         item = np.dtype(self._cache_dtype).itemsize
-        embeddings = sum(tensor[0].numel() for tensor in self.encoders.encode_null())
+        embeddings = 0
+        if not self.trains_text_encoders:
+            embeddings = sum(tensor[0].numel() for tensor in self.encoders.encode_null())
         per_variant = int(np.prod(self.latent_shape)) * item + 24
         if self._caches_maps:
             survey = self.views.survey()
@@ -190,7 +195,7 @@ class GeneratorTask:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the frozen parts; make or find the cache. Collective. The autoencoder and the text encoders stay in
-        float32 (they run once), and on the CPU once their output is cached."""
+        float32 (they run once), and on the CPU once their output is cached; text encoders that train come back."""
         self.device, self.weight_dtype = torch.device(device), dtype
         self.encoders.to(self.device)
         self._null = tuple(tensor.float().cpu().numpy()[0] for tensor in self.encoders.encode_null())
@@ -227,7 +232,7 @@ class GeneratorTask:
             "timestep": rng.integers(self.objective.num_timesteps),
         }
         dropped = rng.random() < self.config.caption_dropout or not self.captions[index]
-        if self.cache is None or self.trains_readers:
+        if self.cache is None or self.trains_text_encoders:
             sample["caption"] = None if dropped else self.captions[index]
         if self.cache is None:
             flip = rng.random() < 0.5
@@ -235,7 +240,7 @@ class GeneratorTask:
         variant = int(rng.integers(self.views.num_variants))
         sample["latents"] = self.cache.read("latents", index, variant)
         sample["time_ids"] = self.cache.read("time_ids", index, variant)
-        if not self.trains_readers:
+        if not self.trains_text_encoders:
             for name, null in zip(self.encoders.arrays, self._null, strict=True):
                 sample[name] = null if dropped else self.encoders.unpack(self.cache.read(name, index))
         if self._caches_maps:
@@ -258,7 +263,7 @@ class GeneratorTask:
     def loss(self, module: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the batch of each sample's (weighted) squared error, and the plain squared error."""
         latents = batch["latents"] if "latents" in batch else self.encoders.encode_pixels(batch["pixels"])
-        if "captions" in batch and not self.trains_readers:
+        if "captions" in batch and not self.trains_text_encoders:
             null = [torch.from_numpy(row) for row in self._null]
             encoded = self.encoders.encode_kept(batch["captions"], null)
             batch |= dict(zip(self.encoders.arrays, encoded, strict=True))

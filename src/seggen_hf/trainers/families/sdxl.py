@@ -43,16 +43,20 @@ class SDXLEncoders(Encoders):
             return (latents - mean) * factor / std
         return latents * factor
 
-    def train_readers(self) -> torch.nn.ModuleDict:
-        readers = [self.modules[name] for name in self.text_parts]
-        set_readers_trained(*readers)
-        return torch.nn.ModuleDict(dict(zip(self.text_parts, readers, strict=True)))
+    def train_text_encoders(self) -> torch.nn.ModuleDict:
+        text_encoders = [self.modules[name] for name in self.text_parts]
+        train_sdxl_text_encoders(*text_encoders)
+        return torch.nn.ModuleDict(dict(zip(self.text_parts, text_encoders, strict=True)))
 
     def encode_captions(self, captions: list[str]) -> Embeddings:
         embeds, _, pooled, _ = self._encode_prompt(captions, self.device, False)
         return embeds, pooled
 
     def encode_null(self) -> Embeddings:
+        if self.base.config["force_zeros_for_empty_prompt"]:
+            first, second = self.base.text_encoder.config, self.base.text_encoder_2.config
+            shape = (1, self.base.tokenizer.model_max_length, first.hidden_size + second.hidden_size)
+            return torch.zeros(shape, device=self.device), torch.zeros(1, second.projection_dim, device=self.device)
         with torch.no_grad():
             _, embeds, _, pooled = self._encode_prompt("", self.device, True)
         return embeds, pooled
@@ -79,7 +83,7 @@ def _unsaid():
         said.disabled = was
 
 
-def set_readers_trained(first: Any, second: Any) -> None:
+def train_sdxl_text_encoders(first: Any, second: Any) -> None:
     """Let SDXL's two text encoders train, in place, but for the end of the first: captions are read before its last
     layer."""
     for encoder in (first, second):
