@@ -85,3 +85,34 @@ def test_an_image_is_read_once_as_long_as_it_stays(tmp_path, monkeypatch):
     assert image_digests(records) == found and not read
     (tmp_path / "one.png").write_bytes(content[::-1])
     assert image_digests(records)[0] not in ("", found[0]) and read == [1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("data.test_splits=[train]", "trained on"),
+        ("data.test_splits=[nowhere]", "no split 'nowhere'"),
+        ("data.dataset_name=./nowhere", "does not exist"),
+        ("mask2img.base_model=/nowhere/model", "mask2img.base_model is '/nowhere/model'"),
+        ("segmenter.model=/nowhere/model", "segmenter.model is '/nowhere/model'"),
+        ("segmenter.model=/nowhere/config.json", "segmenter.model is /nowhere/config.json, which does not exist"),
+        ("segmenter.backbone_model=/nowhere/model", "segmenter.backbone_model is"),
+        ("mask2img.controlnet_model=/nowhere/model", "mask2img.controlnet_model is"),
+        ("mask2img.validation_segmenter=/nowhere/model", "mask2img.validation_segmenter is"),
+        ("synthesis.density_share=0.5", "needs caption.attributes with `density`"),
+        ("text2mask.height=128", "text2mask would be trained at 128 x 64"),
+        ("mask2img.dry_run=true", "mask2img.dry_run is set.*seggen plan"),
+    ],
+)
+def test_what_must_fail_fails_before_the_first_stage(tiny_recipe, tmp_path, setting, told):
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match=told):
+        run_stages(load_recipe(tiny_recipe, [setting]), out)
+    assert not (out / "captions").exists()
+
+
+def test_the_check_counts_what_it_read(tiny_recipe, tmp_path):
+    counts = check_run(load_recipe(tiny_recipe), tmp_path / "run")
+    assert counts == {"records": 8, "labels": 15, "tests": {"test": 4, "unseen": 4}, "warnings": []}
+    (warning,) = check_run(load_recipe(tiny_recipe, ["data.max_train_records=1"]), tmp_path / "run")["warnings"]
+    assert warning.startswith("train never shows ")

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from datasets import load_from_disk
 
-from seggen_hf.arms import ARMS, arm_config, check_arms, list_folders
-from seggen_hf.config import SegmenterConfig, load_recipe
+from seggen_hf.arms import list_folders
+from seggen_hf.config import load_recipe
 from seggen_hf.data.schema import labels_of
 from seggen_hf.runs.folder import RunFolder
 from seggen_hf.runs.lock import lock_run
@@ -183,83 +183,6 @@ def test_stages_are_chosen_by_name_first_and_last():
         select_kinds(first="train")
     with pytest.raises(ValueError, match="exclude each other"):
         select_kinds(first="report", last="caption")
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        (["evaluation.arms=[real, renderer]", "data.dataset_name=elsewhere"], "renderer.*built-in scenes"),
-        (["synthesis.imgsyn_variants=0", "evaluation.arms=[real, imgsyn]"], "imgsyn_variants is 0"),
-        (["segmenter.synthetic_dataset=x"], "makes its own"),
-        (["segmenter.style_augmentation=true"], "into every arm"),
-        (["segmenter.teacher=x"], "takes its own segmenter"),
-        (
-            ["segmenter.soft_labels=0.5", "evaluation.arms=[synthetic]"],
-            "'synthetic' needs the segmenter of arm 'real'",
-        ),
-        (["segmenter.soft_labels=0.5", "data.task=panoptic"], "for task semantic"),
-    ],
-)
-def test_arms_that_cannot_be_are_refused(tiny_recipe, settings, told):
-    with pytest.raises(ValueError, match=told):
-        check_arms(load_recipe(tiny_recipe, settings))
-
-
-@pytest.mark.parametrize(
-    ("setting", "told"),
-    [
-        ("data.test_splits=[train]", "trained on"),
-        ("data.test_splits=[nowhere]", "no split 'nowhere'"),
-        ("data.dataset_name=./nowhere", "does not exist"),
-        ("mask2img.base_model=/nowhere/model", "mask2img.base_model is '/nowhere/model'"),
-        ("segmenter.model=/nowhere/model", "segmenter.model is '/nowhere/model'"),
-        ("segmenter.model=/nowhere/config.json", "segmenter.model is /nowhere/config.json, which does not exist"),
-        ("segmenter.backbone_model=/nowhere/model", "segmenter.backbone_model is"),
-        ("mask2img.controlnet_model=/nowhere/model", "mask2img.controlnet_model is"),
-        ("mask2img.validation_segmenter=/nowhere/model", "mask2img.validation_segmenter is"),
-        ("synthesis.density_share=0.5", "needs caption.attributes with `density`"),
-        ("text2mask.height=128", "text2mask would be trained at 128 x 64"),
-        ("mask2img.dry_run=true", "mask2img.dry_run is set.*seggen plan"),
-    ],
-)
-def test_what_must_fail_fails_before_the_first_stage(tiny_recipe, tmp_path, setting, told):
-    out = tmp_path / "run"
-    with pytest.raises(ValueError, match=told):
-        run_stages(load_recipe(tiny_recipe, [setting]), out)
-    assert not (out / "captions").exists()
-
-
-def test_the_check_counts_what_it_read(tiny_recipe, tmp_path):
-    counts = check_run(load_recipe(tiny_recipe), tmp_path / "run")
-    assert counts == {"records": 8, "labels": 15, "tests": {"test": 4, "unseen": 4}, "warnings": []}
-    (warning,) = check_run(load_recipe(tiny_recipe, ["data.max_train_records=1"]), tmp_path / "run")["warnings"]
-    assert warning.startswith("train never shows ")
-
-
-def test_arms_differ_in_their_records_only(tmp_path):
-    config = SegmenterConfig(max_train_steps=7)
-    configs = {name: vars(arm_config(arm, config, 3, tmp_path, tmp_path / "made")) for name, arm in ARMS.items()}
-    differing = {key for other in configs.values() for key in other if other[key] != configs["real"][key]}
-    assert differing == {"synthetic_dataset", "style_augmentation", "copy_paste", "synthetic_mode"}
-    assert configs["synthetic-only"]["synthetic_mode"] == "only"
-    assert configs["real"]["synthetic_dataset"] is None and configs["real"]["max_train_steps"] == 7
-    both = configs["synthetic-copy-paste"]
-    assert both == configs["synthetic"] | {"copy_paste": configs["copy-paste"]["copy_paste"]} and both["copy_paste"]
-    assert configs["imgsyn-copy-paste"] == both
-
-
-@pytest.mark.parametrize("arm", ["copy-paste", "synthetic-copy-paste", "imgsyn-copy-paste"])
-def test_an_arm_of_copy_paste_is_refused_where_all_paste(arm):
-    with pytest.raises(ValueError, match=f"'{arm}' would be a second"):
-        check_arms(load_recipe("quickstart", ["segmenter.copy_paste=0.5", f"evaluation.arms=[real, {arm}]"]))
-
-
-def test_settings_that_an_arm_does_not_read_do_not_change_it(tmp_path):
-    one = SegmenterConfig(synthetic_mode="joint", p_aug=0.1, synthetic_until=0.5)
-    for name in ("real", "style-augmentation", "synthetic-only"):
-        arm = ARMS[name]
-        assert arm_config(arm, one, 0, tmp_path, tmp_path) == arm_config(arm, SegmenterConfig(), 0, tmp_path, tmp_path)
-    assert arm_config(ARMS["imgsyn"], one, 0, tmp_path, tmp_path).p_aug == 0.1
 
 
 def test_soft_labels_are_of_the_segmenter_of_real_records(run_copy, tiny_recipe):
