@@ -43,8 +43,9 @@ def plan_adapt(
     if not config.train_text_encoders:
         return _plan_network("adapt", config, num_records, processes, measure)
     base = meta_base_of(config)
-    if isinstance(base, MetaFlux2):
+    if not isinstance(base, MetaBase):
         Flux2.check_config(config)
+        raise AssertionError("what Flux2.check_config refuses")
     network, text_encoders = base.network.requires_grad_(True).train(), base.encoders[1:]
     train_sdxl_text_encoders(*text_encoders)
 
@@ -52,8 +53,8 @@ def plan_adapt(
         embeds, pooled = base.encode_captions(len(noisy))
         return base.predict(network, noisy, steps, embeds, added | {"text_embeds": pooled})
 
-    given = (config, base, [network], predict, base.parameters(), num_records, processes, measure)
-    return _plan("adapt", *given, text_encoders=text_encoders)
+    parameters, modules = base.parameters(), [network, *text_encoders]
+    return _plan("adapt", config, base, modules, predict, parameters, num_records, processes, measure)
 
 
 def _plan_network(
@@ -129,20 +130,20 @@ def _plan(
     processes: int,
     measure: bool,
     beside: Sequence[nn.Module] = (),
-    text_encoders: Sequence[nn.Module] = (),
 ) -> StagePlan:
-    """`modules` train or are steered by what does; `beside` are encoders that every step runs; `text_encoders` are
-    those that train too."""
-    module: Any  # of diffusers
+    """`modules` train (text encoders among them, where they do) or are steered by what does; `beside` are encoders
+    that every step runs."""
+    text_encoders = [module for module in modules if module in base.encoders]
+    module: Any  # of diffusers or transformers
     for module in modules:
+        if module in text_encoders:
+            if config.gradient_checkpointing:
+                module.train().activation_checkpointing_enable()
+            continue
         is_frozen = not count(module, trained=True)
         (cast_weights if is_frozen else cast_frozen)(module, DTYPES[config.mixed_precision])
         if config.gradient_checkpointing:
             module.train().enable_gradient_checkpointing()
-    for module in text_encoders:
-        if config.gradient_checkpointing:
-            module.train().activation_checkpointing_enable()
-    modules = [*modules, *text_encoders]
     waits = [encoder for encoder in base.encoders if encoder not in text_encoders]
     trained = sum(count(module, trained=True) for module in modules)
     frozen = sum(map(count, modules)) - trained

@@ -53,6 +53,7 @@ class AdaptTask(NetworkTask):
             return network
         module = CaptionedNetwork(self.family, self.encoders)
         if self.config.gradient_checkpointing:
+            encoder: Any  # of transformers
             for encoder in module.text_encoders.values():
                 encoder.train().activation_checkpointing_enable()  # only then does it recompute; it has no dropout
         return module
