@@ -91,7 +91,8 @@ def check_arms(recipe: Recipe) -> None:
     variants = {"imgsyn": recipe.synthesis.imgsyn_variants, "masksyn": recipe.synthesis.masksyn_variants}
     for name in recipe.evaluation.arms:
         kinds = ARMS[name].kinds
-        lacking = [kind for kind in kinds if variants.get(kind) == 0]
+        repaints = ARMS[name].reads == "repaint" and recipe.filter.pseudo_map_variants
+        lacking = [kind for kind in kinds if variants.get(kind) == 0 and not repaints]
         if kinds and len(lacking) == len(kinds):
             settings = " and ".join(f"synthesis.{kind}_variants" for kind in lacking)
             raise ValueError(f"Arm {name!r} needs synthetic records, but {settings} is 0. Raise it or drop the arm.")

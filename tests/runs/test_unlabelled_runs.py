@@ -41,7 +41,7 @@ def test_a_run_learns_from_images_without_masks(run_copy, tiny_recipe):
 def test_images_are_drawn_for_the_maps_that_are_seen_in_unlabelled_ones(run_copy, tiny_recipe):
     """By Mask2Img as it is, without Text2Mask and without the samples of real records; both arms share the maps."""
     settings = ["data.unlabelled=unlabelled", "data.max_unlabelled=6", "adapt.enabled=false"]
-    settings += ["filter.pseudo_confidence=0.05", "synthesis.imgsyn_variants=2"]
+    settings += ["filter.pseudo_confidence=0.05", "filter.pseudo_map_variants=2"]
     recipe = load_recipe(tiny_recipe, [*settings, "evaluation.arms=[real, self-training, pseudo-maps]"])
     names = [stage.name for stage in list_stages(recipe, run_copy)]
     assert "text2mask" not in names and "synthetic" not in names and names.count("pseudo") == 1

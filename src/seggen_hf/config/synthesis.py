@@ -181,6 +181,13 @@ class FilterConfig:
             within=SHARE,
         ),
     )
+    pseudo_map_variants: int | None = field(
+        default=None,
+        metadata=about(
+            "Images of each map seen in an unlabelled one (arm pseudo-maps): as many as ImgSyn's if not given.",
+            within=POSITIVE,
+        ),
+    )
     batch_size: int = field(default=16, metadata=about("Images per forward pass.", how_only=True, within=POSITIVE))
 
     def __post_init__(self):

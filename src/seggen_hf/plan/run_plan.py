@@ -151,8 +151,11 @@ def _told_hours(hours: float) -> str:
     return f"{hours:,.0f} hours" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
-def _of_imgsyn(recipe: Recipe) -> Recipe:
-    return dataclasses.replace(recipe, synthesis=dataclasses.replace(recipe.synthesis, masksyn_variants=0))
+def _of_pseudo_maps(recipe: Recipe) -> Recipe:
+    """With the synthesis of the arm pseudo-maps: see `runs.stages.repaint_config`."""
+    variants = recipe.filter.pseudo_map_variants or recipe.synthesis.imgsyn_variants
+    synthesis = dataclasses.replace(recipe.synthesis, masksyn_variants=0, imgsyn_variants=variants)
+    return dataclasses.replace(recipe, synthesis=synthesis)
 
 
 def plan_recipe(
@@ -197,7 +200,7 @@ def plan_recipe(
             lambda: [
                 dataclasses.replace(stage, name="repaint")
                 for stage in plan_synthesis(
-                    _of_imgsyn(recipe), labels.num_labels, recipe.data.max_unlabelled or 0, measure
+                    _of_pseudo_maps(recipe), labels.num_labels, recipe.data.max_unlabelled or 0, measure
                 )
             ]),
         ("segmenter", "segmenter", True, lambda: [plan_segmenter(recipe.segmenter, labels, processes, task, measure)]),

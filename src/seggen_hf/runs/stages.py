@@ -170,7 +170,8 @@ def judge_name(recipe: Recipe) -> str:
 
 def _filter_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage:
     inputs = [stage for stage in stages if stage.name in ("synthetic", judge_name(recipe))]
-    return Stage("filtered", "filter", run.filtered, _settings("filter", vars(recipe.filter)), inputs)
+    own = {name: value for name, value in vars(recipe.filter).items() if name != "pseudo_map_variants"}
+    return Stage("filtered", "filter", run.filtered, _settings("filter", own), inputs)
 
 
 def _pseudo_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage:
@@ -189,6 +190,8 @@ def _repaint_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage
 def repaint_config(recipe: Recipe, run: RunFolder) -> SynthesisConfig:
     """Of a synthesis without Text2Mask, whose settings then decide nothing."""
     drawn = {name: value for name, value in vars(recipe.synthesis).items() if not name.startswith("text2mask")}
+    if (variants := recipe.filter.pseudo_map_variants) is not None:
+        drawn["imgsyn_variants"] = variants
     return SynthesisConfig(**drawn | {"masksyn_variants": 0, "output_dir": str(run.repainted)})
 
 
