@@ -151,7 +151,8 @@ def describe(study: Study, known: dict) -> str | None:
                 continue
             by_seed = scores[arm][split]
             mean, half, p = paired_difference(real, by_seed)
-            told = "" if arm == BASELINE else percent(mean, signed=True) + (f" ± {percent(half)}" if half else "")
+            has_pairs = arm != BASELINE and not math.isnan(mean)  # seeds in common
+            told = percent(mean, signed=True) + (f" ± {percent(half)}" if half else "") if has_pairs else ""
             closed = f"{mean / gap:.0%}" if gap > 0 < mean and arm not in (BASELINE, study.ceiling) else ""
             each = ", ".join(f"{percent(value)} ({seed})" for seed, value in sorted(by_seed.items()))
             chance = "" if p is None or arm == BASELINE else f"{p:.1g}"

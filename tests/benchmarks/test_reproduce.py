@@ -61,6 +61,12 @@ def test_the_page_tells_gain_chance_and_gap(script, two_seeds):
     assert script.describe(nuclei, script.gather(nuclei, two_seeds)) is None
 
 
+def test_arms_without_a_common_seed_are_not_compared(script):
+    scores = {"real": {"test": {0: 0.4}}, "renderer": {"test": {1: 0.5}}, "synthetic": {"test": {0: 0.45}}}
+    text = script.describe(script.STUDIES["scenes"], {"protocol": None, "scores": scores, "hours": {}})
+    assert "| renderer | 50.0 |  |  |  | 50.0 (1) |" in text and "| synthetic | 45.0 | +5.0 |  |  | 45.0 (0) |" in text
+
+
 def test_the_readme_has_the_headline_of_each_study(script, two_seeds, tmp_path):
     study, readme = script.STUDIES["scenes"], tmp_path / "README.md"
     readme.write_text("# A\n\n<!-- studies:begin -->\nold\n<!-- studies:end -->\n\nend\n")
