@@ -91,8 +91,8 @@ def check_arms(recipe: Recipe) -> None:
     variants = {"imgsyn": recipe.synthesis.imgsyn_variants, "masksyn": recipe.synthesis.masksyn_variants}
     for name in recipe.evaluation.arms:
         kinds = ARMS[name].kinds
-        repaints = ARMS[name].reads == "repaint" and recipe.filter.pseudo_map_variants
-        lacking = [kind for kind in kinds if variants.get(kind) == 0 and not repaints]
+        made = {"imgsyn": pseudo_map_variants(recipe)} if ARMS[name].reads == "repaint" else variants
+        lacking = [kind for kind in kinds if made.get(kind) == 0]
         if kinds and len(lacking) == len(kinds):
             settings = " and ".join(f"synthesis.{kind}_variants" for kind in lacking)
             raise ValueError(f"Arm {name!r} needs synthetic records, but {settings} is 0. Raise it or drop the arm.")
@@ -135,6 +135,11 @@ def check_arms(recipe: Recipe) -> None:
             f"segmenter.copy_paste is set: every arm pastes, and the arm {twin!r} would be a second {twins[twin]!r}; "
             "drop one of the two."
         )
+
+
+def pseudo_map_variants(recipe: Recipe) -> int:
+    """Images of each map that the real arm sees in an unlabelled image."""
+    return recipe.filter.pseudo_map_variants or recipe.synthesis.imgsyn_variants
 
 
 def segmenter_name(arm: str | None, seed: int | str) -> str:

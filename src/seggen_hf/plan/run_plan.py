@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from ..arms import list_folders, parse_segmenter_name
+from ..arms import list_folders, parse_segmenter_name, pseudo_map_variants
 from ..config import Recipe
 from ..labels import LabelSet
 from .generators import plan_adapt, plan_mask2img, plan_text2mask
@@ -153,7 +153,7 @@ def _told_hours(hours: float) -> str:
 
 def _of_pseudo_maps(recipe: Recipe) -> Recipe:
     """With the synthesis of the arm pseudo-maps: see `runs.stages.repaint_config`."""
-    variants = recipe.filter.pseudo_map_variants or recipe.synthesis.imgsyn_variants
+    variants = pseudo_map_variants(recipe)
     synthesis = dataclasses.replace(recipe.synthesis, masksyn_variants=0, imgsyn_variants=variants)
     return dataclasses.replace(recipe, synthesis=synthesis)
 

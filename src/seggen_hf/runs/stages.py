@@ -20,6 +20,7 @@ from ..arms import (
     is_taught,
     needs_judge,
     parse_segmenter_name,
+    pseudo_map_variants,
     reads_unlabelled,
     segmenter_name,
     trained_generators,
@@ -190,9 +191,8 @@ def _repaint_stage(recipe: Recipe, run: RunFolder, stages: list[Stage]) -> Stage
 def repaint_config(recipe: Recipe, run: RunFolder) -> SynthesisConfig:
     """Of a synthesis without Text2Mask, whose settings then decide nothing."""
     drawn = {name: value for name, value in vars(recipe.synthesis).items() if not name.startswith("text2mask")}
-    if (variants := recipe.filter.pseudo_map_variants) is not None:
-        drawn["imgsyn_variants"] = variants
-    return SynthesisConfig(**drawn | {"masksyn_variants": 0, "output_dir": str(run.repainted)})
+    own = {"imgsyn_variants": pseudo_map_variants(recipe), "masksyn_variants": 0, "output_dir": str(run.repainted)}
+    return SynthesisConfig(**drawn | own)
 
 
 def _segmenter_stage(recipe: Recipe, run: RunFolder, arm: Arm, seed: int, stages: list[Stage]) -> Stage:
